@@ -1,0 +1,100 @@
+# Everything a person or a machine does with this checkout. `make help` lists the targets.
+# Works with GNU make 4.3 and any python3 from 3.11 on; nothing else has to be installed first.
+
+PYTHON ?= python3
+# More words for pip, for instance another index for PyTorch: make demo PIP_ARGS="--extra-index-url URL"
+PIP_ARGS ?=
+# More words for pytest, for instance: make test PYTEST_ARGS="-k walk -x"
+PYTEST_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+ROOMS := $(CURDIR):$(CURDIR)/export:$(CURDIR)/runtime:$(CURDIR)/benchmarks
+PIP := $(PY) -m pip --quiet --disable-pip-version-check
+
+DEMO := out/demo
+DEMO_CLASSES := grass; sky; sand; water; snow; road; ladybug; strawberry; zebra; chessboard; brick; orange; pumpkin; \
+	lemon; tennis ball; watermelon; moon; cookie; lavender; sapphire
+WHEEL := build/wheel
+
+.PHONY: help demo test test-slow check format format-check lint types contracts coverage bundle wheel train clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segment a moving scene with it
+	@$(PY) runtime/segment.py $(DEMO)/world.mp4 --bundle bundles/tiny --classes "$(DEMO_CLASSES)" --force \
+		--overlay $(DEMO)/overlay.mp4 --masks $(DEMO)/masks --jsonl $(DEMO)/results.jsonl
+	@echo "overlay: $(DEMO)/overlay.mp4"
+
+test: $(VENV)/.linked bundle ## run every test that takes seconds
+	@$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.linked bundle ## run the tests that take longer
+	@$(PY) -m pytest -q -m slow $(PYTEST_ARGS)
+
+check: format-check lint types contracts test ## all that a change must pass
+
+format: $(VENV)/.linked ## format the code and sort its imports
+	@$(BIN)/ruff check --quiet --select I --fix .
+	@$(BIN)/ruff format --quiet .
+
+format-check: $(VENV)/.linked
+	@$(BIN)/ruff format --quiet --check . || { echo "some files are not formatted; run: make format" >&2; exit 1; }
+
+lint: $(VENV)/.linked ## look for mistakes and bad habits (ruff)
+	@$(BIN)/ruff check --quiet .
+
+types: $(VENV)/.linked ## check the types (mypy, strict)
+	@$(BIN)/mypy --no-error-summary
+
+contracts: $(VENV)/.linked ## check who imports whom (import-linter)
+	@mkdir -p build
+	@PYTHONPATH="$(ROOMS)" $(BIN)/lint-imports --no-cache > build/contracts.txt 2>&1 || { cat build/contracts.txt >&2; exit 1; }
+
+coverage: $(VENV)/.linked bundle ## measure how much of the runtime the tests reach
+	@$(PY) -m pytest -q -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
+
+# The builder answers at once when nothing changed, so a bundle is never older than the code that is tested.
+bundle: $(VENV)/.linked ## build bundles/tiny
+	@$(PY) export/build_engines.py
+
+$(DEMO)/world.mp4: $(wildcard benchmarks/nerve_bench/shapes/*.py) | $(VENV)/.linked
+	@mkdir -p $(@D)
+	@$(PY) benchmarks/run.py demo-video --out $@
+
+wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch, in a fresh environment
+	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	@$(PY) -m build --no-isolation --wheel --outdir $(WHEEL)/dist . > $(WHEEL)/build.txt 2>&1 \
+		|| { cat $(WHEEL)/build.txt >&2; exit 1; }
+	@$(PYTHON) -m venv $(WHEEL)/env
+	@$(WHEEL)/env/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/run.txt
+	@$(WHEEL)/env/bin/python -m pip --quiet --disable-pip-version-check install --no-deps $(WHEEL)/dist/*.whl
+	@tests/contracts/wheel_alone.sh "$(CURDIR)/$(WHEEL)/env/bin" "$(CURDIR)/bundles/tiny" "$(CURDIR)/$(DEMO)/world.mp4"
+	@echo "wheel: $$(ls $(WHEEL)/dist/*.whl)"
+
+train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 cores)
+	@$(PY) benchmarks/run.py train-tiny
+
+clean: ## remove all that was made, but keep the environment
+	@rm -rf build bundles dist out .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+# Two stamps: pins that change install packages, a changed pyproject.toml only links the commands again.
+$(VENV)/.installed: requirements/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "the pinned environment needs Python 3.11" \
+		"or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); run: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "making $(VENV) from requirements/dev.txt, some minutes the first time" >&2
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(PIP) install $(PIP_ARGS) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.linked: $(VENV)/.installed pyproject.toml
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

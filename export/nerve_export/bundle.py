@@ -1,0 +1,101 @@
+"""Writes a bundle whole or not at all: into a folder beside the final one, checked there, then renamed."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nerve_runtime.errors import BundleError, ResourceError
+from nerve_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest, file_sha256, load_manifest, verify_file
+
+LOCK_TIMEOUT_S = 1800
+
+
+@contextmanager
+def bundle_lock(out: Path) -> Iterator[None]:
+    """Keep other builders of this bundle out; held locks of dead processes are released by the system.
+
+    Raises:
+        ResourceError: the folder cannot be written, or another builder holds the lock for too long.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(out.parent / f".{out.name}.lock", timeout=LOCK_TIMEOUT_S):
+            _sweep(out)
+            yield
+    except Timeout as error:
+        raise ResourceError(f"another builder has been making {out} for {LOCK_TIMEOUT_S} s; wait or stop it") from error
+    except PermissionError as error:
+        raise ResourceError(f"cannot write beside {out}: {error}; choose another place with --out") from error
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed builder left behind; called under the lock."""
+    for leftover in out.parent.glob(f".{out.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def staging_folder(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out`, gone afterwards unless it was installed.
+
+    Raises:
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    folder = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise ResourceError(f"cannot write {folder}: {error}; free space or choose another place with --out") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Size and hash of every file of a staged bundle, but the manifest, by relative path in sorted order."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    return {
+        path.relative_to(folder).as_posix(): FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
+        for path in paths
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, the last file of a bundle."""
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def install(staged: Path, out: Path) -> None:
+    """Put a finished bundle in place of whatever bundle was there.
+
+    Raises:
+        BundleError: there is something at `out` that is no bundle; it is left alone.
+    """
+    for path in staged.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+    old = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
+    if out.exists():
+        if not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
+            raise BundleError(f"{out} exists and is no bundle (it has no {MANIFEST_NAME}); choose another --out")
+        out.rename(old)
+    staged.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def installed_manifest(out: Path, key: str) -> Manifest | None:
+    """The manifest of a whole bundle at `out` that was built by the same plan, or None."""
+    try:
+        manifest = load_manifest(out)
+        if manifest.plan_key != key:
+            return None
+        for relative in manifest.files:
+            verify_file(out, manifest, relative)
+    except BundleError:
+        return None  # missing or damaged: it will be built again
+    return manifest

@@ -1,0 +1,113 @@
+"""The method on video: keyframes for the slow part, warm starts for the walk (method, section 9)."""
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from nerve_ref.params import NerveParams
+from nerve_ref.pipeline import (
+    Intermediates,
+    mix_heads,
+    observe,
+    observe_clip,
+    seeds,
+    solve,
+)
+from nerve_ref.text import TextBank
+from nerve_ref.walk import mixed_step, readout, walk
+from nerve_ref.weights import Models
+
+
+class VideoReference:
+    """Segments the frames of one video in order.
+
+    On a keyframe Stable Diffusion runs, heads are weighed anew and the walk starts cold, from G. On the frames
+    between, CLIP alone runs; affinities and head weights are the keyframe's, and the walk takes `warm_steps` from
+    the previous frame's result. Keyframes are every `keyframe_every` frames, counted from the last one, and frames
+    that differ from the last keyframe by more than `change_threshold`, such as the first after a cut.
+
+    State: the last keyframe with its intermediates, the frames since, the previous result, the vocabulary.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        bank: TextBank,
+        params: NerveParams,
+        keyframe_every: int,
+        change_threshold: float = math.inf,
+    ) -> None:
+        """Open a video.
+
+        Args:
+            models: networks.
+            bank: vocabulary.
+            params: constants of the method.
+            keyframe_every: greatest age of an affinity in frames; 1 makes every frame a keyframe.
+            change_threshold: mean absolute difference of pixels, 0 to 255, above which a frame is a keyframe.
+
+        Raises:
+            ValueError: if keyframe_every is below 1.
+        """
+        if keyframe_every < 1:
+            raise ValueError(f"keyframe_every is {keyframe_every}, expected 1 or more (1: every frame is a keyframe)")
+        self.models = models
+        self.bank = bank
+        self.params = params
+        self.keyframe_every = keyframe_every
+        self.change_threshold = change_threshold
+        self.keyframe: UInt8[Tensor, "H W 3"] | None = None
+        self.previous: Intermediates | None = None
+        self.age = 0
+        self.classes_changed = False
+
+    def set_bank(self, bank: TextBank) -> None:
+        """Change the vocabulary: from the next frame on, heads are weighed anew and the walk starts cold, once."""
+        self.bank = bank
+        self.classes_changed = True
+
+    def step(self, frame: UInt8[Tensor, "H W 3"]) -> Intermediates:
+        """Segment the next frame.
+
+        Raises:
+            ValueError: if the frame has another size than `params.size_hw`.
+        """
+        if self.previous is None or self._is_keyframe(frame):
+            result = solve(observe(self.models, frame, self.params), self.bank, self.params)
+            self.keyframe, self.age = frame.clone(), 1
+        else:
+            with torch.no_grad():
+                result = self._between_keyframes(frame, self.previous)
+            self.age += 1
+        self.previous, self.classes_changed = result, False
+        return result
+
+    def _is_keyframe(self, frame: UInt8[Tensor, "H W 3"]) -> bool:
+        if self.keyframe is None or self.keyframe.shape != frame.shape or self.age >= self.keyframe_every:
+            return True
+        change = (frame.float() - self.keyframe.float()).abs().mean().item()
+        return change > self.change_threshold
+
+    def _between_keyframes(self, frame: UInt8[Tensor, "H W 3"], previous: Intermediates) -> Intermediates:
+        params = self.params
+        features = observe_clip(self.models, frame, params)
+        G = seeds(features, self.bank, params, previous.grid_hw)
+        if self.classes_changed:
+            mix = mix_heads(previous.affinity, G, params)
+            previous = replace(
+                previous, S_global=mix.S_global, head_entropies=mix.head_entropies, head_weights=mix.head_weights
+            )
+        P = self._walk(G, previous)
+        labels, confidence = readout(P, previous.grid_hw, params.size_hw, params.threshold, self.bank.has_background)
+        return replace(previous, features=features, G=G, P=P, labels=labels, confidence=confidence)
+
+    def _walk(self, G: Float[Tensor, "c p"], previous: Intermediates) -> Float[Tensor, "c p"]:
+        """Cold after a change of classes, and after a result that was not finite, which would otherwise stay so."""
+        params = self.params
+        step = mixed_step(previous.S_global, previous.local_weights, params.beta)
+        if self.classes_changed or not previous.P.isfinite().all():
+            return walk(G, step, params.alpha, params.steps)
+        return walk(G, step, params.alpha, params.warm_steps, start=previous.P)

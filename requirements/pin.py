@@ -1,0 +1,83 @@
+"""Write `run.txt` and `dev.txt` from what is installed in the environment that runs this: `python requirements/pin.py`.
+
+`run.txt` is what a device needs (the runtime and ONNX Runtime), `dev.txt` is everything. Both list every package that
+is needed directly or by another one, at exactly the installed version.
+"""
+
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info < (3, 11):
+    raise SystemExit("pin.py reads pyproject.toml with tomllib: run it with Python 3.11 or newer")
+
+import tomllib
+
+FOLDER = Path(__file__).resolve().parent
+DEV_EXTRAS = ("export", "ort", "parity", "bench")
+# Not an extra of the development environment: `rtx` also brings the CUDA bindings, which no test uses.
+DEV_ADDED = ("tensorrt-rtx",)
+HEADER = """\
+# Written by requirements/pin.py from an environment that passed the tests (Python {python}). Do not edit.
+# {purpose}
+"""
+
+
+def pins(roots: Iterable[str]) -> list[str]:
+    """Pin the given requirements and, through their metadata, all that they need on this platform.
+
+    Returns:
+        Lines `name==version`, sorted, without local version labels (`+cpu` exists on no other index).
+
+    Raises:
+        SystemExit: one of them is not installed.
+    """
+    versions: dict[str, str] = {}
+    waiting = [Requirement(root) for root in roots]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if not _applies(requirement) or (name, frozenset(requirement.extras)) in seen:
+            continue
+        seen.add((name, frozenset(requirement.extras)))
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError as error:
+            raise SystemExit(f"{name} is needed but not installed here: install it, then run this again") from error
+        versions[name] = installed.version.partition("+")[0]
+        waiting += [
+            need for text in installed.requires or () if _applies(need := Requirement(text), requirement.extras)
+        ]
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]
+
+
+def _applies(requirement: Requirement, extras: Iterable[str] = ()) -> bool:
+    """Whether a requirement counts on this platform, for one of the extras asked for or for none."""
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
+def main() -> None:
+    """Write both files beside this one."""
+    settings = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
+    base, extras = settings["project"]["dependencies"], settings["project"]["optional-dependencies"]
+    named = [line for extra in DEV_EXTRAS for line in extras[extra] if not line.startswith("nerve-deploy")]
+    everything = [*base, *named, *DEV_ADDED, *settings["dependency-groups"]["dev"]]
+    _write("run.txt", "What a device needs: the runtime and ONNX Runtime.", [*base, *extras["ort"]])
+    _write("dev.txt", "Everything: build, measure, test. PyTorch's CPU build is enough.", everything)
+
+
+def _write(name: str, purpose: str, roots: list[str]) -> None:
+    python = ".".join(map(str, sys.version_info[:2]))
+    lines = pins(roots)
+    (FOLDER / name).write_text(HEADER.format(python=python, purpose=purpose) + "\n".join(lines) + "\n")
+    sys.stdout.write(f"{name}: {len(lines)} packages\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""NERVE's runtime: frames in, labels out, without torch.
+
+>>> from nerve_runtime import Segmenter, open_frames
+>>> with Segmenter.open("bundles/tiny", classes=["ladybug", "grass"]) as segmenter:     # doctest: +SKIP
+...     for result in segmenter.stream(open_frames("clip.mp4")):
+...         use(result.labels)
+
+Names are imported when they are first used, so that importing the package is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nerve_runtime.errors import (
+    BundleError,
+    CompatibilityError,
+    HungError,
+    NerveError,
+    NumericError,
+    ResourceError,
+    SourceError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from nerve_runtime.class_list import ClassList
+    from nerve_runtime.frames import Frame, FrameSource, open_frames
+    from nerve_runtime.result import FrameResult
+    from nerve_runtime.segmenter import Constants, Segmenter
+
+_HOMES = {
+    "ClassList": "class_list",
+    "Constants": "segmenter",
+    "Frame": "frames",
+    "FrameResult": "result",
+    "FrameSource": "frames",
+    "Segmenter": "segmenter",
+    "open_frames": "frames",
+}
+
+__all__ = [
+    "BundleError",
+    "ClassList",
+    "CompatibilityError",
+    "Constants",
+    "Frame",
+    "FrameResult",
+    "FrameSource",
+    "HungError",
+    "NerveError",
+    "NumericError",
+    "ResourceError",
+    "Segmenter",
+    "SourceError",
+    "UsageError",
+    "open_frames",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module it lives in."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,74 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nerve_runtime.errors import ResourceError, UsageError
+
+
+@contextmanager
+def resource_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `path` into a ResourceError that names it."""
+    try:
+        yield
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, "") or type(error).__name__
+        raise ResourceError(
+            f"cannot write {path}: {error.strerror or error} ({reason}); free space or choose a folder that can be written"
+        ) from error
+
+
+def temporary_beside(path: Path) -> Path:
+    """An empty new file in the folder of `path` (made if needed), hidden, with the same suffix.
+
+    Raises:
+        ResourceError: the folder cannot be made or written.
+    """
+    with resource_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+        os.close(handle)
+        # mkstemp makes files private; results are as readable as any other file the user writes.
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)
+    return Path(name)
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Flush `temporary` to disk and rename it to `path`, replacing what is there."""
+    with resource_errors(path):
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """Write a small file so that readers see the old content or the new one, never a part.
+
+    Raises:
+        ResourceError: there is no space, or the folder cannot be written; nothing is left behind.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with resource_errors(path):
+            temporary.write_bytes(content)
+        move_into_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """Refuse to overwrite `path`, a file, unless `force`.
+
+    Raises:
+        UsageError: it exists and `force` is false, or it is a folder.
+    """
+    if path.is_dir():
+        raise UsageError(f"output {path} is a folder, expected a file name")
+    if path.exists() and not force:
+        raise UsageError(f"output {path} exists already; choose another name or add --force to replace it")

@@ -1,0 +1,247 @@
+"""A back end without models, shipped for tests of applications: lawful numbers from colours, and faults on demand.
+
+Words become colours (by a hash of their token ids), seed scores compare colours, attention joins tokens of like colour,
+and the walk is the real one. Nothing here is meant to be right about a picture; shapes, laws and timings' names are.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerve_runtime.backends import Backend, Session
+from nerve_runtime.errors import BundleError
+from nerve_runtime.manifest import Manifest
+from nerve_runtime.opencv import cv2
+from nerve_runtime.spec import Array, StageName
+
+STEPS_COLD = 20
+STEPS_WARM = 3
+SMALL = 1e-6
+COLOUR_SHARPNESS = 40.0
+# Row-major order of the eight neighbours; diagonals count less (method.md, section 7).
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+DIAGONAL_WEIGHT = 0.707
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, and when: numbers count the runs of a stage, from 0.
+
+    Attributes:
+        nan_scores_at: runs of `scores` that give NaN.
+        errors_at: by stage and run, the error to raise, such as `{("walk", 3): MemoryError()}`.
+        seconds_per_run: time each run takes longer; ends early when the back end is told to stop.
+    """
+
+    nan_scores_at: frozenset[int] = frozenset()
+    errors_at: Mapping[tuple[StageName, int], Exception] | None = None
+    seconds_per_run: float = 0.0
+
+
+class FakeBackend(Backend):
+    """Computes every stage in numpy from the manifest's geometry; opens no file of the bundle.
+
+    Args:
+        manifest: of the bundle.
+        faults: what goes wrong.
+        class_slots: behave like an engine whose class axis is fixed.
+
+    Attributes:
+        runs: how often each stage was run.
+    """
+
+    name = "fake"
+
+    def __init__(self, manifest: Manifest, faults: Faults | None = None, *, class_slots: int | None = None) -> None:
+        self.class_slots = class_slots
+        self.runs: dict[StageName, int] = {}
+        self._manifest = manifest
+        self._faults = faults or Faults()
+        self._stopped = False
+
+    def describe(self) -> str:
+        """One line that nobody mistakes for a real back end."""
+        return "fake: numpy stand-in for tests, its labels mean nothing"
+
+    def open_session(self, stage: StageName) -> Session:
+        """Open a stage of the manifest."""
+        if stage not in self._manifest.stages:
+            raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(self._manifest.stages)}")
+        return _FakeSession(self, stage)
+
+    def stop(self) -> None:
+        """End the run in flight; later runs fail."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def compute(self, stage: StageName, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a stage, faults included."""
+        number = self.runs.get(stage, 0)
+        self.runs[stage] = number + 1
+        ready_at = time.monotonic() + self._faults.seconds_per_run
+        while time.monotonic() < ready_at and not self._stopped:
+            time.sleep(0.005)
+        if self._stopped:
+            raise BundleError(f"stage {stage!r} was told to stop")
+        error = (self._faults.errors_at or {}).get((stage, number))
+        if error is not None:
+            raise error
+        outputs = _STAGES[stage](self._manifest, tensors)
+        if stage == "scores" and number in self._faults.nan_scores_at:
+            outputs["seed_scores"] = np.full_like(outputs["seed_scores"], np.nan)
+        return outputs
+
+
+class _FakeSession(Session):
+    def __init__(self, backend: FakeBackend, stage: StageName) -> None:
+        super().__init__(stage, backend._manifest.stages[stage].spec)
+        self._backend = backend
+
+    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+        return self._backend.compute(self.stage, tensors)
+
+
+def _softmax(scores: FloatArray, axis: int) -> FloatArray:
+    exponents = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=axis, keepdims=True), dtype=np.float32)
+
+
+def _unit(rows: NDArray[Any]) -> FloatArray:
+    lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, SMALL), dtype=np.float32)
+
+
+def _embedded(manifest: Manifest, colours: NDArray[Any]) -> FloatArray:
+    """Colours (n, 3) around 0 as embeddings (n, d): a fixed random projection."""
+    projection = np.random.default_rng(0).standard_normal((3, manifest.geometry.text_width))
+    return _unit(colours @ projection)
+
+
+def _token_colours(manifest: Manifest, frame: Array) -> FloatArray:
+    """Mean colour of each token, float32 (p, 3), 0 to 1."""
+    height, width = manifest.geometry.grid_hw
+    pooled = cv2.resize(frame[0], (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(pooled, dtype=np.float32).reshape(-1, 3) / np.float32(255)
+
+
+def _cells(tokens: int, cells: int) -> FloatArray:
+    """Averages of runs of neighbouring tokens, float32 (m, p), rows sum to 1."""
+    cell_of_token = np.arange(tokens) * cells // tokens
+    member = (cell_of_token[None] == np.arange(cells)[:, None]).astype(np.float32)
+    return np.asarray(member / member.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _text(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    seeds = [[int(token) for token in row] for row in tensors["token_ids"]]
+    colours = np.stack([np.random.default_rng(seed).random(3) - 0.5 for seed in seeds])
+    return {"text_embeddings": _embedded(manifest, colours)}
+
+
+def _scores(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    features = _embedded(manifest, _token_colours(manifest, tensors["frame"]) - 0.5)
+    logits = tensors["tau"] * (tensors["text_embeddings"] @ features.T)
+    rows = _softmax(logits, axis=0)[tensors["class_rows"]].max(axis=1) + np.float32(SMALL)
+    active = rows * tensors["class_mask"][:, None]
+    return {"seed_scores": np.asarray(active / active.sum(axis=0), dtype=np.float32)}
+
+
+def _attention(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    geometry = manifest.geometry
+    colours = _token_colours(manifest, tensors["frame"])
+    cell_colours = _cells(geometry.tokens, geometry.pooled_keys) @ colours
+    distances = ((colours[:, None] - cell_colours[None]) ** 2).sum(axis=2)
+    heads = [_softmax(-np.float32(COLOUR_SHARPNESS / (1 + head)) * distances, axis=1) for head in range(geometry.heads)]
+    height, width = geometry.grid_hw
+    grid = colours.reshape(height, width, 3)
+    planes = []
+    for down, right in NEIGHBOURS:
+        difference = ((_neighbour(grid, down, right) - grid) ** 2).sum(axis=2)
+        inside = _neighbour(np.ones((height, width), dtype=np.float32), down, right)
+        nearness = DIAGONAL_WEIGHT if down and right else 1.0
+        planes.append(np.exp(-COLOUR_SHARPNESS * difference) * inside * nearness + SMALL * inside)
+    weights = np.stack(planes)
+    weights = np.asarray(weights / np.maximum(weights.sum(axis=0), SMALL), dtype=np.float32)
+    return {"head_affinity": np.stack(heads), "local_weights": weights}
+
+
+def _neighbour(grid: NDArray[Any], down: int, right: int) -> NDArray[Any]:
+    """For each token the value of its neighbour, 0 beyond the border; the first two axes are h and w."""
+    height, width = grid.shape[:2]
+    padded = np.pad(grid, [(1, 1), (1, 1)] + [(0, 0)] * (grid.ndim - 2))
+    return padded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+
+def _mix(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    geometry = manifest.geometry
+    affinity, seeds = tensors["head_affinity"], tensors["seed_scores"]
+    pooled = _cells(geometry.tokens, geometry.pooled_keys) @ seeds.T
+    one_step = np.maximum(affinity @ pooled, SMALL)
+    active = max(2, int((seeds.max(axis=1) > 0).sum()))
+    entropies = -(one_step * np.log(one_step)).sum(axis=2).mean(axis=1) / np.log(active)
+    standard = (entropies - entropies.mean()) / (entropies.std() + 1e-3)
+    weights = _softmax(np.asarray(-standard / tensors["head_temperature"], dtype=np.float32), axis=0)
+    return {
+        "affinity": np.einsum("t,tpm->pm", weights, affinity),
+        "head_weights": weights,
+        "head_entropies": entropies.astype(np.float32),
+    }
+
+
+def _walk_of(steps: int, start: str) -> Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]:
+    def walk(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        seeds, alpha, beta = tensors["seed_scores"], tensors["alpha"], tensors["beta"]
+        height, width = manifest.geometry.grid_hw
+        averages = _cells(manifest.geometry.tokens, manifest.geometry.pooled_keys)
+        scores = tensors[start]
+        for _ in range(steps):
+            far = (tensors["affinity"] @ (averages @ scores.T)).T
+            grid = np.moveaxis(scores.reshape(-1, height, width), 0, 2)
+            shifted = (_neighbour(grid, *offset) for offset in NEIGHBOURS)
+            near = sum(
+                plane[..., None] * values for plane, values in zip(tensors["local_weights"], shifted, strict=True)
+            )
+            near = np.moveaxis(np.asarray(near), 2, 0).reshape(scores.shape)
+            scores = (1 - alpha) * seeds + alpha * (beta * far + (1 - beta) * near)
+        return {"label_scores": np.asarray(scores, dtype=np.float32)}
+
+    return walk
+
+
+def _readout(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    height, width = (int(side) for side in tensors["size_hw"])
+    planes = tensors["label_scores"].reshape(-1, *manifest.geometry.grid_hw)
+    large = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes])
+    confidence = large.max(axis=0)
+    labels = np.where(confidence < tensors["threshold"], 0, large.argmax(axis=0))
+    return {
+        "labels": labels.astype(np.uint8),
+        "confidence": np.rint(np.clip(confidence, 0, 1) * 255).astype(np.uint8),
+    }
+
+
+def _frame(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    known = dict(tensors)
+    known["size_hw"] = np.array(manifest.geometry.working_hw, dtype=np.int64)
+    for stage in (_scores, _attention, _mix, _walk_of(STEPS_COLD, "seed_scores"), _readout):
+        known |= stage(manifest, known)
+    return {name: known[name] for name in ("labels", "confidence")}
+
+
+_STAGES: Mapping[StageName, Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]] = {
+    "text": _text,
+    "scores": _scores,
+    "attention": _attention,
+    "mix": _mix,
+    "walk": _walk_of(STEPS_COLD, "seed_scores"),
+    "walk_warm": _walk_of(STEPS_WARM, "previous_scores"),
+    "readout": _readout,
+    "frame": _frame,
+}

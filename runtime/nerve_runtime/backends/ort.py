@@ -1,0 +1,178 @@
+"""ONNX Runtime: runs the bundle's graphs on a processor or, where its CUDA build is installed, on a GPU."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from nerve_runtime.backends import Backend, Providers, Session
+from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError, UsageError
+from nerve_runtime.manifest import Manifest, verify_file
+from nerve_runtime.spec import Array, StageName, StageSpec
+
+PROVIDER_NAMES: Mapping[Providers, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+LOG_ERRORS_ONLY = 3
+# What the library says when memory runs out; it has no error type of its own for that.
+MEMORY_PHRASES = ("bad_alloc", "allocate memory", "out of memory", "bad allocation")
+NOT_SUPPORTED_PHRASES = ("NOT_IMPLEMENTED", "opset", "ir_version", "IR version", "is not a registered function/op")
+
+
+class OrtBackend(Backend):
+    """Opens stages as ONNX Runtime sessions.
+
+    Args:
+        bundle: the bundle's folder.
+        manifest: its manifest; every file is verified against it before ONNX Runtime sees it.
+        providers: "cpu" or "cuda"; the one that is asked for runs every node, or opening fails.
+        threads: threads of one run, 0 lets the library choose.
+        chosen_by_auto: told by `describe`.
+
+    Raises:
+        CompatibilityError: onnxruntime is not installed, or was built without what `providers` needs.
+    """
+
+    name = "ort"
+
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        *,
+        providers: Providers = "cpu",
+        threads: int = 0,
+        chosen_by_auto: bool = False,
+    ) -> None:
+        self._library = _import_onnxruntime()
+        self._bundle = bundle
+        self._manifest = manifest
+        self._provider = PROVIDER_NAMES[providers]
+        self._threads = threads
+        self._chosen_by_auto = chosen_by_auto
+        self._run_options = self._library.RunOptions()
+        self._closed = False
+        available = self._library.get_available_providers()
+        if self._provider not in available:
+            raise CompatibilityError(
+                f"onnxruntime {self._library.__version__} has no {self._provider}, only {', '.join(available)}; "
+                'install it with: pip uninstall onnxruntime && pip install "nerve-deploy[ort-gpu]"'
+            )
+
+    def describe(self) -> str:
+        """Library, version, provider and threads."""
+        chosen = "auto chose " if self._chosen_by_auto else ""
+        threads = self._threads or "default"
+        return f"{chosen}ort: onnxruntime {self._library.__version__}, {self._provider}, threads {threads}"
+
+    def open_session(self, stage: StageName) -> Session:
+        """Verify the stage's files, then open its graph."""
+        if self._closed:
+            raise UsageError("this back end was closed; open it again")
+        record = self._manifest.stages.get(stage)
+        if record is None:
+            raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(self._manifest.stages)}; rebuild it")
+        path = verify_file(self._bundle, self._manifest, record.onnx)
+        for relative in record.external_data:
+            verify_file(self._bundle, self._manifest, relative)
+        session = self._open(path)
+        if session.get_providers()[0] != self._provider:
+            raise CompatibilityError(
+                f"stage {stage!r} would run on {session.get_providers()[0]}, not on {self._provider} as asked; "
+                "check the driver and libraries of the GPU, or use --providers cpu"
+            )
+        return _OrtSession(stage, record.spec, session, self._run_options)
+
+    def _open(self, path: Path) -> Any:
+        try:
+            session = self._library.InferenceSession(str(path), self._session_options(), providers=[self._provider])
+        except Exception as error:  # the library's errors share no base; every one of them is about this file
+            if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
+                raise ResourceError(f"not enough memory to open {path.name}: {error}") from error
+            if _mentions(error, NOT_SUPPORTED_PHRASES):
+                raise CompatibilityError(
+                    f"onnxruntime {self._library.__version__} cannot run {path.name} (opset {self._manifest.opset}): "
+                    f"{error}; update onnxruntime, or build the bundle with --opset 20"
+                ) from error
+            raise BundleError(f"{path.name} is not a graph that onnxruntime can open: {error}; rebuild it") from error
+        session.disable_fallback()  # else a failing run is silently repeated on the processor
+        return session
+
+    def _session_options(self) -> Any:
+        options = self._library.SessionOptions()
+        options.log_severity_level = LOG_ERRORS_ONLY
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Threads that wait by spinning take the cores that decoding and encoding need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self._provider != PROVIDER_NAMES["cpu"]:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def stop(self) -> None:
+        """Ask the run in flight to end at its next node."""
+        self._run_options.terminate = True
+
+    def close(self) -> None:
+        """Refuse to open more; sessions are freed with their last reference."""
+        self._closed = True
+
+
+class _OrtSession(Session):
+    def __init__(self, stage: StageName, spec: StageSpec, session: Any, run_options: Any) -> None:
+        super().__init__(stage, spec)
+        self._session = session
+        self._run_options = run_options
+        graph_inputs = sorted(node.name for node in session.get_inputs())
+        graph_outputs = sorted(node.name for node in session.get_outputs())
+        wanted = sorted(tensor.name for tensor in spec.inputs), sorted(tensor.name for tensor in spec.outputs)
+        if (graph_inputs, graph_outputs) != wanted:
+            raise BundleError(
+                f"stage {stage!r} has inputs {graph_inputs} and outputs {graph_outputs}, the manifest says "
+                f"{wanted[0]} and {wanted[1]}; rebuild the bundle"
+            )
+
+    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+        binding = self._session.io_binding()
+        # Bound memory is read and written in place, so the arrays must live until the run has ended.
+        inputs = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
+        outputs: dict[str, Array] = {}
+        for tensor in self.spec.outputs:
+            shape = [sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in tensor.axes]
+            if -1 in shape:  # a size that follows from values, as the read-out's: the library allocates
+                binding.bind_output(tensor.name, "cpu")
+                continue
+            outputs[tensor.name] = array = np.empty(shape, dtype=tensor.dtype)
+            binding.bind_output(tensor.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        try:
+            self._session.run_with_iobinding(binding, self._run_options)
+        except Exception as error:  # the library's errors share no base
+            raise self._explained(error) from error
+        for tensor, value in zip(self.spec.outputs, binding.get_outputs(), strict=True):
+            if tensor.name not in outputs:
+                outputs[tensor.name] = value.numpy()
+        return outputs
+
+    def _explained(self, error: Exception) -> NerveError:
+        if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
+            return ResourceError(
+                f"stage {self.stage!r} ran out of memory: {error}; use smaller frames or fewer classes"
+            )
+        return BundleError(f"stage {self.stage!r} failed: {error}; rebuild the bundle, or report it with this line")
+
+
+def _mentions(error: Exception, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in str(error) for phrase in phrases)
+
+
+def _import_onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise CompatibilityError(
+            f'onnxruntime cannot be imported ({error}); install it with: pip install "nerve-deploy[ort]"'
+        ) from error
+    module: ModuleType = onnxruntime
+    return module

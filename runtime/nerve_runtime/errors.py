@@ -1,0 +1,59 @@
+"""Everything that can go wrong on purpose, and the exit code a command ends with.
+
+NerveError
+|- UsageError         2   the caller asked for something that makes no sense
+|- BundleError        3   a bundle, or a file in it, is not what its manifest says
+|- CompatibilityError 4   this machine or these libraries cannot run what was asked for
+|- SourceError        5   a frame source cannot be read
+|- ResourceError      6   memory, disk or permissions ran out
+|- NumericError       7   numbers came out that cannot be right
+|- HungError          8   something did not answer in time
+"""
+
+
+class NerveError(Exception):
+    """Base of all errors raised on purpose: says what is wrong, what was got, what was expected, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(NerveError):
+    """The caller asked for something that makes no sense."""
+
+    exit_code = 2
+
+
+class BundleError(NerveError):
+    """A bundle, or a file in it, is not what its manifest says."""
+
+    exit_code = 3
+
+
+class CompatibilityError(NerveError):
+    """This machine or these libraries cannot run what was asked for."""
+
+    exit_code = 4
+
+
+class SourceError(NerveError):
+    """A frame source cannot be opened or read."""
+
+    exit_code = 5
+
+
+class ResourceError(NerveError):
+    """Memory, disk space or permissions are missing."""
+
+    exit_code = 6
+
+
+class NumericError(NerveError):
+    """Numbers came out that cannot be right, such as NaN scores."""
+
+    exit_code = 7
+
+
+class HungError(NerveError):
+    """Something did not answer in time."""
+
+    exit_code = 8

@@ -1,0 +1,15 @@
+"""The one place that imports OpenCV, after telling it how large an image may be.
+
+OpenCV reads its pixel limit from the environment once, while it is imported; a 269 kB PNG of 16000 x 16000 pixels takes
+1.5 GB without it. A user's own setting is kept.
+"""
+
+import os
+
+IMAGE_PIXELS_LIMIT = 50_000_000
+
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS_LIMIT))
+
+import cv2  # noqa: E402 - the limit above must be set before this line
+
+__all__ = ["IMAGE_PIXELS_LIMIT", "cv2"]

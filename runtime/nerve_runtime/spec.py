@@ -1,0 +1,71 @@
+"""The words for tensors and stages that the exporter writes and the runtime checks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from nerve_runtime.errors import UsageError
+
+Array = NDArray[Any]
+Dtype = Literal["uint8", "bool", "int64", "float32"]
+StageName = Literal["text", "scores", "attention", "mix", "walk", "walk_warm", "readout", "frame"]
+
+
+class TensorSpec(BaseModel):
+    """One named input or output of a stage.
+
+    Attributes:
+        name: name of the tensor in the graph.
+        dtype: element type.
+        axes: one entry an axis: a size, or a letter that stands for the same size throughout a stage's tensors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    dtype: Dtype
+    axes: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        """The form used in messages, for example `float32 (c, 1024)`."""
+        return f"{self.dtype} ({', '.join(str(axis) for axis in self.axes)})"
+
+
+class StageSpec(BaseModel):
+    """The doors of one graph: its inputs and outputs in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def check_tensors(where: str, specs: Sequence[TensorSpec], tensors: Mapping[str, Array]) -> dict[str, int]:
+    """Check arrays against their specs and return the sizes that the axis letters took.
+
+    Args:
+        where: named in the message, for example `stage 'walk' input`.
+        specs: what is expected.
+        tensors: arrays by name; exactly those of `specs`.
+
+    Raises:
+        UsageError: a tensor is missing, unknown, of another dtype or shape, or a letter takes two sizes.
+    """
+    names = [spec.name for spec in specs]
+    if sorted(names) != sorted(tensors):
+        raise UsageError(f"{where}: got tensors {sorted(tensors)}, expected {sorted(names)}")
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        array = tensors[spec.name]
+        if array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
+            raise UsageError(f"{where} {spec.name!r} is {array.dtype} {array.shape}, expected {spec}")
+        for axis, size in zip(spec.axes, array.shape, strict=True):
+            expected = sizes.setdefault(axis, size) if isinstance(axis, str) else axis
+            if size != expected:
+                raise UsageError(
+                    f"{where} {spec.name!r} is {array.dtype} {array.shape}, expected {spec}, axis {axis} being {expected}"
+                )
+    return sizes

@@ -1,0 +1,82 @@
+"""Every command starts anywhere, explains each of its options, and the README knows them all."""
+
+import importlib
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.contracts.checkout import LAUNCHERS, ROOT, run_python, settings
+
+CLI_MODULES = {
+    "nerve-build": "nerve_export.cli",
+    "nerve-segment": "nerve_runtime.cli",
+    "nerve-bench": "nerve_bench.cli",
+    "nerve-vocab": "nerve_runtime.vocabulary_cli",
+}
+# Typer's own, the same everywhere.
+UNIVERSAL = {"--help", "--install-completion", "--show-completion"}
+
+
+def _app(module_name: str) -> typer.Typer:
+    found = [value for value in vars(importlib.import_module(module_name)).values() if isinstance(value, typer.Typer)]
+    assert len(found) == 1, f"{module_name} must define one typer.Typer at its top, found {len(found)}"
+    return found[0]
+
+
+def _parameters(command: Any, words: str) -> Iterator[tuple[str, Any]]:
+    """Every argument and option below a command, each with the words that lead to it."""
+    yield from ((words, parameter) for parameter in command.params)
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _parameters(child, f"{words} {name}")
+
+
+def _all_parameters(program: str) -> list[tuple[str, Any]]:
+    return list(_parameters(typer.main.get_command(_app(CLI_MODULES[program])), program))
+
+
+def _long_options(program: str) -> set[str]:
+    named = {name for _, parameter in _all_parameters(program) for name in (*parameter.opts, *parameter.secondary_opts)}
+    return {name for name in named if name.startswith("--")} - UNIVERSAL
+
+
+@pytest.mark.parametrize("program", LAUNCHERS)
+def test_a_launcher_shows_its_help_from_any_folder(program: str, tmp_path: Path) -> None:
+    ended = run_python(LAUNCHERS[program], "--help", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Usage" in ended.stdout
+
+
+def test_the_runtime_room_starts_alone(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "runtime", tmp_path / "runtime", ignore=shutil.ignore_patterns("__pycache__", "native"))
+    ended = run_python("-I", tmp_path / "runtime" / "segment.py", "--help", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "Usage" in ended.stdout
+
+
+def test_the_installed_commands_are_these() -> None:
+    scripts = settings()["project"]["scripts"]
+    assert scripts == {program: f"{module}:main" for program, module in CLI_MODULES.items()}
+
+
+@pytest.mark.parametrize("program", CLI_MODULES)
+def test_every_installed_command_has_a_main(program: str) -> None:
+    assert callable(importlib.import_module(CLI_MODULES[program]).main)
+
+
+@pytest.mark.parametrize("program", CLI_MODULES)
+def test_every_argument_and_option_has_help(program: str) -> None:
+    named = [(f"{words} {parameter.name}", parameter.help) for words, parameter in _all_parameters(program)]
+    assert [name for name, help_text in named if not help_text] == []
+
+
+@pytest.mark.parametrize("program", CLI_MODULES)
+def test_every_option_appears_in_the_readme(program: str) -> None:
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    absent = [name for name in _long_options(program) if not re.search(rf"{name}(?![\w-])", text)]
+    assert not absent, f"README.md does not mention {program} {' '.join(sorted(absent))}"

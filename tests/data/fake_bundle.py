@@ -1,0 +1,141 @@
+"""Makes a bundle for the fake back end: a valid manifest, a real tokenizer, and dummy bytes where graphs would be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from nerve_runtime.manifest import Manifest, file_sha256
+from nerve_runtime.spec import StageName, StageSpec, TensorSpec
+
+WORDS = ("a", "photo", "of", "red", "green", "blue", "grass", "road", "sky", "ball", "tennis", "zebra")
+GRID_HW = (4, 6)
+WORKING_HW = (32, 48)
+TOKENS, POOLED_KEYS, HEADS, TEXT_WIDTH, CONTEXT_LENGTH = 24, 6, 2, 8, 12
+_SHA = "0" * 64
+
+
+def make_fake_bundle(folder: Path, **changes: Any) -> Path:
+    """Write the bundle into `folder`; `changes` replace lines of its manifest. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        (folder / f"{stage}.onnx").write_bytes(f"dummy bytes of {stage}".encode())
+    write_tokenizer(folder / "tokenizer.json")
+    write_manifest(folder, **changes)
+    return folder
+
+
+def write_manifest(folder: Path, **changes: Any) -> None:
+    """Write a manifest that fits the files as they lie in the folder."""
+    names = [f"{stage}.onnx" for stage in STAGES] + ["tokenizer.json"]
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in sorted(names)
+    }
+    manifest = {**_lines(), "files": files, **changes}
+    Manifest.model_validate_json(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def write_tokenizer(path: Path) -> None:
+    """A word-level tokenizer with CLIP's manners: start and end tokens around the prompt, special if typed."""
+    vocabulary = {token: number for number, token in enumerate(("<start>", "<end>", "<unk>", *WORDS))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = Lowercase()
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 0), ("<end>", 1)]
+    )
+    tokenizer.add_special_tokens([AddedToken("<start>", special=True), AddedToken("<end>", special=True)])
+    tokenizer.save(str(path))
+
+
+def _tensor(name: str, dtype: Any, *axes: int | str) -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, axes=axes)
+
+
+_FRAME = _tensor("frame", "uint8", 1, *WORKING_HW, 3)
+_WORDS = (
+    _tensor("text_embeddings", "float32", "r", TEXT_WIDTH),
+    _tensor("class_rows", "int64", "c", "k"),
+    _tensor("class_mask", "bool", "c"),
+)
+_SEEDS = _tensor("seed_scores", "float32", "c", TOKENS)
+_AFFINITY = _tensor("affinity", "float32", TOKENS, POOLED_KEYS)
+_LOCAL = _tensor("local_weights", "float32", 8, *GRID_HW)
+_HEADS = _tensor("head_affinity", "float32", HEADS, TOKENS, POOLED_KEYS)
+_SCORES = _tensor("label_scores", "float32", "c", TOKENS)
+_LABELS = (_tensor("labels", "uint8", "H", "W"), _tensor("confidence", "uint8", "H", "W"))
+
+
+def _scalars(*names: str) -> tuple[TensorSpec, ...]:
+    return tuple(_tensor(name, "float32") for name in names)
+
+
+def _stage(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> StageSpec:
+    return StageSpec(inputs=inputs, outputs=outputs)
+
+
+_WALK = (_SEEDS, _AFFINITY, _LOCAL)
+STAGES: dict[StageName, StageSpec] = {
+    "text": _stage(
+        (_tensor("token_ids", "int64", "n", CONTEXT_LENGTH),), (_tensor("text_embeddings", "float32", "n", TEXT_WIDTH),)
+    ),
+    "scores": _stage((_FRAME, *_WORDS, *_scalars("tau")), (_SEEDS,)),
+    "attention": _stage((_FRAME,), (_HEADS, _LOCAL)),
+    "mix": _stage(
+        (_HEADS, _SEEDS, *_scalars("head_temperature")),
+        (_AFFINITY, _tensor("head_weights", "float32", HEADS), _tensor("head_entropies", "float32", HEADS)),
+    ),
+    "walk": _stage((*_WALK, *_scalars("alpha", "beta")), (_SCORES,)),
+    "walk_warm": _stage(
+        (*_WALK, _tensor("previous_scores", "float32", "c", TOKENS), *_scalars("alpha", "beta")), (_SCORES,)
+    ),
+    "readout": _stage((_SCORES, _tensor("size_hw", "int64", 2), *_scalars("threshold")), _LABELS),
+    "frame": _stage((_FRAME, *_WORDS, *_scalars("tau", "alpha", "beta", "head_temperature", "threshold")), _LABELS),
+}
+
+
+def _lines() -> dict[str, Any]:
+    stages = {
+        stage: {"onnx": f"{stage}.onnx", "spec": spec.model_dump(mode="json"), "gmac": 0.0}
+        for stage, spec in STAGES.items()
+    }
+    return {
+        "format_version": 1,
+        "preset": "fake",
+        "opset": 20,
+        "precision": "fp32",
+        "plan_key": _SHA,
+        "geometry": {
+            "working_hw": WORKING_HW,
+            "grid_hw": GRID_HW,
+            "pooled_keys": POOLED_KEYS,
+            "heads": HEADS,
+            "text_width": TEXT_WIDTH,
+            "max_classes": 254,
+        },
+        "method": {
+            "tau": 20.0,
+            "alpha": 0.5,
+            "beta": 0.5,
+            "head_temperature": 1.0,
+            "threshold": 0.1,
+            "baked": {"steps": 20},
+        },
+        "vocabulary": {
+            "tokenizer": "tokenizer.json",
+            "context_length": CONTEXT_LENGTH,
+            "end_token": "<end>",
+            "unknown_token": "<unk>",
+            "template_sets": {"single": ["{}"], "pair": ["a {}", "a photo of a {}"]},
+            "default_template_set": "single",
+        },
+        "stages": stages,
+        "weights": [],
+        "tool_versions": {"test": "1"},
+    }

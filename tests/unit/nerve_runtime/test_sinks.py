@@ -1,0 +1,218 @@
+import errno
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nerve_runtime.atomic import write_bytes_whole
+from nerve_runtime.errors import ResourceError, UsageError
+from nerve_runtime.overlay import palette
+from nerve_runtime.result import FrameResult
+from nerve_runtime.sinks import JsonLines, MaskFolder, OverlayVideo, Sink, indexed_png, run_lengths, safe_name
+from tests.data.clips import halves
+
+
+def result(index: int = 0, size_hw: tuple[int, int] = (48, 64), *, valid: bool = True) -> FrameResult:
+    labels = np.zeros(size_hw, dtype=np.uint8) if valid else np.full(size_hw, 255, dtype=np.uint8)
+    labels[:, size_hw[1] // 4 :] = 2 if valid else 255
+    confidence = np.full(size_hw, 204 if valid else 0, dtype=np.uint8)
+    time_s = Fraction(index, 10)
+    return FrameResult(labels, confidence, ("grass", "sky", "zebra"), index, time_s, {"total": 1.23456}, True, valid)
+
+
+def write_all(sink: Sink, frames: int = 3, size_hw: tuple[int, int] = (48, 64)) -> None:
+    with sink:
+        for index in range(frames):
+            sink.write(halves(size_hw), result(index, size_hw))
+
+
+def sinks_in(folder: Path, *, force: bool = False) -> list[Sink]:
+    return [
+        OverlayVideo(folder / "out.mp4", fps=Fraction(10), force=force),
+        MaskFolder(folder / "masks", force=force),
+        JsonLines(folder / "out.jsonl", force=force),
+    ]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_nothing_is_left_behind_by_a_run_that_fails(tmp_path: Path, number: int) -> None:
+    sink = sinks_in(tmp_path / "made" / "here")[number]
+    with pytest.raises(RuntimeError, match="broken"), sink:
+        sink.write(halves(), result())
+        raise RuntimeError("broken")
+    for other in sinks_in(tmp_path / "made" / "here"):
+        other.abort()
+    assert list((tmp_path / "made" / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_an_output_is_replaced_only_by_force(tmp_path: Path, number: int) -> None:
+    write_all(sinks_in(tmp_path)[number])
+    with pytest.raises(UsageError, match="already; choose another"):
+        sinks_in_one(tmp_path, number)
+    write_all(sinks_in_one(tmp_path, number, force=True), frames=1)
+
+
+def sinks_in_one(folder: Path, number: int, *, force: bool = False) -> Sink:
+    kinds = (
+        lambda: OverlayVideo(folder / "out.mp4", fps=Fraction(10), force=force),
+        lambda: MaskFolder(folder / "masks", force=force),
+        lambda: JsonLines(folder / "out.jsonl", force=force),
+    )
+    sink: Sink = kinds[number]()
+    return sink
+
+
+def decoded(path: Path) -> list[tuple[Fraction, tuple[int, ...]]]:
+    with av.open(str(path)) as container:
+        (stream,) = container.streams
+        assert stream.codec_context.name == "h264"
+        got = [(frame.pts * frame.time_base, frame.to_ndarray(format="rgb24").shape) for frame in container.decode(video=0)]
+    return [(Fraction(time_s), shape) for time_s, shape in got]
+
+
+def test_the_overlay_keeps_the_times_of_the_source_and_pads_to_even_sides(tmp_path: Path) -> None:
+    sink = OverlayVideo(tmp_path / "out.mp4", fps=Fraction(10))
+    with sink:
+        for index in (5, 6, 9):
+            sink.write(halves((47, 63)), result(index, (47, 63)))
+    times_s = [time_s for time_s, _ in decoded(tmp_path / "out.mp4")]
+    assert [time_s - times_s[0] for time_s in times_s] == [0, Fraction(1, 10), Fraction(4, 10)]
+    assert {shape for _, shape in decoded(tmp_path / "out.mp4")} == {(48, 64, 3)}
+
+
+def test_frames_of_another_size_and_repeated_times_are_fitted_in(tmp_path: Path) -> None:
+    sink = OverlayVideo(tmp_path / "out.mkv", fps=None)
+    with sink:
+        for size_hw in ((48, 64), (96, 64), (20, 64)):
+            sink.write(halves(size_hw), result(0, size_hw))
+    got = decoded(tmp_path / "out.mkv")
+    assert [shape for _, shape in got] == [(48, 64, 3)] * 3
+
+
+def test_an_overlay_of_no_frames_is_not_written(tmp_path: Path) -> None:
+    write_all(OverlayVideo(tmp_path / "out.mp4", fps=None), frames=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_overlay_needs_a_known_suffix_and_a_sound_opacity(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"ends in '\.avi', expected one of \.mp4, \.mkv, \.mov"):
+        OverlayVideo(tmp_path / "out.avi", fps=None)
+    with pytest.raises(UsageError, match=r"opacity is 1\.5, expected 0 to 1"):
+        OverlayVideo(tmp_path / "out.mp4", fps=None, opacity=1.5)
+    (tmp_path / "out.mp4").mkdir()
+    with pytest.raises(UsageError, match="is a folder, expected a file name"):
+        OverlayVideo(tmp_path / "out.mp4", fps=None, force=True)
+
+
+def test_a_mask_holds_labels_as_pixels_and_colours_as_palette(tmp_path: Path) -> None:
+    labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    content = indexed_png(labels, palette(256))
+    (tmp_path / "mask.png").write_bytes(content)
+    with av.open(str(tmp_path / "mask.png")) as container:
+        frame = next(container.decode(video=0))
+        indices, colours = frame.to_ndarray()
+    assert frame.format.name == "pal8"
+    np.testing.assert_array_equal(indices, labels)
+    decoded_bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert decoded_bgr is not None
+    np.testing.assert_array_equal(decoded_bgr[..., ::-1], palette(256)[labels])
+    assert len(colours) == 256
+
+
+def test_masks_are_named_by_frame_and_a_forced_run_removes_the_old_ones(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "mine.txt").write_text("keep", encoding="utf-8")
+    write_all(MaskFolder(tmp_path / "masks"), frames=3)
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == [f"frame_{n:06d}.png" for n in range(3)]
+    write_all(MaskFolder(tmp_path / "masks", force=True), frames=1)
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["frame_000000.png", "mine.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["masks"]
+
+
+def test_a_masks_folder_may_not_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "masks").write_bytes(b"")
+    with pytest.raises(UsageError, match="is a file, expected a folder"):
+        MaskFolder(tmp_path / "masks", force=True)
+
+
+def test_a_line_tells_area_share_and_confidence_of_every_class_seen(tmp_path: Path) -> None:
+    write_all(JsonLines(tmp_path / "out.jsonl", rle=True), frames=2)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines[1]["index"] == 1
+    assert lines[1]["time_s"] == 0.1
+    assert lines[1]["size_hw"] == [48, 64]
+    assert lines[1]["timings_ms"] == {"total": 1.235}
+    grass, zebra = lines[1]["classes"]
+    assert grass | {"rle": None} == {
+        "label": 0, "name": "grass", "pixels": 768, "share": 0.25, "mean_confidence": 0.8, "rle": None
+    }  # fmt: skip
+    assert (zebra["name"], zebra["pixels"]) == ("zebra", 2304)
+    assert zebra["rle"] == {"size": [48, 64], "counts": [768, 2304]}
+
+
+def test_an_invalid_frame_is_said_to_be_so_and_names_no_class(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "out.jsonl") as sink:
+        sink.write(halves(), result(valid=False))
+    line = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert (line["valid"], line["classes"]) == (False, [])
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_run_lengths_give_the_mask_back(rows: list[list[bool]]) -> None:
+    mask: NDArray[np.bool_] = np.array(rows)
+    runs = run_lengths(mask)
+    flat = [bool(n % 2) for n, count in enumerate(runs["counts"]) for _ in range(count)]
+    np.testing.assert_array_equal(np.array(flat).reshape(mask.shape, order="F"), mask)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("street", "street"),
+        ("../../etc/passwd", "etc_passwd"),
+        ("a/b\\c", "a_b_c"),
+        ("..", "source"),
+        ("", "source"),
+        ("nul", "_nul"),
+        ("COM1.txt", "_COM1.txt"),
+        ("x" * 300, "x" * 100),
+        ("b\u00fchne 1", "b\u00fchne_1"),
+        ("new\nline\0", "new_line"),
+    ],
+)
+def test_a_name_never_leaves_its_folder(text: str, name: str) -> None:
+    assert safe_name(text) == name
+
+
+def test_a_name_that_is_taken_gets_a_number() -> None:
+    assert safe_name("a", {"a": 1, "a_2": 1}) == "a_3"
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(ResourceError, match=r"No space left on device \(ENOSPC\); free space or choose"):
+        write_bytes_whole(tmp_path / "file", b"content")
+    with pytest.raises(ResourceError, match="cannot write .*masks"), MaskFolder(tmp_path / "masks") as sink:
+        sink.write(halves(), result())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_device_fails_the_lines_and_the_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nerve_runtime.sinks.temporary_beside", lambda path: Path("/dev/full"))
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+    with pytest.raises(ResourceError, match="ENOSPC"), JsonLines(tmp_path / "out.jsonl") as lines:
+        lines.write(halves(), result())
+    with pytest.raises(ResourceError, match="cannot write"), OverlayVideo(tmp_path / "o.mkv", fps=None) as video:
+        for index in range(200):
+            video.write(halves((400, 400)), result(index, (400, 400)))
