@@ -94,9 +94,7 @@ def reference_labels(world: World, observation: Observation, params: NerveParams
 def varied_params(params: NerveParams, constants: Constants) -> NerveParams:
     """The preset with the constants of a variant."""
     changes: dict[str, Any] = {
-        name: value
-        for name in ("alpha", "beta", "head_temperature")
-        if (value := getattr(constants, name)) is not None
+        name: value for name in ("alpha", "beta", "head_temperature") if (value := getattr(constants, name)) is not None
     }
     return replace(params, **changes)
 

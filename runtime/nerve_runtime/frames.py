@@ -28,8 +28,12 @@ IMAGES_PER_SECOND = 25  # pictures of a folder carry no time; they are counted a
 FASTEST_FPS = 1000  # a header that declares more is not believed
 CAMERA_OPEN_TIMEOUT_MS = 3000
 CAMERA_READ_TIMEOUT_MS = 2000
-# These name other files or addresses, or make pictures out of plain text.
-REFUSED_FORMATS = frozenset({"hls", "dash", "concat", "tty", "webvtt", "srt", "sdp", "rtsp", "image2"})
+# An allow-list: playlists name other files, and a live one makes opening wait for ever; even plain text has a demuxer.
+# The last five hold sound only and are opened to say so.
+READ_FORMATS = (
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,mjpeg,flv,ogg,asf,mxf,dv,nut,yuv4mpegpipe,"
+    "gif,apng,wav,mp3,flac,aac,aiff"
+)
 SNIFFED_BYTES = 16
 
 UInt8Array = NDArray[np.uint8]
@@ -226,8 +230,13 @@ class _VideoFile(FrameSource):
         self.name = path.name
         self._allow_partial = allow_partial
         self._damaged_packets = self._discarded_packets = self._decoded_frames = 0
+        options = {"protocol_whitelist": "file", "format_whitelist": READ_FORMATS}
         try:
-            self._container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+            self._container = av.open(f"file:{path}", options=options)
+        except av.error.ArgumentError as error:
+            raise SourceError(
+                f"source {path} is a text, a playlist or another kind that is not read, expected a video"
+            ) from error
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(f"source {path} is no video that can be read, or is cut off: {error}") from error
         try:
@@ -250,8 +259,6 @@ class _VideoFile(FrameSource):
         return first
 
     def _picture_stream(self, path: Path) -> Any:
-        if REFUSED_FORMATS & set(self._container.format.name.split(",")):
-            raise SourceError(f"source {path} is a {self._container.format.name} text or playlist, expected a video")
         streams = [
             stream for stream in self._container.streams.video if not stream.disposition & Disposition.attached_pic
         ]

@@ -70,9 +70,9 @@ def make_tokenizer() -> Any:
 class ProgressFactory:
     """Wraps an iterable in a progress bar on stderr with a description; replaceable in tests."""
 
-    def __call__(self, items: Iterable[Any], description: str) -> Iterable[Any]:
-        """Yield the items while the bar moves."""
+    def __call__(self, items: Iterable[Any], description: str, total: float | None = None) -> Iterable[Any]:
+        """Yield the items while the bar moves; `total` where the items do not know their number."""
         from rich.console import Console
         from rich.progress import track
 
-        return track(items, description=description, console=Console(stderr=True))
+        return track(items, description=description, total=total, console=Console(stderr=True))

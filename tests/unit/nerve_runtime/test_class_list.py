@@ -60,7 +60,9 @@ def test_254_classes_are_active_at_most_and_background_counts() -> None:
         ClassList.of(names, ["sky"])
 
 
-@pytest.mark.parametrize("second", ["zebra", "Zebra", "ZEBRA", " zebra ", "\uff5a\uff45\uff42\uff52\uff41", "cow, zebra"])  # fullwidth
+@pytest.mark.parametrize(
+    "second", ["zebra", "Zebra", "ZEBRA", " zebra ", "\uff5a\uff45\uff42\uff52\uff41", "cow, zebra"]
+)  # fullwidth
 def test_duplicates_are_refused_with_both_places(second: str) -> None:
     with pytest.raises(UsageError, match="class 3 repeats '.*' of class 1"):
         ClassList.of(["zebra", "grass", second])

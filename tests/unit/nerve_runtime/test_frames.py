@@ -57,9 +57,12 @@ def broken_sources(folder: Path) -> dict[str, tuple[Path, str]]:
     contents = {
         "empty.mp4": (b"", r"is empty \(0 bytes\)"),
         "text.mp4": (b"hello world " * 200, "is no video that can be read"),
-        "text.txt": (b"hello world\n" * 200, "is a tty text or playlist"),
+        "text.txt": (b"hello world\n" * 200, "is a text, a playlist or another kind that is not read"),
         "cut.mp4": (whole[: len(whole) // 2], "is no video that can be read, or is cut off"),
-        "list.m3u8": (b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nwhole.mp4\n", "is a hls text or playlist"),
+        "list.m3u8": (
+            b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nwhole.mp4\n",
+            "is a text, a playlist or another kind",
+        ),
         "cut.png": (b"\x89PNG\r\n\x1a\n\0\0", "is no PNG, JPEG, BMP or WebP image, or is cut off in its header"),
     }
     for name, (content, _) in contents.items():

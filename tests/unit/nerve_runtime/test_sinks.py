@@ -1,5 +1,6 @@
 import errno
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,48 +34,45 @@ def write_all(sink: Sink, frames: int = 3, size_hw: tuple[int, int] = (48, 64)) 
             sink.write(halves(size_hw), result(index, size_hw))
 
 
-def sinks_in(folder: Path, *, force: bool = False) -> list[Sink]:
-    return [
-        OverlayVideo(folder / "out.mp4", fps=Fraction(10), force=force),
-        MaskFolder(folder / "masks", force=force),
-        JsonLines(folder / "out.jsonl", force=force),
-    ]
+def overlay_in(folder: Path, *, force: bool = False) -> Sink:
+    return OverlayVideo(folder / "out.mp4", fps=Fraction(10), force=force)
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_nothing_is_left_behind_by_a_run_that_fails(tmp_path: Path, number: int) -> None:
-    sink = sinks_in(tmp_path / "made" / "here")[number]
+def masks_in(folder: Path, *, force: bool = False) -> Sink:
+    return MaskFolder(folder / "masks", force=force)
+
+
+def lines_in(folder: Path, *, force: bool = False) -> Sink:
+    return JsonLines(folder / "out.jsonl", force=force)
+
+
+EVERY_KIND = pytest.mark.parametrize("sink_in", [overlay_in, masks_in, lines_in])
+
+
+@EVERY_KIND
+def test_nothing_is_left_behind_by_a_run_that_fails(tmp_path: Path, sink_in: Callable[..., Sink]) -> None:
+    sink = sink_in(tmp_path / "made" / "here")
     with pytest.raises(RuntimeError, match="broken"), sink:
         sink.write(halves(), result())
         raise RuntimeError("broken")
-    for other in sinks_in(tmp_path / "made" / "here"):
-        other.abort()
     assert list((tmp_path / "made" / "here").iterdir()) == []
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_an_output_is_replaced_only_by_force(tmp_path: Path, number: int) -> None:
-    write_all(sinks_in(tmp_path)[number])
+@EVERY_KIND
+def test_an_output_is_replaced_only_by_force(tmp_path: Path, sink_in: Callable[..., Sink]) -> None:
+    write_all(sink_in(tmp_path))
     with pytest.raises(UsageError, match="already; choose another"):
-        sinks_in_one(tmp_path, number)
-    write_all(sinks_in_one(tmp_path, number, force=True), frames=1)
-
-
-def sinks_in_one(folder: Path, number: int, *, force: bool = False) -> Sink:
-    kinds = (
-        lambda: OverlayVideo(folder / "out.mp4", fps=Fraction(10), force=force),
-        lambda: MaskFolder(folder / "masks", force=force),
-        lambda: JsonLines(folder / "out.jsonl", force=force),
-    )
-    sink: Sink = kinds[number]()
-    return sink
+        sink_in(tmp_path)
+    write_all(sink_in(tmp_path, force=True), frames=1)
 
 
 def decoded(path: Path) -> list[tuple[Fraction, tuple[int, ...]]]:
     with av.open(str(path)) as container:
         (stream,) = container.streams
         assert stream.codec_context.name == "h264"
-        got = [(frame.pts * frame.time_base, frame.to_ndarray(format="rgb24").shape) for frame in container.decode(video=0)]
+        got = [
+            (frame.pts * frame.time_base, frame.to_ndarray(format="rgb24").shape) for frame in container.decode(video=0)
+        ]
     return [(Fraction(time_s), shape) for time_s, shape in got]
 
 
@@ -208,11 +206,14 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_device_fails_the_lines_and_the_overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nerve_runtime.sinks.temporary_beside", lambda path: Path("/dev/full"))
-    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
-    with pytest.raises(ResourceError, match="ENOSPC"), JsonLines(tmp_path / "out.jsonl") as lines:
-        lines.write(halves(), result())
-    with pytest.raises(ResourceError, match="cannot write"), OverlayVideo(tmp_path / "o.mkv", fps=None) as video:
-        for index in range(200):
-            video.write(halves((400, 400)), result(index, (400, 400)))
+def test_a_full_disk_fails_lines_and_overlay_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    for sink in (JsonLines(tmp_path / "out.jsonl"), OverlayVideo(tmp_path / "out.mp4", fps=None)):
+        with pytest.raises(ResourceError, match=r"cannot write .*out\..*ENOSPC"):
+            write_all(sink)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,241 @@
+"""`nerve-bench`, also `python benchmarks/run.py`: one command per question."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nerve_runtime.errors import NerveError, UsageError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Only JSON lines on stdout; progress stays on stderr.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many scenes.")]
+OffsetOption = Annotated[
+    int, typer.Option("--seed-offset", min=0, help="Skip so many scenes of the range: other scenes, same world.")
+]
+
+
+@app.command("train-tiny")
+def train_tiny_command(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the models.", show_default="nerve_ref/models/tiny")
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Folder for scenes and checkpoints, about 1 GB.")] = Path("build/tiny"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets PyTorch choose.")] = 0,
+    shorten: Annotated[int, typer.Option(min=1, help="Divide all step counts by this, to try the command out.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the tiny CLIP, VAE and UNet from scratch on the shapes world (about an hour on 2 cores).
+
+    A run that was stopped goes on where it was: checkpoints are written every 100 steps.
+    """
+    import torch
+
+    import nerve_ref
+    from nerve_bench.tiny.train import TrainPlan, train_tiny
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device is {device!r}, expected auto, cpu or cuda")
+    if threads:
+        torch.set_num_threads(threads)
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    folder = out or Path(str(nerve_ref.__file__)).parent / "models" / "tiny"
+    card = train_tiny(TrainPlan(folder, work, chosen, shorten))
+    _emit([{"bench": "train", **card}], as_json=as_json, columns=())
+    if not as_json:
+        typer.echo(f"models: {folder}")
+
+
+@app.command()
+def accuracy(
+    preset: PresetOption = "tiny",
+    bundle: BundleOption = None,
+    limit: LimitOption = 500,
+    seed_offset: OffsetOption = 0,
+    split: Annotated[str, typer.Option(help="Which scenes: test or validation.")] = "test",
+    reference_only: Annotated[bool, typer.Option("--reference-only", help="Leave the bundle out.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What each part of the method adds, in mIoU and pixel accuracy, for the reference and for a bundle.
+
+    clip_only is G; local and global_* are the walk with one of its two affinities; nerve is both; oracle is G averaged
+    over the true regions, what a perfect affinity could give. About four minutes for 500 scenes on 2 cores.
+    """
+    from nerve_bench.accuracy import measure_accuracy
+
+    world = _world(preset)
+    chosen = None if reference_only else bundle or Path("bundles") / preset
+    records = measure_accuracy(world, _scene_seeds(split, seed_offset, limit), chosen, _progress())
+    _emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
+
+
+@app.command()
+def latency(
+    preset: PresetOption = "tiny",
+    bundle: BundleOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=8, help="How many frames are timed.")] = 96,
+    warm_up: Annotated[int, typer.Option(min=1, help="How many frames run before timing, compiling included.")] = 16,
+    keyframe_every: Annotated[
+        int, typer.Option(min=2, help="Also time video with a keyframe every so many frames.")
+    ] = 8,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of ONNX Runtime; 0 lets it choose.")] = 0,
+    seed_offset: OffsetOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Time per stage and per frame: eager reference, reference under torch.compile, bundle through ONNX Runtime.
+
+    All runners take the same frames of a moving scene in turn, in one run; ratios are to the eager reference.
+    """
+    from nerve_bench.latency import LatencyPlan, measure_latency
+    from nerve_bench.shapes import SEEDS, moving_scene
+
+    world = _world(preset)
+    clip = moving_scene(SEEDS["clips"][seed_offset], warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
+    frames = [frame.rgb for frame in clip]
+    plan = LatencyPlan(limit, warm_up, keyframe_every, threads)
+    records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, _progress())
+    columns = ("runner", "keyframe_every", "stage", "p50_ms", "p90_ms", "p99_ms", "fps", "ratio_to_eager", "n")
+    _emit(records, as_json=as_json, columns=columns)
+
+
+@app.command()
+def agreement(
+    preset: PresetOption = "tiny",
+    bundle: BundleOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=2, help="How many frames of the clip.")] = 100,
+    keyframe_every: Annotated[int, typer.Option(min=2, help="Keyframes of the warm run.")] = 8,
+    seed_offset: OffsetOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Share of pixels on which reference and bundle agree along a moving scene, every frame cold, and warm."""
+    from nerve_bench.agreement import measure_agreement
+    from nerve_bench.shapes import SEEDS
+
+    world, folder = _world(preset), bundle or Path("bundles") / preset
+    records = measure_agreement(world, folder, SEEDS["clips"][seed_offset], limit, keyframe_every, _progress())
+    _emit(records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "miou", "frames"))
+
+
+@app.command()
+def tune(
+    preset: PresetOption = "tiny",
+    limit: LimitOption = 100,
+    part: Annotated[str, typer.Option(help="Which sweep: layers, heads, local, walk.")] = "walk",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare constants of the method on validation scenes, best first; test scenes are never looked at."""
+    from nerve_bench.tune import SWEEPS, sweep
+
+    if part not in SWEEPS:
+        raise UsageError(f"--part is {part!r}, expected one of: {', '.join(SWEEPS)}")
+    _emit(
+        sweep(_world(preset), SWEEPS[part], limit, _progress()), as_json=as_json, columns=("miou", "setting", "scenes")
+    )
+
+
+@app.command()
+def pictures(
+    preset: PresetOption = "tiny",
+    out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("out/pictures"),
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Rows of the method picture.")] = 4,
+    seed_offset: OffsetOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Pictures to look at: scenes with their truth, each class, a clip, and the method from frame to labels."""
+    from nerve_bench.pictures import write_method_picture
+    from nerve_bench.shapes import SEEDS
+    from nerve_bench.shapes.grids import write_grids
+
+    write_method_picture(
+        _world(preset), list(SEEDS["validation"][seed_offset : seed_offset + limit]), out / "method.png"
+    )
+    paths = [out / "method.png", *write_grids(out)]
+    _emit([{"bench": "pictures", "path": str(path)} for path in paths], as_json=as_json, columns=("path",))
+
+
+@app.command("demo-video")
+def demo_video(
+    out: Annotated[Path, typer.Option(help="The mp4 file to write.")] = Path("out/demo/world.mp4"),
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames, at 25 a second.")] = 150,
+    size: Annotated[int, typer.Option(min=64, help="Side of the square frames in pixels, even.")] = 512,
+    seed_offset: OffsetOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a video of a moving scene: things that move, overlap and are cut away from, under a panning camera."""
+    from nerve_bench.shapes import SEEDS, moving_scene
+    from nerve_bench.shapes.clips import write_video
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    clip = moving_scene(SEEDS["clips"][seed_offset], frames, size_px=size)
+    count = write_video(_progress()(clip, "drawing the video", total=frames), str(out), 25)
+    _emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
+
+
+def _world(preset: str) -> Any:
+    from nerve_bench.accuracy import World
+    from nerve_ref.params import PRESETS
+    from nerve_ref.weights import tiny_models
+
+    if preset != "tiny":
+        raise UsageError(f"--preset is {preset!r}, expected tiny: the only preset with weights so far")
+    return World.open(tiny_models(), PRESETS[preset])
+
+
+def _scene_seeds(split: str, offset: int, limit: int) -> range:
+    from nerve_bench.shapes import SEEDS
+
+    if split not in ("test", "validation"):
+        raise UsageError(f"--split is {split!r}, expected test or validation")
+    return SEEDS[split][offset : offset + limit]
+
+
+def _progress() -> Any:
+    from nerve_bench.tiny.dataset import ProgressFactory
+
+    return ProgressFactory()
+
+
+def _emit(records: Iterable[dict[str, Any]], *, as_json: bool, columns: tuple[str, ...]) -> None:
+    """Print records as they come, one JSON line each, or all of them as one table."""
+    if as_json:
+        for record in records:
+            typer.echo(json.dumps(record))
+        return
+    table = Table(*columns)
+    for record in records:
+        if any(column in record for column in columns):
+            table.add_row(*(_cell(record.get(column, "")) for column in columns))
+        else:
+            typer.echo(json.dumps(record, indent=2))
+    if table.row_count:
+        Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def main() -> None:
+    """Run the command; a NerveError becomes one line on stderr and its exit code."""
+    try:
+        app()
+    except NerveError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

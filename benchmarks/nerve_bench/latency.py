@@ -1,0 +1,213 @@
+"""Latency of each stage and of a frame: eager reference, compiled reference, bundle; in one run on the same frames."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nerve_bench.accuracy import World
+from nerve_bench.shapes import CLASS_NAMES
+from nerve_ref.clip_scores import clip_pixels, dense_features
+from nerve_ref.pipeline import Mix, Structure, mix_heads, seeds, structure
+from nerve_ref.sd_attention import CaptureProcessor, LayerHeads, latent, noised
+from nerve_ref.walk import mixed_step, readout, walk
+from nerve_runtime import Segmenter
+
+Frame = NDArray[np.uint8]
+Timings = dict[str, list[float]]
+PERCENTILES = (50, 90, 99)
+STAGES = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
+
+
+class ReferenceStages:
+    """The reference cut into the stages of a bundle, each a plain function, so that each can be timed or compiled.
+
+    The capture processors stay on the UNet: `unet_heads` puts new ones on for every call, which a compiler would have
+    to compile for again.
+    """
+
+    def __init__(self, world: World, *, compiled: bool) -> None:
+        self.world, self.params = world, world.params
+        self.captures = _installed_captures(world.models.unet, world.params.layers)
+        self.grid_hw = (0, 0)
+        self.timings: Timings = {}
+        names = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
+        functions = {name: getattr(self, f"_{name}") for name in names}
+        self.functions = (
+            {name: torch.compile(f, dynamic=False) for name, f in functions.items()} if compiled else functions
+        )
+        self.kept: tuple[Structure, Mix, torch.Tensor] | None = None
+
+    def frame(self, frame: Frame, *, keyframe: bool) -> None:
+        """Segment one frame: everything on a keyframe, CLIP and a warm walk on the others."""
+        started = time.perf_counter()
+        pixels = torch.from_numpy(frame)
+        with torch.no_grad():
+            if keyframe or self.kept is None:
+                parts = self._timed("attention", pixels)
+                G = self._timed("scores", pixels, parts.grid_hw)
+                mix = self._timed("mix", parts, G)
+                P = self._timed("walk", G, mix, parts)
+            else:
+                parts, mix, previous = self.kept
+                G = self._timed("scores", pixels, parts.grid_hw)
+                P = self._timed("walk_warm", G, mix, parts, previous)
+            self._timed("readout", P, parts.grid_hw)
+        self.kept = (parts, mix, P)
+        self.timings.setdefault("frame", []).append(1000 * (time.perf_counter() - started))
+
+    def _timed(self, stage: str, *arguments: Any) -> Any:
+        started = time.perf_counter()
+        result = self.functions[stage](*arguments)
+        self.timings.setdefault(stage, []).append(1000 * (time.perf_counter() - started))
+        return result
+
+    def _scores(self, pixels: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
+        features = dense_features(
+            self.world.models.clip, clip_pixels(pixels, self.params.clip_size_hw), self.params.clip_mode
+        )
+        return seeds(features, self.world.bank, self.params, grid_hw)
+
+    def _attention(self, pixels: torch.Tensor) -> Structure:
+        models, params = self.world.models, self.params
+        z0 = latent(models.vae, pixels)
+        z_t = noised(z0, models.alphas_cumprod, params.timestep, params.noise, params.noise_seed)
+        models.unet(z_t, params.timestep, encoder_hidden_states=models.context)
+        heads = tuple(_layer_heads(name, capture, z_t) for name, capture in self.captures.items())
+        return structure(heads, z0, pixels, params)
+
+    def _mix(self, parts: Structure, G: torch.Tensor) -> Mix:
+        return mix_heads(parts.affinity, G, self.params)
+
+    def _walk(self, G: torch.Tensor, mix: Mix, parts: Structure) -> torch.Tensor:
+        step = mixed_step(mix.S_global, parts.local_weights, self.params.beta)
+        return walk(G, step, self.params.alpha, self.params.steps)
+
+    def _walk_warm(self, G: torch.Tensor, mix: Mix, parts: Structure, previous: torch.Tensor) -> torch.Tensor:
+        step = mixed_step(mix.S_global, parts.local_weights, self.params.beta)
+        return walk(G, step, self.params.alpha, self.params.warm_steps, start=previous)
+
+    def _readout(self, P: torch.Tensor, grid_hw: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return readout(P, grid_hw, self.params.size_hw, 0.0, has_background=False)
+
+
+def _installed_captures(unet: Any, layers: Sequence[str]) -> dict[str, CaptureProcessor]:
+    names = [name for name in unet.attn_processors for layer in layers if name.startswith(layer) and ".attn1." in name]
+    captures = {name: CaptureProcessor() for name in names}
+    unet.set_attn_processor({**unet.attn_processors, **captures})
+    return captures
+
+
+def _layer_heads(name: str, capture: CaptureProcessor, z_t: torch.Tensor) -> LayerHeads:
+    if capture.q is None or capture.k is None:
+        raise ValueError(f"the UNet never ran {name}")
+    side_ratio = round((z_t.shape[2] * z_t.shape[3] / capture.q.shape[1]) ** 0.5)
+    return LayerHeads(name, capture.q, capture.k, (z_t.shape[2] // side_ratio, z_t.shape[3] // side_ratio))
+
+
+class BundleStages:
+    """A bundle through the runtime, as a user calls it; stage timings are the runtime's own."""
+
+    def __init__(self, bundle: Path, keyframe_every: int, threads: int) -> None:
+        self.segmenter = Segmenter.open(
+            bundle, list(CLASS_NAMES), backend="ort", keyframe_every=keyframe_every, threads=threads
+        )
+        if not self.segmenter.backend.startswith("onnxruntime"):
+            raise RuntimeError(f"asked for ONNX Runtime, got {self.segmenter.backend}: refusing to report it")
+        self.timings: Timings = {}
+
+    def frame(self, frame: Frame, *, keyframe: bool) -> None:
+        """Segment one frame; whether it is a keyframe is the runtime's decision and must be the expected one."""
+        result = self.segmenter.segment(frame)
+        if result.keyframe != keyframe:
+            raise RuntimeError(f"frame {result.index}: keyframe is {result.keyframe}, expected {keyframe}")
+        for stage, milliseconds in result.timings_ms.items():
+            name = "frame" if stage == "total" else stage
+            self.timings.setdefault(name, []).append(milliseconds)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyPlan:
+    """`frames` frames after `warm_up` ones, keyframes every `keyframe_every`, on `threads` threads."""
+
+    frames: int
+    warm_up: int
+    keyframe_every: int
+    threads: int
+
+
+def header(plan: LatencyPlan) -> dict[str, Any]:
+    """What a figure means nothing without: machine, versions, threads, warm-up, repeats."""
+    return {
+        "bench": "header",
+        "machine": f"{platform.machine()} {_processor()}",
+        "cores": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "onnxruntime", "numpy")},
+        "precision": "fp32",
+        "classes": len(CLASS_NAMES),
+        "warm_up": plan.warm_up,
+        "frames": plan.frames,
+    }
+
+
+def measure_latency(
+    world: World, bundle: Path, frames: Sequence[Frame], plan: LatencyPlan, progress: Callable[..., Any]
+) -> Iterator[dict[str, Any]]:
+    """Time all runners, first with every frame a keyframe, then with keyframes every `plan.keyframe_every`.
+
+    Rounds of the runners alternate, so that a noisy neighbour hits all of them alike.
+    """
+    yield header(plan)
+    for every in (1, plan.keyframe_every):
+        runners: dict[str, ReferenceStages | BundleStages] = {
+            "reference_eager": ReferenceStages(world, compiled=False),
+            "reference_compile": ReferenceStages(world, compiled=True),
+            "bundle_ort": BundleStages(bundle, every, plan.threads),
+        }
+        for index in progress(range(plan.warm_up + plan.frames), f"timing, keyframe every {every}"):
+            for runner in runners.values():
+                if index == plan.warm_up:
+                    runner.timings.clear()
+                runner.frame(frames[index % len(frames)], keyframe=index % every == 0)
+        yield from _records(runners, every)
+
+
+def _records(runners: dict[str, Any], every: int) -> Iterator[dict[str, Any]]:
+    eager = runners["reference_eager"].timings
+    for name, runner in runners.items():
+        for stage in ("frame", *STAGES):
+            if stage in runner.timings:
+                yield _record(name, stage, every, runner.timings[stage], eager[stage])
+
+
+def _record(runner: str, stage: str, every: int, measured_ms: list[float], eager_ms: list[float]) -> dict[str, Any]:
+    p50, p90, p99 = np.percentile(measured_ms, PERCENTILES)
+    mean_ms = float(np.mean(measured_ms))
+    return {
+        "bench": "latency",
+        "runner": runner,
+        "stage": stage,
+        "keyframe_every": every,
+        "p50_ms": round(p50, 3),
+        "p90_ms": round(p90, 3),
+        "p99_ms": round(p99, 3),
+        "mean_ms": round(mean_ms, 3),
+        "fps": round(1000 / mean_ms, 1),
+        "ratio_to_eager": round(float(np.mean(eager_ms)) / mean_ms, 2),
+        "n": len(measured_ms),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
