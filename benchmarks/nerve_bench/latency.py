@@ -19,6 +19,7 @@ from nerve_ref.pipeline import Mix, Structure, mix_heads, seeds, structure
 from nerve_ref.sd_attention import CaptureProcessor, LayerHeads, latent, noised
 from nerve_ref.walk import mixed_step, readout, walk
 from nerve_runtime import Segmenter
+from nerve_runtime.errors import CompatibilityError
 
 Frame = NDArray[np.uint8]
 Timings = dict[str, list[float]]
@@ -30,7 +31,7 @@ class ReferenceStages:
     """The reference cut into the stages of a bundle, each a plain function, so that each can be timed or compiled.
 
     The capture processors stay on the UNet: `unet_heads` puts new ones on for every call, which a compiler would have
-    to compile for again.
+    to compile for again. Two of these on one UNet share them.
     """
 
     def __init__(self, world: World, *, compiled: bool) -> None:
@@ -99,9 +100,14 @@ class ReferenceStages:
 
 
 def _installed_captures(unet: Any, layers: Sequence[str]) -> dict[str, CaptureProcessor]:
-    names = [name for name in unet.attn_processors for layer in layers if name.startswith(layer) and ".attn1." in name]
-    captures = {name: CaptureProcessor() for name in names}
-    unet.set_attn_processor({**unet.attn_processors, **captures})
+    installed = unet.attn_processors
+    captures = {
+        name: found if isinstance(found := installed[name], CaptureProcessor) else CaptureProcessor()
+        for layer in layers
+        for name in installed
+        if name.startswith(f"{layer}.transformer_blocks.") and ".attn1." in name
+    }
+    unet.set_attn_processor({**installed, **captures})
     return captures
 
 
@@ -119,15 +125,18 @@ class BundleStages:
         self.segmenter = Segmenter.open(
             bundle, list(CLASS_NAMES), backend="ort", keyframe_every=keyframe_every, threads=threads
         )
-        if not self.segmenter.backend.startswith("onnxruntime"):
-            raise RuntimeError(f"asked for ONNX Runtime, got {self.segmenter.backend}: refusing to report it")
+        if not self.segmenter.backend.startswith("ort:"):
+            raise CompatibilityError(f"asked for ONNX Runtime, got {self.segmenter.backend}: refusing to report it")
         self.timings: Timings = {}
 
     def frame(self, frame: Frame, *, keyframe: bool) -> None:
         """Segment one frame; whether it is a keyframe is the runtime's decision and must be the expected one."""
         result = self.segmenter.segment(frame)
         if result.keyframe != keyframe:
-            raise RuntimeError(f"frame {result.index}: keyframe is {result.keyframe}, expected {keyframe}")
+            raise CompatibilityError(
+                f"frame {result.index}: keyframe is {result.keyframe}, expected {keyframe}; the runners would be timed "
+                "on different work"
+            )
         for stage, milliseconds in result.timings_ms.items():
             name = "frame" if stage == "total" else stage
             self.timings.setdefault(name, []).append(milliseconds)

@@ -204,6 +204,8 @@ def _manifest(
 
     params, tokenizer = plan.params, models.tokenizer
     end = tokenizer.id_to_token(tokenizer.encode("").ids[-1])
+    if end is None:
+        raise UsageError(f"the tokenizer of preset {plan.preset} ends prompts with an id without a token; mend it")
     unknown = getattr(tokenizer.model, "unk_token", None) if _is_word_level(tokenizer) else None
     inputs = ("tau", "alpha", "beta", "head_temperature", "threshold")
     baked: dict[str, Any] = {

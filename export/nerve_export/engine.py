@@ -18,10 +18,14 @@ PROFILE: dict[str, tuple[int, int, int]] = {
     "r": (1, CLASS_SLOTS, 256),
     "k": (1, 2, 8),
     "n": (1, CLASS_SLOTS, 256),
-    "H": (16, 720, 2160),
-    "W": (16, 1280, 3840),
+    "H": (16, 720, 1920),
+    "W": (16, 1280, 1920),
 }
-"""Least, usual and greatest size of each free axis."""
+"""Least, usual and greatest size of each free axis.
+
+The read-out holds float32 scores of all class slots at frame size twice, and the builder plans for the greatest: 32
+slots of 1920 x 1920 are 944 MB, which fit `WORKSPACE_BYTES`; with 2160 x 2160 TensorRT-RTX 1.7 gives no engine.
+"""
 RTX_CAPABILITIES = {"sm75": "SM75", "sm80": "SM80", "sm86": "SM86", "sm89": "SM89", "sm120": "SM120"}
 RTX_LIBRARY = "tensorrt_rtx"
 WORKSPACE_BYTES = 1 << 30
@@ -106,6 +110,7 @@ def compile_engine(onnx_path: Path, spec: StageSpec, target: str) -> Engine:
     if not parser.parse_from_file(str(onnx_path)):
         problems = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors))
         raise CompatibilityError(f"TensorRT-RTX {trt.__version__} cannot parse {onnx_path.name}: {problems}")
+    _let_attention_decompose(trt, network)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.num_compute_capabilities = 1
@@ -118,6 +123,18 @@ def compile_engine(onnx_path: Path, spec: StageSpec, target: str) -> Engine:
         )
     options: dict[str, str | int | float | bool] = {"workspace_bytes": WORKSPACE_BYTES, "strongly_typed": True}
     return Engine(bytes(plan), target, f"tensorrt-rtx {trt.__version__}", profile, options)
+
+
+def _let_attention_decompose(trt: Any, network: Any) -> None:
+    """Allow products and a softmax where the library has no attention kernel.
+
+    Without it TensorRT-RTX 1.7 gives no engine for attention with a mask in heads of 16, as in the tiny text tower.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # how the library's Python side casts to a layer's own type
+            layer.attention.decomposable = True
 
 
 def _profile(builder: Any, config: Any, spec: StageSpec) -> dict[str, list[list[int]]]:
@@ -153,7 +170,7 @@ def _library() -> Any:
 
 
 def _quiet_logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the library has no type information
+    class Logger(trt.ILogger):
         """Keeps the last error for our own message instead of printing all of them."""
 
         def __init__(self) -> None:

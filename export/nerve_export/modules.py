@@ -8,6 +8,7 @@ Letters as in the method: c classes, r text rows, k rows of a class, p tokens, m
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from nerve_ref.clip_scores import CLIP_MEAN, CLIP_STD, dense_features
 from nerve_ref.params import NerveParams
 from nerve_ref.sd_attention import CaptureProcessor, fixed_noise
 from nerve_ref.weights import Models
+from nerve_runtime.errors import UsageError
 
 DIAGONAL_WEIGHT = math.sqrt(0.5)
 PROBABILITY_FLOOR = 1e-12
@@ -43,6 +45,9 @@ class TextStage(nn.Module):
 
 class ScoresStage(nn.Module):
     """Frame uint8 (1,H,W,3), text rows, classes to seed scores G float32 (c,p)."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, models: Models, params: NerveParams, grid_hw: tuple[int, int]) -> None:
         super().__init__()
@@ -75,6 +80,10 @@ class ScoresStage(nn.Module):
 class AttentionStage(nn.Module):
     """Frame uint8 (1,H,W,3) to head affinities B float32 (t,p,m) and local weights W float32 (8,h,w)."""
 
+    noise: Tensor
+    context: Tensor
+    reach: Tensor
+
     def __init__(self, models: Models, params: NerveParams, grid_hw: tuple[int, int]) -> None:
         super().__init__()
         self.vae, self.unet, self.params, self.grid_hw = models.vae, models.unet, params, grid_hw
@@ -93,7 +102,7 @@ class AttentionStage(nn.Module):
         """Take Q and K at one timestep; all of the UNet behind the last used layer is dead code for the exporter."""
         latent = self._latent(frame)
         self.unet(latent * self.signal + self.noise, self.params.timestep, encoder_hidden_states=self.context)
-        heads = [(c.q, c.k, self._layer_hw(c.q.shape[1])) for c in self.captures]
+        heads = [(q, k, self._layer_hw(q.shape[1])) for q, k in map(_captured, self.captures)]
         affinities = [self._pooled_affinity(q, k, layer_hw) for q, k, layer_hw in heads]
         features = self._local_features(frame, latent, [(k, layer_hw) for _, k, layer_hw in heads])
         return torch.cat(affinities), self._local_weights(features)
@@ -160,6 +169,8 @@ class AttentionStage(nn.Module):
 class MixStage(nn.Module):
     """B (t,p,m), G (c,p), T_H () to the mixed affinity S (p,m), head weights (t,) and head entropies (t,)."""
 
+    own: Tensor
+
     def __init__(self, params: NerveParams, grid_hw: tuple[int, int]) -> None:
         super().__init__()
         self.params, self.grid_hw = params, grid_hw
@@ -197,6 +208,8 @@ class MixStage(nn.Module):
 
 class WalkStage(nn.Module):
     """G (c,p), S (p,m), W (8,h,w), alpha (), beta () to P (c,p): a fixed number of steps, unrolled."""
+
+    kernels: Tensor
 
     def __init__(self, params: NerveParams, grid_hw: tuple[int, int], steps: int) -> None:
         super().__init__()
@@ -305,17 +318,29 @@ class FrameStage(nn.Module):
         return self.readout.read(scores, self.size_hw, threshold)
 
 
-def _install_captures(unet: nn.Module, layers: Sequence[str]) -> list[CaptureProcessor]:
-    """Put capture processors on the named layers, for good, in the order of the names."""
+def _install_captures(unet: Any, layers: Sequence[str]) -> list[CaptureProcessor]:
+    """Put capture processors on the named layers, for good, in the order of the names.
+
+    A layer that has one keeps it, so that several stages can share a UNet.
+    """
     names = [
         name
         for layer in layers
         for name in unet.attn_processors
         if name.startswith(f"{layer}.transformer_blocks.") and ".attn1." in name
     ]
-    captures = {name: CaptureProcessor() for name in names}
-    unet.set_attn_processor({**unet.attn_processors, **captures})
+    installed = unet.attn_processors
+    captures = {
+        name: found if isinstance(found := installed[name], CaptureProcessor) else CaptureProcessor() for name in names
+    }
+    unet.set_attn_processor({**installed, **captures})
     return list(captures.values())
+
+
+def _captured(capture: CaptureProcessor) -> tuple[Tensor, Tensor]:
+    if capture.q is None or capture.k is None:
+        raise UsageError("the UNet never ran a layer that was named; name layers that its forward pass uses")
+    return capture.q, capture.k
 
 
 def _pool(maps: Tensor, cells_hw: tuple[int, int]) -> Tensor:

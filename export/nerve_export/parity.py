@@ -227,7 +227,7 @@ def compared(
         slack = 1 if tensor == "confidence" else 0
         agreement = float((np.abs(wide - narrow) <= slack).mean())
         return Tap(stage, tensor, frame, None, max_abs, agreement, agreement >= tolerance.agreement)
-    cosine = float(wide @ narrow / max(np.linalg.norm(wide) * np.linalg.norm(narrow), 1e-30))
+    cosine = float(wide @ narrow) / max(float(np.linalg.norm(wide) * np.linalg.norm(narrow)), 1e-30)
     passed = bool(np.isfinite(narrow).all()) and cosine >= tolerance.cosine and max_abs <= tolerance.max_abs
     return Tap(stage, tensor, frame, cosine, max_abs, None, passed)
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 import nerve_export
 import nerve_ref
-import nerve_runtime
 from nerve_ref.params import SIZE_MULTIPLE_PX, TINY, NerveParams
+from nerve_runtime import spec
 from nerve_runtime.errors import UsageError
 
 Opset = Literal[20, 23]
@@ -131,7 +131,7 @@ def plan_key(plan: BuildPlan) -> str:
         "weights": _digests(presets()[plan.preset].weights, ("*/*.safetensors", "*/*.json")),
         "nerve_ref": _digests(_package_folder(nerve_ref), ("*.py",)),
         "nerve_export": _digests(_package_folder(nerve_export), ("*.py",)),
-        "nerve_runtime": _digests(_package_folder(nerve_runtime), SHARED_RUNTIME_SOURCES),
+        "nerve_runtime": _digests(_package_folder(spec), SHARED_RUNTIME_SOURCES),
         "tools": tool_versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -155,4 +155,5 @@ def _digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
 
 
 def _package_folder(package: object) -> Path:
+    """Folder of a package, or of the package that a module is in."""
     return Path(str(getattr(package, "__file__", ""))).parent

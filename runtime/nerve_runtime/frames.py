@@ -167,7 +167,7 @@ def resize_frame(rgb: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
 
 
 def _refuse_too_large(where: str, size_hw: tuple[int, int]) -> None:
-    if min(size_hw) < 1 or size_hw[0] * size_hw[1] > IMAGE_PIXELS_LIMIT:
+    if size_hw[0] * size_hw[1] > IMAGE_PIXELS_LIMIT:
         raise SourceError(
             f"{where} is {size_hw[1]} x {size_hw[0]} pixels, expected at most {IMAGE_PIXELS_LIMIT} in all; make it smaller"
         )
@@ -262,6 +262,8 @@ class _VideoFile(FrameSource):
         streams = [
             stream for stream in self._container.streams.video if not stream.disposition & Disposition.attached_pic
         ]
+        if not self._container.streams:
+            raise SourceError(f"source {path} is no video that can be read, or is cut off: it holds no stream")
         if not streams:
             raise SourceError(f"source {path} holds no moving picture ({len(self._container.streams)} other streams)")
         stream = streams[0]

@@ -5,7 +5,7 @@ So the value-path patch features, the ones that `maskclip` reads out, are in the
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
@@ -61,7 +61,7 @@ class ClipLoss:
         self.std = torch.tensor(PIXEL_STD, device=device).view(1, 3, 1, 1)
         self.noun_ids = self._ids([TEMPLATE.format(name) for name in CLASS_NAMES])
 
-    def __call__(self, model: nn.Module, step: int) -> Losses:
+    def __call__(self, model: CLIPModel, step: int) -> Losses:
         """Losses of one batch; the batch depends on the step alone, so that a resumed run is the same run."""
         rng = step_rng(step)
         index = rng.choice(len(self.scenes.rgb), BATCH, replace=False)

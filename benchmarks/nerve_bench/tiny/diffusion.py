@@ -4,11 +4,13 @@ Timesteps cover the full range: a spike on low noise alone grew no useful attent
 attention on the first level, attention sits at 32 x 32 and 16 x 16, finer than the tiny CLIP's 8 x 8 tokens.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nerve_bench.tiny.dataset import CaptionedScenes, ProgressFactory
@@ -62,7 +64,7 @@ class VaeLoss:
     def __init__(self, scenes: CaptionedScenes, device: str) -> None:
         self.scenes, self.device = scenes, device
 
-    def __call__(self, model: nn.Module, step: int) -> Losses:
+    def __call__(self, model: Any, step: int) -> Losses:
         """Losses of one batch, chosen by the step alone."""
         index = step_rng(step).choice(len(self.scenes.rgb), VAE_BATCH, replace=False)
         pixels = _signed(self.scenes.rgb[index], self.device)
@@ -79,7 +81,7 @@ class UnetLoss:
         self.latents, self.device = latents, device
         self.scheduler = noise_scheduler()
 
-    def __call__(self, model: nn.Module, step: int) -> Losses:
+    def __call__(self, model: Any, step: int) -> Losses:
         """Losses of one batch, chosen by the step alone."""
         rng = step_rng(step)
         index = torch.from_numpy(rng.choice(len(self.latents), UNET_BATCH, replace=False))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Losses = dict[str, Tensor]
-LossFunction = Callable[[nn.Module, int], Losses]
+LossFunction = Callable[[Any, int], Losses]
 CHECKPOINT_EVERY = 100
 SEED = 0
 

@@ -1,7 +1,10 @@
 import io
 import logging
+import os
 import resource
 import struct
+import subprocess
+import sys
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -187,9 +190,22 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 100_000
 
 
-def test_opencv_itself_refuses_the_bomb_too() -> None:
-    with pytest.raises(cv2.error):
-        cv2.imdecode(np.frombuffer(png_of(16_000, 4_000), dtype=np.uint8), cv2.IMREAD_COLOR)
+DECODE_THE_BOMB = """
+import sys, numpy
+from nerve_runtime.opencv import cv2
+cv2.imdecode(numpy.fromfile(sys.argv[1], dtype=numpy.uint8), cv2.IMREAD_COLOR)
+"""
+
+
+def test_opencv_itself_refuses_the_bomb_too(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_of(16_000, 4_000))
+    # In a process of its own: OpenCV reads its limit once, when it is imported first.
+    environment = {**os.environ, "PYTHONPATH": str(Path(frames_module.__file__).parents[1])}
+    environment.pop("OPENCV_IO_MAX_IMAGE_PIXELS", None)
+    command = [sys.executable, "-c", DECODE_THE_BOMB, str(tmp_path / "bomb.png")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "CV_IO_MAX_IMAGE_PIXELS" in ended.stderr
 
 
 def test_an_image_file_may_not_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
