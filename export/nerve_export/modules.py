@@ -128,8 +128,7 @@ class AttentionStage(nn.Module):
         if params.key_norm:
             rows = rows / rows.mean(1, keepdim=True).clamp_min(KEY_FLOOR)
         rows = rows / rows.amax(2, keepdim=True)  # relative to the maximum no power underflows a whole row
-        if params.sharpen != 1:
-            rows = rows.pow(params.sharpen)
+        rows = _power(rows, params.sharpen)
         if params.row_threshold > 0:
             rows = rows * (rows >= params.row_threshold)
         rows = rows / rows.sum(2, keepdim=True)
@@ -364,6 +363,18 @@ def _spread_columns(rows: Tensor, cells_hw: tuple[int, int], to_hw: tuple[int, i
     factor = (to_hw[0] // cells_hw[0], to_hw[1] // cells_hw[1])
     maps = rows.unflatten(2, cells_hw).repeat_interleave(factor[0], 2).repeat_interleave(factor[1], 3)
     return maps.flatten(2) / (factor[0] * factor[1])
+
+
+def _power(entries: Tensor, exponent: float) -> Tensor:
+    """Entries to a power; by products where it is whole, since Pow on (t,p,m) took as long as all convolutions."""
+    if exponent != int(exponent):
+        return entries.pow(exponent)
+    result, square, left = None, entries, int(exponent)
+    while left:
+        if left % 2:
+            result = square if result is None else result * square
+        square, left = square * square, left // 2
+    return entries if result is None else result
 
 
 def _own_cells(grid_hw: tuple[int, int], cells_hw: tuple[int, int]) -> Tensor:

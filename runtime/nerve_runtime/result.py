@@ -23,8 +23,9 @@ class FrameResult:
         keyframe: true when the attention was computed for this very frame.
         valid: false when the scores were not finite; then every label is 255 and every confidence 0.
 
-    Labels are read out at the frame's size as long as classes * H * W stays within `READOUT_ELEMENTS_LIMIT`
-    (2**27, half a gigabyte of float32); above that they are read out at a size halved until it fits and enlarged
+    Labels are read out at the frame's size as long as k * H * W stays within `READOUT_ELEMENTS_LIMIT`
+    (2**27, half a gigabyte of float32), k being the number of classes that can win anywhere in the frame; above that
+    they are read out at a size halved until it fits and enlarged
     by nearest neighbour.
     """
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, Providers, Session, open_backend
+from nerve_runtime.candidates import possible_winners
 from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.frames import Frame, FrameSource, resize_frame
 from nerve_runtime.manifest import Manifest, Method, load_manifest
@@ -335,11 +336,17 @@ class Segmenter:
     def _read_out(
         self, scores: Array, size_hw: tuple[int, int], timings_ms: dict[str, float]
     ) -> tuple[UInt8Array, UInt8Array]:
-        threshold = self._scalars["threshold"] if self._bank.has_background else np.array(0, dtype=np.float32)
+        has_background = self._bank.has_background
+        threshold = self._scalars["threshold"] if has_background else np.array(0, dtype=np.float32)
+        rows: UInt8Array | None = None
+        if self._backend.class_slots is None:
+            rows = possible_winners(scores, self.manifest.geometry.grid_hw, keep_first=has_background)
+            scores = scores[rows]
         bounded_hw = readout_size_hw(len(scores), size_hw)
         asked_hw = np.array(bounded_hw, dtype=np.int64)
         outputs = self._run("readout", timings_ms, label_scores=scores, size_hw=asked_hw, threshold=threshold)
         labels, confidence = outputs["labels"], outputs["confidence"]
+        labels = labels if rows is None else rows[labels]
         if bounded_hw == size_hw:
             return labels, confidence
         return _enlarged(labels, size_hw), _enlarged(confidence, size_hw)

@@ -30,7 +30,7 @@ def build_clip() -> CLIPModel:
     end = tokenizer.token_to_id("<end>")
     text = shared | {
         "hidden_size": 64,
-        "intermediate_size": 128,
+        "intermediate_size": 64,
         "vocab_size": tokenizer.get_vocab_size(),
         "num_hidden_layers": 2,
         "max_position_embeddings": CONTEXT_LENGTH,

@@ -88,13 +88,15 @@ class OrtBackend(Backend):
             session = self._library.InferenceSession(str(path), self._session_options(), providers=[self._provider])
         except Exception as error:  # the library's errors share no base; every one of them is about this file
             if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
-                raise ResourceError(f"not enough memory to open {path.name}: {error}") from error
+                raise ResourceError(f"not enough memory to open {path.name}: {_said(error)}") from error
             if _mentions(error, NOT_SUPPORTED_PHRASES):
                 raise CompatibilityError(
                     f"onnxruntime {self._library.__version__} cannot run {path.name} (opset {self._manifest.opset}): "
-                    f"{error}; update onnxruntime, or build the bundle with --opset 20"
+                    f"{_said(error)}; update onnxruntime, or build the bundle with --opset 20"
                 ) from error
-            raise BundleError(f"{path.name} is not a graph that onnxruntime can open: {error}; rebuild it") from error
+            raise BundleError(
+                f"{path.name} is not a graph that onnxruntime can open: {_said(error)}; rebuild it"
+            ) from error
         session.disable_fallback()  # else a failing run is silently repeated on the processor
         return session
 
@@ -158,9 +160,16 @@ class _OrtSession(Session):
     def _explained(self, error: Exception) -> NerveError:
         if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
             return ResourceError(
-                f"stage {self.stage!r} ran out of memory: {error}; use smaller frames or fewer classes"
+                f"stage {self.stage!r} ran out of memory: {_said(error)}; use smaller frames or fewer classes"
             )
-        return BundleError(f"stage {self.stage!r} failed: {error}; rebuild the bundle, or report it with this line")
+        return BundleError(
+            f"stage {self.stage!r} failed: {_said(error)}; rebuild the bundle, or report it with this line"
+        )
+
+
+def _said(error: Exception) -> str:
+    """The library's message in one line, or the error's kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _mentions(error: Exception, phrases: tuple[str, ...]) -> bool:

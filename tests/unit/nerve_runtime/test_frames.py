@@ -16,7 +16,7 @@ import pytest
 
 from nerve_runtime import frames as frames_module
 from nerve_runtime.errors import SourceError, UsageError
-from nerve_runtime.frames import open_frames, read_image, resize_frame
+from nerve_runtime.frames import Frame, open_frames, read_image, resize_frame
 from tests.data.clips import BLUE, RED, damage_middle, halves, turn_by_quarter, write_clip, write_sound
 
 CODEC_TOLERANCE = 6  # H.264 at its default quality moves a flat colour by a few steps
@@ -99,7 +99,7 @@ def test_a_live_address_is_refused_without_telling_its_password() -> None:
 
 def test_a_damaged_video_ends_in_an_error_with_both_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage_middle(write_clip(tmp_path / "clip.mp4", 30, codec="mpeg4"))
-    seen = []
+    seen: list[Frame] = []
     source = open_frames(tmp_path / "clip.mp4")
     with pytest.raises(SourceError, match=r"is damaged: \d+ frames decoded, 30 declared, \d+ packets") as refused:
         seen.extend(source)
@@ -141,7 +141,7 @@ def test_a_folder_is_read_in_natural_order(tmp_path: Path) -> None:
         write_image(tmp_path / f"frame_{number}.png", np.full((4, 5, 3), number, dtype=np.uint8))
     (tmp_path / "notes.txt").write_text("not a picture", encoding="utf-8")
     with open_frames(tmp_path) as source:
-        assert (source.count, source.size_hw, source.fps) == (3, (4, 5), 25)
+        assert (source.count, source.size_hw, source.fps) == (3, (4, 5), Fraction(25))
         got = list(source)
     assert [int(frame.rgb[0, 0, 0]) for frame in got] == [1, 2, 10]
     assert [frame.time_s for frame in got] == [0, Fraction(1, 25), Fraction(2, 25)]
@@ -163,7 +163,7 @@ def test_an_image_is_a_source_of_one_frame(tmp_path: Path) -> None:
     picture = halves()
     (frame,) = open_frames(str(write_image(tmp_path / "picture.png", picture)))
     np.testing.assert_array_equal(frame.rgb, picture)
-    assert (frame.index, frame.time_s) == (0, 0)
+    assert (frame.index, frame.time_s) == (0, Fraction(0))
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -255,14 +255,14 @@ class FakeCapture:
 
 def test_a_camera_gives_rgb_until_it_is_unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", FakeCapture)
-    seen = []
+    seen: list[Frame] = []
     source = open_frames("0")
     with pytest.raises(SourceError, match="camera 0 gives no more frames; check its cable"):
         seen.extend(source)
     assert [frame.index for frame in seen] == [0, 1, 2]
     assert seen[0].rgb[0, 0].tolist() == list(RED)
     assert 0 == seen[0].time_s < seen[1].time_s < seen[2].time_s
-    assert (source.fps, source.count) == (30, None)
+    assert (source.fps, source.count) == (Fraction(30), None)
 
 
 def test_a_camera_that_gives_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

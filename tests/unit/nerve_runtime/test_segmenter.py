@@ -13,7 +13,7 @@ from nerve_runtime.errors import BundleError, ResourceError, UsageError
 from nerve_runtime.frames import Frame, open_frames
 from nerve_runtime.manifest import Manifest
 from nerve_runtime.segmenter import Constants, Segmenter, readout_size_hw
-from nerve_runtime.text_encoder import default_cache_dir
+from nerve_runtime.text_encoder import TextEncoder, default_cache_dir
 from nerve_runtime.vocabulary import build_text_bank, save_vocabulary, text_sha256
 from tests.data.clips import halves, write_clip
 from tests.data.fake_bundle import TEXT_WIDTH
@@ -169,7 +169,7 @@ def test_pixels_of_another_kind_are_refused(bundle: Path, pixels: Any, got: str)
 
 
 def test_a_threshold_gives_unsure_pixels_to_the_background(bundle: Path) -> None:
-    with opened(bundle, background=["sky"], constants=Constants(threshold=1.0)) as segmenter:
+    with opened(bundle, background=["tennis"], constants=Constants(threshold=1.0)) as segmenter:
         assert (segmenter.segment(halves()).labels == 0).all()
     with pytest.raises(UsageError, match="a threshold gives pixels to the background; name background words"):
         opened(bundle, constants=Constants(threshold=0.5))
@@ -182,7 +182,7 @@ def test_a_threshold_gives_unsure_pixels_to_the_background(bundle: Path) -> None
 )  # fmt: skip
 def test_a_constant_out_of_its_range_is_refused(bundle: Path, name: str, value: float, wanted: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is {value}, expected {wanted}"):
-        opened(bundle, background=["sky"], constants=Constants(**{name: value}))
+        opened(bundle, background=["tennis"], constants=Constants(**{name: value}))
 
 
 def test_without_a_walk_the_labels_are_those_of_the_seeds(bundle: Path) -> None:
@@ -247,7 +247,7 @@ def test_classes_may_come_from_a_list_a_text_a_class_list_or_a_file(
 
 def test_more_classes_than_the_bundle_takes_are_refused(bundle: Path, manifest: Manifest) -> None:
     small = manifest.model_copy(update={"geometry": manifest.geometry.model_copy(update={"max_classes": 2})})
-    encoder = segmenter_module.TextEncoder(bundle, small, FakeBackend(small))
+    encoder = TextEncoder(bundle, small, FakeBackend(small))
     with pytest.raises(UsageError, match=r"3 classes are active, .*takes at most 2; name fewer, or build one with"):
         encoder.text_bank(CLASSES)
 

@@ -1,7 +1,8 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def failing_source() -> Iterator[Frame]:
     raise SourceError("cut off")
 
 
-def failing(*arguments: object) -> FrameResult:
+def failing(*arguments: object) -> Any:
     raise BundleError("broken")
 
 
@@ -75,7 +76,7 @@ def failing(*arguments: object) -> FrameResult:
 def test_the_error_of_any_thread_is_the_error_of_the_run(place: str) -> None:
     source = failing_source() if place == "reader" else numbered(100)
     segment = failing if place == "inference" else labelled
-    write = failing if place == "writer" else nothing
+    write: Callable[..., None] = failing if place == "writer" else nothing
     before = threading.active_count()
     with pytest.raises(SourceError if place == "reader" else BundleError):
         run_stream(source, segment, write, stop=threading.Event())

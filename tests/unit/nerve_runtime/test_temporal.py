@@ -5,7 +5,9 @@ from nerve_runtime.temporal import KeyframePolicy
 
 
 def decisions(every: int, frames: int) -> list[str]:
-    policy, since, made = KeyframePolicy(every), None, []
+    policy = KeyframePolicy(every)
+    since: int | None = None
+    made: list[str] = []
     for _ in range(frames):
         decision = policy.decide(since, size_changed=False, classes_changed=False)
         since = 1 if decision == "cold" else (since or 0) + 1

@@ -78,7 +78,7 @@ def test_a_tokenizer_that_never_ends_a_prompt_is_refused(bundle: Path, manifest:
     library = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     short = manifest.vocabulary.model_copy(update={"context_length": 1, "unknown_token": None})
     plain = tmp_path / "tokenizer.json"
-    library.post_processor = None  # type: ignore[assignment]  # the library's stub forbids what it accepts
+    library.post_processor = None
     library.save(str(plain))
     with pytest.raises(BundleError, match="does not end a prompt with its end token"):
         PromptTokenizer(plain, short).encode(["red"])
