@@ -164,6 +164,22 @@ def pictures(
     _emit([{"bench": "pictures", "path": str(path)} for path in paths], as_json=as_json, columns=("path",))
 
 
+@app.command("write-voc")
+def write_voc_command(
+    out: Annotated[Path, typer.Option(help="Folder to write; must be empty or absent.")] = Path("out/shapes-voc"),
+    limit: LimitOption = 500,
+    seed_offset: OffsetOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write training and validation scenes in PASCAL VOC folder layout, for other programs to train or test on."""
+    from nerve_bench.shapes import SEEDS
+    from nerve_bench.shapes.voc import write_voc
+
+    window = slice(seed_offset, seed_offset + limit)
+    count = write_voc(out, {"train": SEEDS["train"][window], "val": SEEDS["validation"][window]})
+    _emit([{"bench": "write_voc", "path": str(out), "scenes": count}], as_json=as_json, columns=("path", "scenes"))
+
+
 @app.command("demo-video")
 def demo_video(
     out: Annotated[Path, typer.Option(help="The mp4 file to write.")] = Path("out/demo/world.mp4"),

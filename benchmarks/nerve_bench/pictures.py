@@ -58,7 +58,8 @@ def _head_tile(rgb: Picture, result: Intermediates, head: int, token: tuple[int,
         raise TypeError(f"pictures of heads need the kind softmax_pooled, got {type(affinity).__name__}")
     row = affinity.B[head, token[0] * result.grid_hw[1] + token[1]].unflatten(0, affinity.pooled_hw).numpy()
     look = cv2.resize(row / row.max(), rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)[..., None]
-    tile = np.ascontiguousarray((rgb * (0.25 + 0.75 * look)).astype(np.uint8))
+    # The root lifts what a sharpened row leaves faint, as the eye would want it.
+    tile = np.ascontiguousarray((rgb * (0.3 + 0.7 * np.sqrt(look))).astype(np.uint8))
     scale = rgb.shape[0] / result.grid_hw[0]
     center = (round((token[1] + 0.5) * scale), round((token[0] + 0.5) * scale))
     cv2.circle(tile, center, 3, (255, 0, 0), -1)

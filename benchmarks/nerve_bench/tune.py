@@ -30,17 +30,26 @@ DOWN_32, DOWN_16 = "down_blocks.1.attentions.0", "down_blocks.2.attentions.0"
 UP_32A, UP_32B = "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"
 SWEEPS: dict[str, list[Settings]] = {
     "layers": grid(
-        layers=[(DOWN_32,), (DOWN_16,), (UP_32A,), (UP_32B,), (DOWN_32, DOWN_16), (DOWN_32, UP_32A), (DOWN_32, UP_32B)],
-        timestep=[50, 100, 200, 400],
+        layers=[
+            (DOWN_32,),
+            (DOWN_16,),
+            (UP_32A,),
+            (UP_32B,),
+            (DOWN_32, DOWN_16),
+            (DOWN_32, UP_32A),
+            (UP_32A, UP_32B),
+            (DOWN_32, UP_32A, UP_32B),
+        ],
+        timestep=[20, 50, 100, 200],
     ),
     "heads": grid(
-        sharpen=[1.0, 2.0, 4.0, 8.0],
-        row_threshold=[0.0, 0.1, 0.3],
+        sharpen=[1.0, 2.0, 4.0, 6.0],
+        row_threshold=[0.0, 0.3],
         key_norm=[False, True],
         head_temperature=[0.15, 0.3, 1.0],
     ),
-    "local": grid(local_features=["keys", "latent", "rgb"], sigma=[0.02, 0.05, 0.1, 0.3]),
-    "walk": grid(alpha=[0.7, 0.85, 0.9, 0.95], beta=[0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0], tau=[20.0, 30.0, 40.0]),
+    "local": grid(local_features=["keys", "latent", "rgb"], sigma=[0.02, 0.05, 0.1, 0.2]),
+    "walk": grid(alpha=[0.7, 0.85, 0.9, 0.95], beta=[0.0, 0.2, 0.35, 0.5, 0.7, 1.0], tau=[20.0, 30.0, 45.0]),
 }
 """What `nerve-bench tune --part` compares, one part at a time around the preset's other constants."""
 
