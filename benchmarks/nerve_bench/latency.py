@@ -176,7 +176,7 @@ def measure_latency(
     Rounds of the runners alternate, so that a noisy neighbour hits all of them alike.
     """
     # The reference counts the classes in use, which breaks the compiled graph in two and is said at length each time.
-    torch._logging.set_logs(dynamo=logging.ERROR)
+    torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]  # documented, not re-exported
     yield header(plan)
     for every in (1, plan.keyframe_every):
         runners: dict[str, ReferenceStages | BundleStages] = {

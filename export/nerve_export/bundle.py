@@ -28,7 +28,7 @@ def bundle_lock(out: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ResourceError(f"another builder has been making {out} for {LOCK_TIMEOUT_S} s; wait or stop it") from error
-    except PermissionError as error:
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise ResourceError(f"cannot write beside {out}: {error}; choose another place with --out") from error
 
 

@@ -5,6 +5,7 @@ TensorRT-RTX compiles for a named compute capability without any GPU; the engine
 
 import importlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def resolve_targets(target: str) -> tuple[tuple[str, ...], str]:
     if target == "auto":
         return _automatic_targets()
     library, _, capabilities = target.partition(":")
-    names = tuple(name.strip() for name in capabilities.split(",") if name.strip())
+    names = tuple(dict.fromkeys(name.strip() for name in capabilities.split(",") if name.strip()))
     unknown = [name for name in names if name not in RTX_CAPABILITIES]
     if library != "rtx" or not names or unknown:
         raise UsageError(
@@ -70,10 +71,11 @@ def _automatic_targets() -> tuple[tuple[str, ...], str]:
     capability = _gpu_capability()
     if capability is None:
         return (), "graphs for ONNX Runtime only: no NVIDIA GPU was found here"
-    if importlib.util.find_spec(RTX_LIBRARY) is None:
+    if find_spec(RTX_LIBRARY) is None:
         return (
             (),
-            f"graphs for ONNX Runtime only: a GPU ({capability}) is here, but no tensorrt-rtx; pip install tensorrt-rtx",
+            f"graphs for ONNX Runtime only: a GPU ({capability}) is here, but no TensorRT-RTX; "
+            "pip install 'nerve-deploy[rtx]'",
         )
     if capability not in RTX_CAPABILITIES:
         return (), f"graphs for ONNX Runtime only: TensorRT-RTX has no target for this GPU ({capability})"

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.onnx
 
 TIGHT = Tolerance(cosine=0.9999, max_abs=1e-3)
 CHAIN = {"chain"}
+SLOW = pytest.mark.slow  # a second each, together too long for every run
 ReportOf = Callable[[StageName, damage.Edit], ParityReport]
 
 
@@ -47,6 +48,7 @@ def test_the_sound_bundle_agrees_at_every_tap(bundle: Path, manifest: Manifest, 
     assert {(tap.stage, tap.tensor) for tap in report.taps if tap.stage != "chain"} == outputs
 
 
+@SLOW
 def test_an_edit_that_changes_nothing_passes(report_of: ReportOf) -> None:
     assert report_of("walk", damage.shifted("alpha", 0.0)).passed
 
@@ -61,26 +63,28 @@ def test_transposed_local_weights_fail(report_of: ReportOf) -> None:
     assert failed_stages(report_of("attention", damage.transposed_weights())) == {"attention"}
 
 
+@SLOW
 def test_neighbours_in_another_order_fail(report_of: ReportOf) -> None:
     assert failed_stages(report_of("attention", damage.reversed_neighbours())) == {"attention"}
 
 
-@pytest.mark.parametrize("stage", ["scores", "attention", "frame"])
+@pytest.mark.parametrize("stage", ["scores", "attention", pytest.param("frame", marks=SLOW)])
 def test_red_and_blue_exchanged_fails(stage: StageName, report_of: ReportOf) -> None:
     assert failed_stages(report_of(stage, damage.swapped_colors())) == {stage}
 
 
-@pytest.mark.parametrize("stage", ["walk", "walk_warm", "frame"])
+@pytest.mark.parametrize("stage", ["walk", *(pytest.param(name, marks=SLOW) for name in ("walk_warm", "frame"))])
 def test_an_alpha_that_is_off_by_two_hundredths_fails(stage: StageName, report_of: ReportOf) -> None:
     assert failed_stages(report_of(stage, damage.shifted("alpha", -0.02))) == {stage}
 
 
+@SLOW
 @pytest.mark.parametrize("stage", ["walk", "walk_warm"])
 def test_a_beta_that_is_off_by_two_hundredths_fails(stage: StageName, report_of: ReportOf) -> None:
     assert failed_stages(report_of(stage, damage.shifted("beta", 0.02))) == {stage}
 
 
-@pytest.mark.parametrize("stage", ["walk", "walk_warm"])
+@pytest.mark.parametrize("stage", ["walk", pytest.param("walk_warm", marks=SLOW)])
 def test_a_walk_of_one_step_less_fails(stage: StageName, report_of: ReportOf) -> None:
     assert failed_stages(report_of(stage, damage.one_step_less)) == {stage}
 
@@ -95,15 +99,18 @@ def test_text_embeddings_of_two_prompts_exchanged_fail(report_of: ReportOf) -> N
     assert failed_stages(report_of("text", damage.swapped_results("text_embeddings"))) == {"text"}
 
 
+@SLOW
 @pytest.mark.parametrize("name", ["text_embeddings", "class_rows"])
 def test_two_classes_exchanged_fail(name: str, report_of: ReportOf) -> None:
     assert failed_stages(report_of("scores", damage.swapped_rows(name))) == {"scores"}
 
 
+@SLOW
 def test_a_head_temperature_that_is_off_by_five_percent_fails(report_of: ReportOf) -> None:
     assert failed_stages(report_of("mix", damage.shifted("head_temperature", 0.05))) == {"mix"}
 
 
+@SLOW
 def test_a_read_out_that_is_upside_down_fails(report_of: ReportOf) -> None:
     flip = helper.make_node("Slice", ["sound", "start", "end", "axis", "step"], ["labels"])
     ends = {name: np.array([value]) for name, value in (("start", -1), ("end", -(1 << 30)), ("axis", 0), ("step", -1))}
@@ -112,6 +119,7 @@ def test_a_read_out_that_is_upside_down_fails(report_of: ReportOf) -> None:
     assert not report.passed
 
 
+@SLOW
 def test_damage_shows_in_the_chain_of_all_stages_too(report_of: ReportOf) -> None:
     report = report_of("scores", damage.swapped_rows("class_rows"))
     assert next(tap.tensor for tap in report.taps if tap.stage == "chain" and not tap.passed) == "labels_cold"

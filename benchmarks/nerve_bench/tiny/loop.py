@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nerve_runtime.errors import UsageError
+
 Losses = dict[str, Tensor]
 LossFunction = Callable[[Any, int], Losses]
 CHECKPOINT_EVERY = 100
@@ -52,13 +54,16 @@ def train(
 
     Returns:
         The record for the model card: steps, seconds of training, smoothed losses at the end.
+
+    Raises:
+        UsageError: the checkpoint is of a training of another length.
     """
     optimizer = torch.optim.AdamW(model.parameters(), phase.peak_rate, weight_decay=phase.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, phase.peak_rate, phase.steps, pct_start=0.1)
     path = folder / f"{phase.name}.pt"
     record: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": {}}
     if path.exists():
-        record = _resume(path, model, optimizer, schedule)
+        record = _resume(path, phase, model, optimizer, schedule)
     model.train()
     for step in range(record["step"], phase.steps):
         torch.manual_seed(step)  # dropout and posterior samples: equal after a resume
@@ -92,8 +97,13 @@ def _checkpoint(path: Path, model: nn.Module, optimizer: Any, schedule: Any, rec
     partial.replace(path)
 
 
-def _resume(path: Path, model: nn.Module, optimizer: Any, schedule: Any) -> dict[str, Any]:
+def _resume(path: Path, phase: Phase, model: nn.Module, optimizer: Any, schedule: Any) -> dict[str, Any]:
     state = torch.load(path, weights_only=True)
+    if state["schedule"]["total_steps"] != phase.steps:
+        raise UsageError(
+            f"{path} is of a training of {state['schedule']['total_steps']} steps, this one has {phase.steps}; "
+            "choose another folder with --work, or remove the old one"
+        )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])

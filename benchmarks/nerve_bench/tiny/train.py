@@ -82,7 +82,9 @@ def _scaled_latents(plan: TrainPlan, vae: Any, scenes: CaptionedScenes) -> torch
     """Latents of unit standard deviation; the factor is written into the VAE's config, as Stable Diffusion does."""
     path = plan.work / "latents.pt"
     if not path.exists():
-        torch.save(diffusion.encode_all(vae, scenes.rgb, plan.device, ProgressFactory()), path)
+        partial = path.with_suffix(".tmp")
+        torch.save(diffusion.encode_all(vae, scenes.rgb, plan.device, ProgressFactory()), partial)
+        partial.replace(path)
     latents = torch.load(path, weights_only=True)
     factor = round(1 / latents.float().std().item(), 5)
     vae.register_to_config(scaling_factor=factor)

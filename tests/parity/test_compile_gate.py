@@ -1,0 +1,61 @@
+"""NVIDIA's own compiler accepts every graph, for two generations of GPUs, on a machine without one."""
+
+from pathlib import Path
+
+import pytest
+from onnx import helper
+
+from nerve_export.engine import CLASS_SLOTS, PROFILE, compile_engine
+from nerve_runtime.errors import CompatibilityError, ResourceError
+from nerve_runtime.manifest import Manifest
+from nerve_runtime.spec import StageName
+from tests.parity.damage import before_output, damaged_bundle
+from tests.parity.test_graphs import STAGES
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'nerve-deploy[rtx]'")
+pytestmark = pytest.mark.onnx
+
+LEAST_PLAN_BYTES = 100_000
+"""The smallest engine, of the read-out, has 720 kB."""
+
+
+@pytest.mark.parametrize("target", ["rtx-sm86", "rtx-sm89"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_parses_and_compiles(stage: StageName, target: str, bundle: Path, manifest: Manifest) -> None:
+    record = manifest.stages[stage]
+    engine = compile_engine(bundle / record.onnx, record.spec, target)
+    assert len(engine.plan) > LEAST_PLAN_BYTES
+    assert engine.target == target
+    assert engine.backend_version.startswith("tensorrt-rtx ")
+    free = {tensor.name for tensor in record.spec.inputs if any(isinstance(axis, str) for axis in tensor.axes)}
+    assert set(engine.profile) == free | ({"size_hw"} if stage == "readout" else set())
+
+
+def test_the_profile_fixes_the_class_slots_and_ranges_over_the_rest(bundle: Path, manifest: Manifest) -> None:
+    record, sizes = manifest.stages["scores"], manifest.geometry
+    profile = compile_engine(bundle / record.onnx, record.spec, "rtx-sm89").profile
+    assert profile["class_mask"] == [[CLASS_SLOTS]] * 3
+    assert profile["text_embeddings"] == [[rows, sizes.text_width] for rows in PROFILE["r"]]
+    readout = manifest.stages["readout"]
+    profile = compile_engine(bundle / readout.onnx, readout.spec, "rtx-sm89").profile
+    assert profile["size_hw"] == [list(pair) for pair in zip(PROFILE["H"], PROFILE["W"], strict=True)]
+
+
+def test_a_graph_that_the_parser_refuses_is_named_with_its_node(
+    bundle: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    edit = before_output("label_scores", helper.make_node("Det", ["sound"], ["label_scores"], name="culprit"))
+    broken = damaged_bundle(bundle, manifest, tmp_path / "broken", "walk_warm", edit)
+    record = broken.stages["walk_warm"]
+    with pytest.raises(CompatibilityError, match=r"cannot parse walk_warm\.onnx: .*culprit"):
+        compile_engine(tmp_path / "broken" / record.onnx, record.spec, "rtx-sm89")
+
+
+def test_a_profile_that_does_not_fit_gets_no_engine_and_a_reason(
+    bundle: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROFILE, "H", (16, 720, 4320))
+    monkeypatch.setitem(PROFILE, "W", (16, 1280, 7680))
+    record = manifest.stages["readout"]
+    with pytest.raises(ResourceError, match=r"no engine for readout\.onnx: .*OutOfMemory"):
+        compile_engine(bundle / record.onnx, record.spec, "rtx-sm89")

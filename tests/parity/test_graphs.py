@@ -1,0 +1,250 @@
+"""What every graph of the bundle is, and is not: its doors, its size, its secrets."""
+
+import math
+import re
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import GraphProto, ModelProto, TensorProto
+
+from nerve_export.build import build
+from nerve_export.plan import Preset, make_plan
+from nerve_ref.weights import Models
+from nerve_runtime.backends import open_backend
+from nerve_runtime.manifest import Manifest, load_manifest
+from nerve_runtime.spec import StageName, TensorSpec
+from tests.contracts.checkout import ROOT, run_python
+from tests.parity.damage import constants_of
+
+pytestmark = pytest.mark.onnx
+
+STAGES: tuple[StageName, ...] = ("text", "scores", "attention", "mix", "walk", "walk_warm", "readout", "frame")
+DTYPES = {
+    "uint8": TensorProto.UINT8,
+    "bool": TensorProto.BOOL,
+    "int64": TensorProto.INT64,
+    "float32": TensorProto.FLOAT,
+}
+CLASSES = 21
+FREE_AXES = {"c": CLASSES, "r": CLASSES, "k": 2, "n": CLASSES, "H": 128, "W": 128}
+PACKAGE_FOLDERS = ("export", "nerve_ref", "runtime")
+
+
+@pytest.fixture(scope="session")
+def graphs(bundle: Path, manifest: Manifest) -> dict[StageName, ModelProto]:
+    return {stage: onnx.load(bundle / record.onnx) for stage, record in manifest.stages.items()}
+
+
+def doors(values: object) -> list[tuple[str, int, tuple[int | str, ...]]]:
+    """Name, element type and axes of each input or output; a free axis is its letter."""
+    return [
+        (
+            value.name,
+            value.type.tensor_type.elem_type,
+            tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim),
+        )
+        for value in values  # type: ignore[attr-defined]  # protobuf's containers have no public type
+    ]
+
+
+def promised(specs: tuple[TensorSpec, ...]) -> list[tuple[str, int, tuple[int | str, ...]]]:
+    return [(spec.name, DTYPES[spec.dtype], spec.axes) for spec in specs]
+
+
+def shapes_of(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of a graph, free axes at `FREE_AXES`; 0 for one that is only known at run time."""
+    fixed = ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output, *fixed.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                size = FREE_AXES.get(dim.dim_param)
+                dim.Clear()
+                if size is not None:
+                    dim.dim_value = size
+    graph = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    return shapes
+
+
+def strings_of(model: ModelProto) -> set[str]:
+    """Every string and every name in a model, but not the bytes of its weights."""
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    for tensor in bare.graph.initializer:
+        tensor.ClearField("raw_data")
+    return set(re.findall(r'"((?:[^"\\]|\\.)*)"', str(bare)))
+
+
+def count(graph: GraphProto, op_type: str) -> int:
+    return sum(node.op_type == op_type for node in graph.node)
+
+
+def test_the_bundle_has_every_stage(manifest: Manifest) -> None:
+    assert set(manifest.stages) == set(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_inputs_are_those_of_the_manifest(
+    stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    assert doors(graphs[stage].graph.input) == promised(manifest.stages[stage].spec.inputs)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_outputs_are_those_of_the_manifest(
+    stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    """A free axis that comes from values, as the read-out's, has a name of the exporter's."""
+    found, expected = doors(graphs[stage].graph.output), promised(manifest.stages[stage].spec.outputs)
+    assert [door[:2] for door in found] == [door[:2] for door in expected]
+    for (_, _, axes), (_, _, wanted) in zip(found, expected, strict=True):
+        assert [axis if isinstance(axis, int) else "free" for axis in axes] == [
+            axis if isinstance(axis, int) else "free" for axis in wanted
+        ]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_graph_uses_plain_onnx_of_the_manifests_opset(
+    stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    assert [(opset.domain, opset.version) for opset in graphs[stage].opset_import] == [("", manifest.opset)]
+    assert {node.domain for node in graphs[stage].graph.node} == {""}
+    assert not graphs[stage].functions
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_graph_says_what_it_is_and_nothing_else(
+    stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    stamp = {"nerve_stage": stage, "nerve_preset": manifest.preset, "nerve_precision": manifest.precision}
+    assert {entry.key: entry.value for entry in graphs[stage].metadata_props} == stamp
+    assert graphs[stage].producer_name == "nerve-deploy"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_string_of_a_graph_names_a_file_or_a_folder(stage: StageName, graphs: dict[StageName, ModelProto]) -> None:
+    strings = strings_of(graphs[stage])
+    assert stage in strings, "the stamp is among the strings, so the search sees them"
+    assert [text for text in strings if re.search(r"[/\\]|\.py\b|site-packages", text)] == []
+
+
+@pytest.mark.parametrize("stage", ["attention", "mix", "walk", "walk_warm", "frame"])
+def test_no_tensor_is_tokens_by_tokens(
+    stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    sizes = manifest.geometry
+    rows = (sizes.heads, sizes.tokens, sizes.pooled_keys)
+    shapes = shapes_of(graphs[stage])
+    made = [name for node in graphs[stage].graph.node for name in node.output if name]
+    assert [name for name in made if name not in shapes or 0 in shapes[name]] == [], "every shape is known"
+    square = {name: shape for name, shape in shapes.items() if shape.count(sizes.tokens) > 1}
+    large = {name: shape for name, shape in shapes.items() if math.prod(shape) >= sizes.tokens**2 and shape != rows}
+    assert square == {}
+    assert large == {}
+
+
+def test_attention_gives_rows_over_pooled_keys_and_no_attention_map(
+    graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    sizes = manifest.geometry
+    assert sizes.pooled_keys < sizes.tokens
+    shapes = [shape for _, _, shape in doors(graphs["attention"].graph.output)]
+    assert shapes == [(sizes.heads, sizes.tokens, sizes.pooled_keys), (8, *sizes.grid_hw)]
+
+
+@pytest.mark.parametrize(("stage", "constant"), [("walk", "steps"), ("walk_warm", "warm_steps"), ("frame", "steps")])
+def test_a_walk_is_one_convolution_with_the_eight_kernels_a_step(
+    stage: StageName, constant: str, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    graph = graphs[stage].graph
+    kernels = {tensor.name for tensor in graph.initializer if tuple(tensor.dims) == (8, 1, 3, 3)}
+    local = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in kernels]
+    assert len(local) == manifest.method.baked[constant]
+
+
+@pytest.mark.parametrize("stage", ["walk", "walk_warm"])
+def test_a_walk_has_no_other_convolution_and_no_padding(
+    stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
+) -> None:
+    graph = graphs[stage].graph
+    steps = manifest.method.baked["steps" if stage == "walk" else "warm_steps"]
+    assert count(graph, "Conv") == steps
+    assert count(graph, "Pad") == count(graph, "Slice") == count(graph, "Gather") == 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_graph_scatters_or_resizes_with_antialias(stage: StageName, graphs: dict[StageName, ModelProto]) -> None:
+    graph = graphs[stage].graph
+    assert [node.op_type for node in graph.node if node.op_type.startswith("Scatter")] == []
+    antialias = [
+        a.i for node in graph.node if node.op_type == "Resize" for a in node.attribute if a.name == "antialias"
+    ]
+    assert set(antialias) <= {0}
+
+
+@pytest.mark.parametrize("stage", ["attention", "frame"])
+def test_nothing_of_the_networks_behind_the_last_used_layer_is_carried(
+    stage: StageName, graphs: dict[StageName, ModelProto], preset: Preset
+) -> None:
+    (layer,) = preset.params.layers
+    assert layer == "down_blocks.1.attentions.0", "the names below are those of blocks behind this layer"
+    behind = ("down_blocks.2", "mid_block", "up_blocks", "conv_out", "conv_norm_out", "attn2", "to_out", "to_v", "ff.")
+    names = [tensor.name for tensor in graphs[stage].graph.initializer]
+    unet = [name.partition("unet.")[2] for name in names if "unet." in name]
+    assert any(name.startswith("down_blocks.1.") for name in unet)
+    assert [name for name in unet if any(part in name for part in behind)] == []
+    assert [name for name in names if "decoder" in name] == []
+
+
+def test_attention_carries_no_more_bytes_than_the_modules_that_it_needs(
+    graphs: dict[StageName, ModelProto], models: Models
+) -> None:
+    unet, vae = models.unet, models.vae
+    block = unet.down_blocks[1]
+    transformer = block.attentions[0].transformer_blocks[0]
+    used = [vae.encoder, vae.quant_conv, unet.conv_in, unet.time_embedding, unet.down_blocks[0], block.resnets[0]]
+    used += [block.attentions[0].norm, block.attentions[0].proj_in, transformer.norm1]
+    used += [transformer.attn1.to_q, transformer.attn1.to_k]
+    needed = sum(parameter.numel() * 4 for module in used for parameter in module.parameters())
+    own = {"noise", "reach"}
+    carried = dict(constants_of(graphs["attention"].graph))
+    assert needed > 500_000
+    # Folded constants, such as the time embedding of the one timestep and shapes, take a few kilobytes.
+    assert sum(size for name, size in carried.items() if name not in own) < needed + 16_384
+
+
+@pytest.mark.slow
+def test_two_checkouts_in_different_folders_give_equal_bytes(tmp_path: Path) -> None:
+    folders = (tmp_path / "a", tmp_path / "another" / "home" / "deeper")
+    for folder in folders:
+        for name in PACKAGE_FOLDERS:
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        ended = run_python("export/build_engines.py", "--target", "ort", cwd=folder)
+        assert ended.returncode == 0, ended.stderr
+    first, second = (folder / "bundles" / "tiny" for folder in folders)
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    assert [name for name in names if name.endswith(".onnx")] == sorted(f"{stage}.onnx" for stage in STAGES)
+    assert [name for name in names if (first / name).read_bytes() != (second / name).read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_opset_20_builds_agrees_with_the_reference_and_has_no_newer_operation(tmp_path: Path, preset: Preset) -> None:
+    plan = make_plan("tiny", opset=20, size_hw=None, steps=4, max_classes=254, out=tmp_path / "jetpack")
+    result = build(plan, (), lambda what: None)
+    assert result.parity is not None
+    assert result.parity.passed
+    manifest = load_manifest(plan.out)
+    assert manifest.opset == 20
+    for stage, record in manifest.stages.items():
+        model = onnx.load(plan.out / record.onnx)
+        assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
+        assert count(model.graph, "Attention") == 0
+        with open_backend("ort", plan.out, manifest) as backend:
+            assert backend.open_session(stage).spec == record.spec
+    assert count(onnx.load(plan.out / "walk.onnx").graph, "Conv") == 4

@@ -1,0 +1,198 @@
+"""Flags to a plan, a plan to its key: what changes the key, and what must not."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import nerve_export
+import nerve_ref
+from nerve_export import plan as plan_module
+from nerve_export.plan import BuildPlan, make_plan, plan_key, presets, tool_versions
+from nerve_ref.params import TINY
+from nerve_runtime import spec
+from nerve_runtime.errors import UsageError
+from tests.contracts.checkout import PACKAGES, ROOMS, imported_modules, sources
+
+POISONED = """
+import sys
+for name in ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "tensorrt_rtx"):
+    sys.modules[name] = None
+from nerve_export.cli import main
+sys.argv = ["nerve-build", *{words!r}]
+main()
+"""
+DEFAULTS: dict[str, Any] = {"opset": 23, "size_hw": None, "steps": None, "max_classes": 254, "out": None}
+RUNTIME_DOORS = {"nerve_runtime.errors", "nerve_runtime.spec", "nerve_runtime.manifest", "nerve_runtime.backends"}
+
+
+def planned(preset: str = "tiny", **flags: Any) -> BuildPlan:
+    return make_plan(preset, **{**DEFAULTS, **flags})
+
+
+def light_command(*words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS))}
+    command = [sys.executable, "-c", POISONED.format(words=words)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Another checkout: all that the key reads, copied, and the packages found there."""
+    modules: dict[str, ModuleType] = {"nerve_ref": nerve_ref, "nerve_export": nerve_export, "nerve_runtime": spec}
+    folders = {}
+    for name, module in modules.items():
+        folders[name] = tmp_path / "elsewhere" / name
+        shutil.copytree(PACKAGES[name], folders[name], ignore=shutil.ignore_patterns("__pycache__"))
+        monkeypatch.setattr(module, "__file__", str(folders[name] / Path(str(module.__file__)).name))
+    return folders
+
+
+def test_no_flags_give_the_presets_own_constants() -> None:
+    plan = planned()
+    assert (plan.params, plan.opset, plan.max_classes, plan.out) == (TINY, 23, 254, Path("bundles/tiny"))
+
+
+def test_flags_replace_constants() -> None:
+    plan = planned(opset=20, steps=8, max_classes=20, out=Path("x/y"))
+    assert (plan.opset, plan.params.steps, plan.max_classes, plan.out) == (20, 8, 20, Path("x/y"))
+    assert replace(plan.params, steps=TINY.steps) == TINY
+
+
+def test_another_size_keeps_the_size_of_patches_and_cells() -> None:
+    params = planned(size_hw=(256, 192)).params
+    assert params.size_hw == (256, 192)
+    assert params.clip_size_hw == (2 * TINY.clip_size_hw[0], TINY.clip_size_hw[1] * 3 // 2)
+    assert params.pooled_hw == (2 * TINY.pooled_hw[0], TINY.pooled_hw[1] * 3 // 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"preset": "huge"}, "--preset is 'huge', expected one of: tiny"),
+        ({"opset": 21}, r"--opset is 21, expected 23 \(default\) or 20"),
+        ({"max_classes": 1}, "--max-classes is 1, expected 2 to 254: labels are 8 bit"),
+        ({"max_classes": 255}, "--max-classes is 255, expected 2 to 254"),
+        ({"size_hw": (100, 128)}, "--size is 100 128, expected multiples of 64 pixels"),
+        ({"size_hw": (128, 0)}, "--size is 128 0, expected multiples of 64"),
+        ({"size_hw": (-64, 64)}, "--size is -64 64, expected multiples of 64"),
+        ({"steps": 0}, "--steps is 0, expected 1 to 100"),
+        ({"steps": 101}, "--steps is 101, expected 1 to 100"),
+    ],
+)
+def test_a_flag_out_of_its_range_is_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        planned(**flags)
+
+
+def test_the_key_is_the_same_for_the_same_plan() -> None:
+    assert plan_key(planned()) == plan_key(planned())
+    assert len(plan_key(planned())) == 64
+
+
+def test_where_the_bundle_goes_does_not_change_the_key() -> None:
+    assert plan_key(planned(out=Path("there"))) == plan_key(planned())
+
+
+@pytest.mark.parametrize("flags", [{"opset": 20}, {"steps": 8}, {"max_classes": 20}, {"size_hw": (192, 128)}])
+def test_every_flag_that_shapes_the_bundle_changes_the_key(flags: dict[str, Any]) -> None:
+    assert plan_key(planned(**flags)) != plan_key(planned())
+
+
+@pytest.mark.parametrize("change", [{"sigma": 0.2}, {"alpha": 0.5}, {"layers": ("down_blocks.2.attentions.0",)}])
+def test_every_constant_of_the_method_changes_the_key(change: dict[str, Any]) -> None:
+    plan = planned()
+    assert plan_key(replace(plan, params=replace(plan.params, **change))) != plan_key(plan)
+
+
+def test_another_version_of_a_tool_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = plan_key(planned())
+    monkeypatch.setattr(plan_module, "version", lambda name: "0.0.1" if name == "onnxscript" else "1")
+    assert plan_key(planned()) != before
+    assert tool_versions()["onnxscript"] == "0.0.1"
+
+
+def test_a_missing_tool_is_absent_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "TOOLS", ("surely-not-installed",))
+    assert tool_versions() == {"surely-not-installed": "absent"}
+
+
+def test_another_checkout_has_the_same_key(request: pytest.FixtureRequest) -> None:
+    here = plan_key(planned())
+    elsewhere = request.getfixturevalue("copies")["nerve_ref"]
+    assert presets()["tiny"].weights == elsewhere / "models" / "tiny"
+    assert plan_key(planned()) == here
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "nerve_ref/walk.py",
+        "nerve_ref/templates.py",
+        "nerve_export/modules.py",
+        "nerve_export/stages.py",
+        "nerve_runtime/manifest.py",
+        "nerve_runtime/spec.py",
+        "nerve_ref/models/tiny/clip/model.safetensors",
+        "nerve_ref/models/tiny/clip/tokenizer.json",
+        "nerve_ref/models/tiny/unet/diffusion_pytorch_model.safetensors",
+        "nerve_ref/models/tiny/vae/config.json",
+        "nerve_ref/models/tiny/scheduler/scheduler_config.json",
+    ],
+)
+def test_one_byte_of_a_source_or_of_a_weight_changes_the_key(changed: str, copies: dict[str, Path]) -> None:
+    before = plan_key(planned())
+    path = copies[changed.partition("/")[0]].parent / changed
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    assert plan_key(planned()) != before
+
+
+@pytest.mark.parametrize("changed", ["nerve_runtime/segmenter.py", "nerve_runtime/overlay.py"])
+def test_the_rest_of_the_runtime_does_not_change_the_key(changed: str, copies: dict[str, Path]) -> None:
+    before = plan_key(planned())
+    (copies["nerve_runtime"].parent / changed).write_text("another\n")
+    assert plan_key(planned()) == before
+
+
+def test_a_dry_run_needs_no_torch_and_says_what_would_be_built() -> None:
+    ended = light_command("--dry-run", "--steps", "8", "--target", "rtx:sm86")
+    assert ended.returncode == 0, ended.stderr
+    assert "steps: 8" in ended.stdout
+    assert "target: rtx:sm86" in ended.stdout
+    assert f"plan_key: {plan_key(planned(steps=8))}" in ended.stdout
+
+
+def test_help_needs_no_torch() -> None:
+    ended = light_command("--help")
+    assert ended.returncode == 0, ended.stderr
+    assert "--dry-run" in ended.stdout
+
+
+def test_a_real_build_does_need_torch_so_the_poison_works(tmp_path: Path) -> None:
+    ended = light_command("--out", str(tmp_path / "none"), "--force", "--target", "ort")
+    assert ended.returncode != 0
+    assert "import of torch halted" in ended.stderr
+
+
+def test_a_refused_flag_is_one_line_and_exit_code_2() -> None:
+    ended = light_command("--opset", "19")
+    assert ended.returncode == 2
+    assert ended.stderr.strip().splitlines() == [
+        "error: --opset is 19, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)"
+    ]
+
+
+def test_the_export_enters_the_runtime_by_four_doors_only() -> None:
+    """A closed list, where the import contract names what is forbidden: a new module of the runtime is outside."""
+    entered = {
+        name for path in sources("nerve_export") for name, _ in imported_modules(path) if "nerve_runtime" in name
+    }
+    assert entered - RUNTIME_DOORS == {"nerve_runtime"}, "the bare package is `from nerve_runtime import spec`"
