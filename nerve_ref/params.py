@@ -146,12 +146,21 @@ TINY = NerveParams(
     size_hw=(128, 128),
     clip_size_hw=(128, 128),
     clip_mode="maskclip",
-    tau=30.0,
+    tau=60.0,
     template_set="single",
-    layers=("down_blocks.1.attentions.0",),
-    beta=0.5,
+    timestep=50,
+    layers=("down_blocks.1.attentions.0", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"),
+    sharpen=3.0,
+    head_temperature=0.2,
+    local_features="rgb",
+    sigma=0.006,
+    alpha=0.93,
+    beta=0.2,
 )
-"""Preset `tiny`: the packaged models, which know the synthetic shapes world and nothing else."""
+"""Preset `tiny`: the packaged models, which know the synthetic shapes world and nothing else.
+
+Its constants were chosen on validation scenes with `nerve-bench tune`; another training wants another choice.
+"""
 
 PRESETS = {"tiny": TINY, "sd21": SD21, "paper": PAPER}
 """The named instances, by the name that commands use."""

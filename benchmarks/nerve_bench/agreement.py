@@ -33,7 +33,7 @@ def measure_agreement(
             "mode": mode,
             "percent": round(float(np.mean(shares)), 4),
             "worst_frame_percent": round(min(shares), 4),
-            "miou": round(table.miou(), 2),
+            "pixel_accuracy": round(table.pixel_accuracy(), 2),
             "frames": frames,
             "keyframe_every": every,
         }

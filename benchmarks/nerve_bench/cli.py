@@ -124,7 +124,9 @@ def agreement(
 
     world, folder = _world(preset), bundle or Path("bundles") / preset
     records = measure_agreement(world, folder, SEEDS["clips"][seed_offset], limit, keyframe_every, _progress())
-    _emit(records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "miou", "frames"))
+    _emit(
+        records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "pixel_accuracy", "frames")
+    )
 
 
 @app.command()

@@ -43,13 +43,13 @@ SWEEPS: dict[str, list[Settings]] = {
         timestep=[20, 50, 100, 200],
     ),
     "heads": grid(
-        sharpen=[1.0, 2.0, 4.0, 6.0],
+        sharpen=[1.0, 2.0, 3.0, 4.0],
         row_threshold=[0.0, 0.3],
         key_norm=[False, True],
-        head_temperature=[0.15, 0.3, 1.0],
+        head_temperature=[0.2, 0.5, 1.0],
     ),
-    "local": grid(local_features=["keys", "latent", "rgb"], sigma=[0.02, 0.05, 0.1, 0.2]),
-    "walk": grid(alpha=[0.7, 0.85, 0.9, 0.95], beta=[0.0, 0.2, 0.35, 0.5, 0.7, 1.0], tau=[20.0, 30.0, 45.0]),
+    "local": grid(local_features=["keys", "latent", "rgb"], sigma=[0.003, 0.006, 0.01, 0.02, 0.05, 0.1]),
+    "walk": grid(alpha=[0.7, 0.85, 0.9, 0.93, 0.95], beta=[0.0, 0.1, 0.2, 0.35, 0.5, 1.0], tau=[30.0, 60.0]),
 }
 """What `nerve-bench tune --part` compares, one part at a time around the preset's other constants."""
 

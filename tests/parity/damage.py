@@ -129,7 +129,7 @@ def _scores_before(graph: GraphProto, node: NodeProto) -> str:
 
 
 def tempered(factor: float, shape: tuple[int, int, int]) -> Edit:
-    """The temperature of the attention's softmax off by a factor."""
+    """The temperature of the first layer's softmax over pooled keys, rows (any heads, p, m), off by a factor."""
 
     def edit(graph: GraphProto) -> None:
         index = next(index for index, node in enumerate(graph.node) if _is_softmax(graph, node, shape))
@@ -145,7 +145,7 @@ def _is_softmax(graph: GraphProto, node: NodeProto, shape: tuple[int, int, int])
     shapes = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in graph.value_info
     }
-    return node.op_type == "Softmax" and shapes.get(node.output[0]) == shape
+    return node.op_type == "Softmax" and shapes.get(node.output[0], ())[1:] == shape[1:]
 
 
 def _insert(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nerve_runtime.candidates import possible_winners
 from numpy.typing import NDArray
+
+from nerve_runtime.candidates import possible_winners
 
 
 def _bilinear(line: NDArray[np.float64], length: int) -> NDArray[np.float64]:
