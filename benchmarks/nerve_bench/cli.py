@@ -90,6 +90,9 @@ def latency(
         int, typer.Option(min=2, help="Also time video with a keyframe every so many frames.")
     ] = 8,
     threads: Annotated[int, typer.Option(min=0, help="Threads of ONNX Runtime; 0 lets it choose.")] = 0,
+    spinning: Annotated[
+        bool, typer.Option(help="Whether ONNX Runtime's idle threads spin, as PyTorch's do; off in nerve-segment.")
+    ] = True,
     seed_offset: OffsetOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -103,7 +106,7 @@ def latency(
     world = _world(preset)
     clip = moving_scene(SEEDS["clips"][seed_offset], warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
     frames = [frame.rgb for frame in clip]
-    plan = LatencyPlan(limit, warm_up, keyframe_every, threads)
+    plan = LatencyPlan(limit, warm_up, keyframe_every, threads, spinning)
     records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, _progress())
     columns = ("runner", "keyframe_every", "stage", "p50_ms", "p90_ms", "p99_ms", "fps", "ratio_to_eager", "n")
     _emit(records, as_json=as_json, columns=columns)

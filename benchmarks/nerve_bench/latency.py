@@ -24,6 +24,7 @@ from nerve_runtime.errors import CompatibilityError
 
 Frame = NDArray[np.uint8]
 Timings = dict[str, list[float]]
+BLOCK_FRAMES = 16
 PERCENTILES = (50, 90, 99)
 STAGES = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
 
@@ -122,9 +123,9 @@ def _layer_heads(name: str, capture: CaptureProcessor, z_t: torch.Tensor) -> Lay
 class BundleStages:
     """A bundle through the runtime, as a user calls it; stage timings are the runtime's own."""
 
-    def __init__(self, bundle: Path, keyframe_every: int, threads: int) -> None:
+    def __init__(self, bundle: Path, keyframe_every: int, threads: int, *, spinning: bool) -> None:
         self.segmenter = Segmenter.open(
-            bundle, list(CLASS_NAMES), backend="ort", keyframe_every=keyframe_every, threads=threads
+            bundle, list(CLASS_NAMES), backend="ort", keyframe_every=keyframe_every, threads=threads, spinning=spinning
         )
         if not self.segmenter.backend.startswith("ort:"):
             raise CompatibilityError(f"asked for ONNX Runtime, got {self.segmenter.backend}: refusing to report it")
@@ -145,12 +146,16 @@ class BundleStages:
 
 @dataclass(frozen=True, slots=True)
 class LatencyPlan:
-    """`frames` frames after `warm_up` ones, keyframes every `keyframe_every`, on `threads` threads."""
+    """`frames` frames after `warm_up` ones, keyframes every `keyframe_every`, on `threads` threads.
+
+    `spinning`: the bundle's idle threads spin, as PyTorch's do.
+    """
 
     frames: int
     warm_up: int
     keyframe_every: int
     threads: int
+    spinning: bool
 
 
 def header(plan: LatencyPlan) -> dict[str, Any]:
@@ -162,6 +167,7 @@ def header(plan: LatencyPlan) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "onnxruntime", "numpy")},
         "precision": "fp32",
+        "ort_spinning": plan.spinning,
         "classes": len(CLASS_NAMES),
         "warm_up": plan.warm_up,
         "frames": plan.frames,
@@ -173,7 +179,8 @@ def measure_latency(
 ) -> Iterator[dict[str, Any]]:
     """Time all runners, first with every frame a keyframe, then with keyframes every `plan.keyframe_every`.
 
-    Rounds of the runners alternate, so that a noisy neighbour hits all of them alike.
+    Runners alternate in blocks of `BLOCK_FRAMES`, so that a noisy neighbour hits all of them alike. In turns of one
+    frame they would measure each other: threads that still spin for the last one's work slow the next.
     """
     # The reference counts the classes in use, which breaks the compiled graph in two and is said at length each time.
     torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]  # documented, not re-exported
@@ -182,14 +189,22 @@ def measure_latency(
         runners: dict[str, ReferenceStages | BundleStages] = {
             "reference_eager": ReferenceStages(world, compiled=False),
             "reference_compile": ReferenceStages(world, compiled=True),
-            "bundle_ort": BundleStages(bundle, every, plan.threads),
+            "bundle_ort": BundleStages(bundle, every, plan.threads, spinning=plan.spinning),
         }
-        for index in progress(range(plan.warm_up + plan.frames), f"timing, keyframe every {every}"):
+        blocks = range(0, plan.warm_up + plan.frames, BLOCK_FRAMES)
+        for start in progress(blocks, f"timing, keyframe every {every}"):
             for runner in runners.values():
-                if index == plan.warm_up:
-                    runner.timings.clear()
-                runner.frame(frames[index % len(frames)], keyframe=index % every == 0)
+                _run_block(runner, frames, start, every, plan)
         yield from _records(runners, every)
+
+
+def _run_block(
+    runner: "ReferenceStages | BundleStages", frames: Sequence[Frame], start: int, every: int, plan: LatencyPlan
+) -> None:
+    for index in range(start, min(start + BLOCK_FRAMES, plan.warm_up + plan.frames)):
+        if index == plan.warm_up:
+            runner.timings.clear()
+        runner.frame(frames[index % len(frames)], keyframe=index % every == 0)
 
 
 def _records(runners: dict[str, Any], every: int) -> Iterator[dict[str, Any]]:

@@ -179,7 +179,8 @@ class MixStage(nn.Module):
         """Weigh each head by how sure one step of it makes the tokens."""
         entropies = self._entropies(head_affinity, seed_scores)
         weights = self._weights(entropies[None], head_temperature)[0]  # softmax over one axis alone is refused by RTX
-        mixed = (weights[:, None, None] * head_affinity).sum(0)
+        # A product, not a weighted sum: no second copy of B, by far the largest tensor, is written.
+        mixed = (weights[None] @ head_affinity.flatten(1)).view(head_affinity.shape[1:])
         return mixed, weights, entropies
 
     def _entropies(self, head_affinity: Tensor, seed_scores: Tensor) -> Tensor:

@@ -79,6 +79,12 @@ Threads = Annotated[
     int,
     typer.Option("--threads", help="Threads of one graph run; 0: the library chooses, usually one a core."),
 ]
+Spinning = Annotated[
+    bool,
+    typer.Option(
+        "--spinning", help="Idle threads wait by spinning: faster on cores of their own, far slower on shared ones."
+    ),
+]
 KeyframeEvery = Annotated[
     int,
     typer.Option("--keyframe-every", help="Attention every so many frames; frames between are several times cheaper."),

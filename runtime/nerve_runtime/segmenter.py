@@ -130,6 +130,7 @@ class Segmenter:
         backend: str | Backend = "auto",
         providers: Providers = "cpu",
         threads: int = 0,
+        spinning: bool = False,
         keyframe_every: int = 1,
         templates: str | Sequence[str] | None = None,
         constants: Constants | None = None,
@@ -146,6 +147,8 @@ class Segmenter:
             backend: "auto" may choose; any other name is that one or an error. Or a Backend, closed with the segmenter.
             providers: "cpu" or "cuda", for ONNX Runtime.
             threads: threads of one graph run, 0 lets the library choose.
+            spinning: idle threads wait by spinning: a third faster on cores of their own, half as fast where decoding
+                or anything else shares them.
             keyframe_every: attention is computed every so many frames; frames between take a few steps from the last.
             templates: name of a template set, templates with `{}`, or None for the bundle's default.
             constants: of the method, where the bundle's defaults are not wanted.
@@ -163,7 +166,9 @@ class Segmenter:
         cache = default_cache_dir() if cache_dir == "default" else cache_dir
         with ExitStack() as undo:
             if isinstance(backend, str):
-                backend = open_backend(backend, folder, manifest, providers=providers, threads=threads)
+                backend = open_backend(
+                    backend, folder, manifest, providers=providers, threads=threads, spinning=spinning
+                )
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
             bank = encoder.text_bank(classes, background)

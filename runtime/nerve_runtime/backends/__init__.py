@@ -85,7 +85,13 @@ class Backend(ABC):
 
 
 def open_backend(
-    name: str, bundle: Path, manifest: Manifest, *, providers: Providers = "cpu", threads: int = 0
+    name: str,
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    providers: Providers = "cpu",
+    threads: int = 0,
+    spinning: bool = False,
 ) -> Backend:
     """Open a back end by name. Only "auto" may choose; any other name is that back end or an error.
 
@@ -95,6 +101,7 @@ def open_backend(
         manifest: its manifest.
         providers: for ONNX Runtime, the processor the graphs run on.
         threads: for ONNX Runtime, threads of one graph run; 0 lets it choose.
+        spinning: for ONNX Runtime, idle threads wait by spinning, see `Segmenter.open`.
 
     Raises:
         UsageError: the name is unknown, or `threads` is negative.
@@ -116,4 +123,5 @@ def open_backend(
         return FakeBackend(manifest)
     from nerve_runtime.backends.ort import OrtBackend
 
-    return OrtBackend(bundle, manifest, providers=providers, threads=threads, chosen_by_auto=name == "auto")
+    auto = name == "auto"
+    return OrtBackend(bundle, manifest, providers=providers, threads=threads, spinning=spinning, chosen_by_auto=auto)

@@ -27,6 +27,7 @@ class OrtBackend(Backend):
         manifest: its manifest; every file is verified against it before ONNX Runtime sees it.
         providers: "cpu" or "cuda"; the one that is asked for runs every node, or opening fails.
         threads: threads of one run, 0 lets the library choose.
+        spinning: idle threads wait by spinning, see `Segmenter.open`.
         chosen_by_auto: told by `describe`.
 
     Raises:
@@ -42,6 +43,7 @@ class OrtBackend(Backend):
         *,
         providers: Providers = "cpu",
         threads: int = 0,
+        spinning: bool = False,
         chosen_by_auto: bool = False,
     ) -> None:
         self._library = _import_onnxruntime()
@@ -49,6 +51,7 @@ class OrtBackend(Backend):
         self._manifest = manifest
         self._provider = PROVIDER_NAMES[providers]
         self._threads = threads
+        self._spinning = spinning
         self._chosen_by_auto = chosen_by_auto
         self._run_options = self._library.RunOptions()
         self._closed = False
@@ -105,8 +108,10 @@ class OrtBackend(Backend):
         options.log_severity_level = LOG_ERRORS_ONLY
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # Threads that wait by spinning take the cores that decoding and encoding need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Spinning threads take the cores that decoding and encoding need: with both on 2 cores a video of 512 px ran at
+        # 11 frames a second instead of 21. On idle cores they make the same graphs a third faster.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._provider != PROVIDER_NAMES["cpu"]:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options

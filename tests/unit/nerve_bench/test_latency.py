@@ -87,7 +87,7 @@ def test_the_compiled_reference_gives_the_same_scores() -> None:
 
 @pytest.mark.onnx
 def test_a_keyframe_where_none_was_expected_is_refused(bundle: Path, frames: Frames) -> None:
-    stages = BundleStages(bundle, 2, 1)
+    stages = BundleStages(bundle, 2, 1, spinning=False)
     stages.frame(frames[0], keyframe=True)
     with pytest.raises(CompatibilityError, match="frame 1: keyframe is False, expected True"):
         stages.frame(frames[1], keyframe=True)
@@ -97,7 +97,7 @@ def test_a_keyframe_where_none_was_expected_is_refused(bundle: Path, frames: Fra
 def test_another_back_end_than_the_one_asked_for_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Segmenter, "backend", property(lambda self: "fake"))
     with pytest.raises(CompatibilityError, match="asked for ONNX Runtime, got fake: refusing to report it"):
-        BundleStages(bundle, 2, 1)
+        BundleStages(bundle, 2, 1, spinning=False)
 
 
 @pytest.mark.onnx
@@ -106,7 +106,7 @@ def test_every_stage_of_every_runner_is_reported_with_its_ratio_to_eager(
 ) -> None:
     """torch.compile is left out here: it takes half a minute, and the records are made alike for all runners."""
     monkeypatch.setattr(torch, "compile", lambda function, dynamic: function)
-    plan = LatencyPlan(frames=4, warm_up=2, keyframe_every=2, threads=1)
+    plan = LatencyPlan(frames=4, warm_up=2, keyframe_every=2, threads=1, spinning=False)
     header, *records = measure_latency(world, bundle, frames, plan, quietly)
     assert header["bench"] == "header"
     assert {"machine", "cores", "torch", "onnxruntime", "precision", "warm_up", "frames"} <= set(header)
