@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from nerve_ref.sd_attention import Autoencoder
 
@@ -97,7 +100,8 @@ def load_models(
         sources.append(WeightSource("text_encoder", sd_path / "text_encoder"))
     for source in sources:
         _check_folder(source)
-    clip = CLIPModel.from_pretrained(clip_path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    with _without_progress_bar():
+        clip = CLIPModel.from_pretrained(clip_path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
     unet = UNet2DConditionModel.from_pretrained(unet_path, **_DIFFUSERS_OPTIONS)
     vae = _autoencoder(vae_path)
     if context_tokens is None:
@@ -116,6 +120,18 @@ _DIFFUSERS_OPTIONS: dict[str, Any] = {
     "local_files_only": True,
     "use_safetensors": True,
 }
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar over ours for files that are read in milliseconds."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _check_folder(source: WeightSource) -> None:

@@ -1,7 +1,6 @@
 """`nerve-bench`, also `python benchmarks/run.py`: one command per question."""
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nerve_runtime.errors import NerveError, UsageError
+from nerve_export.cli import run_command
+from nerve_runtime.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -74,9 +74,9 @@ def accuracy(
     """
     from nerve_bench.accuracy import measure_accuracy
 
-    world = _world(preset)
+    scenes = _scene_seeds(split, seed_offset, limit)
     chosen = None if reference_only else bundle or Path("bundles") / preset
-    records = measure_accuracy(world, _scene_seeds(split, seed_offset, limit), chosen, _progress())
+    records = measure_accuracy(_world(preset), scenes, chosen, _progress())
     _emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
 
 
@@ -250,12 +250,8 @@ def _cell(value: Any) -> str:
 
 
 def main() -> None:
-    """Run the command; a NerveError becomes one line on stderr and its exit code."""
-    try:
-        app()
-    except NerveError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
+    """Entry point of `nerve-bench`."""
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -136,13 +136,18 @@ def _line(artefact: dict[str, Any]) -> str:
     return f"{artefact['path']}  {size}, {artefact['gmac']:.3f} GMAC, {artefact['seconds']:.1f} s"
 
 
-def main() -> None:
-    """Run the command; a NerveError becomes one line on stderr and its exit code."""
+def run_command(command: typer.Typer) -> None:
+    """Run a command line; a NerveError becomes one line on stderr and its exit code."""
     try:
-        app()
+        command()
     except NerveError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+
+
+def main() -> None:
+    """Entry point of `nerve-build`."""
+    run_command(app)
 
 
 if __name__ == "__main__":
