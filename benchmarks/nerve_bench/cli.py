@@ -14,6 +14,9 @@ from nerve_runtime.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
+LIVELY_CLIP = 10
+"""Seed offset of the demo: a clip where things of many kinds stay in view, chosen by looking at the pictures alone."""
+
 PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
@@ -190,7 +193,7 @@ def demo_video(
     out: Annotated[Path, typer.Option(help="The mp4 file to write.")] = Path("out/demo/world.mp4"),
     frames: Annotated[int, typer.Option(min=1, help="Number of frames, at 25 a second.")] = 150,
     size: Annotated[int, typer.Option(min=64, help="Side of the square frames in pixels, even.")] = 512,
-    seed_offset: OffsetOption = 0,
+    seed_offset: OffsetOption = LIVELY_CLIP,
     as_json: JsonOption = False,
 ) -> None:
     """Write a video of a moving scene: things that move, overlap and are cut away from, under a panning camera."""

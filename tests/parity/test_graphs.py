@@ -138,7 +138,8 @@ def test_no_tensor_is_tokens_by_tokens(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
     sizes = manifest.geometry
-    rows = (sizes.tokens, sizes.pooled_keys)  # of all heads, or of one layer's
+    rows = (sizes.tokens, sizes.pooled_keys)  # of all heads, or of one layer's; also seen flat, for the product
+    flat = (sizes.tokens * sizes.pooled_keys,)
     shapes = shapes_of(graphs[stage])
     made = [name for node in graphs[stage].graph.node for name in node.output if name]
     assert [name for name in made if name not in shapes or 0 in shapes[name]] == [], "every shape is known"
