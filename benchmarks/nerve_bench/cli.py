@@ -104,10 +104,10 @@ def latency(
     All runners take the same frames of a moving scene in turn, in one run; ratios are to the eager reference.
     """
     from nerve_bench.latency import LatencyPlan, measure_latency
-    from nerve_bench.shapes import SEEDS, moving_scene
+    from nerve_bench.shapes import moving_scene
 
     world = _world(preset)
-    clip = moving_scene(SEEDS["clips"][seed_offset], warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
+    clip = moving_scene(_clip_seed(seed_offset), warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
     frames = [frame.rgb for frame in clip]
     plan = LatencyPlan(limit, warm_up, keyframe_every, threads, spinning)
     records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, _progress())
@@ -126,10 +126,9 @@ def agreement(
 ) -> None:
     """Share of pixels on which reference and bundle agree along a moving scene, every frame cold, and warm."""
     from nerve_bench.agreement import measure_agreement
-    from nerve_bench.shapes import SEEDS
 
     world, folder = _world(preset), bundle or Path("bundles") / preset
-    records = measure_agreement(world, folder, SEEDS["clips"][seed_offset], limit, keyframe_every, _progress())
+    records = measure_agreement(world, folder, _clip_seed(seed_offset), limit, keyframe_every, _progress())
     _emit(
         records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "pixel_accuracy", "frames")
     )
@@ -197,11 +196,13 @@ def demo_video(
     as_json: JsonOption = False,
 ) -> None:
     """Write a video of a moving scene: things that move, overlap and are cut away from, under a panning camera."""
-    from nerve_bench.shapes import SEEDS, moving_scene
+    from nerve_bench.shapes import moving_scene
     from nerve_bench.shapes.clips import write_video
 
+    if size % 2:
+        raise UsageError(f"--size is {size}, expected an even number: the video format needs it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    clip = moving_scene(SEEDS["clips"][seed_offset], frames, size_px=size)
+    clip = moving_scene(_clip_seed(seed_offset), frames, size_px=size)
     count = write_video(_progress()(clip, "drawing the video", total=frames), str(out), 25)
     _emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
 
@@ -222,6 +223,14 @@ def _scene_seeds(split: str, offset: int, limit: int) -> range:
     if split not in ("test", "validation"):
         raise UsageError(f"--split is {split!r}, expected test or validation")
     return SEEDS[split][offset : offset + limit]
+
+
+def _clip_seed(offset: int) -> int:
+    from nerve_bench.shapes import SEEDS
+
+    if offset >= len(SEEDS["clips"]):
+        raise UsageError(f"--seed-offset is {offset}, expected less than {len(SEEDS['clips'])}")
+    return SEEDS["clips"][offset]
 
 
 def _progress() -> Any:

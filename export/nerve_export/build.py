@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerve_export.bundle import bundle_lock, file_records, install, installed_manifest, staging_folder, write_manifest
+from nerve_export.bundle import (
+    bundle_lock,
+    file_records,
+    install,
+    installed_manifest,
+    refuse_foreign,
+    staging_folder,
+    write_manifest,
+)
 from nerve_export.gmac import count_gmac
 from nerve_export.parity import ParityReport, check_parity
 from nerve_export.plan import BuildPlan, Preset, plan_key, presets, tool_versions
@@ -73,6 +81,7 @@ def build(plan: BuildPlan, targets: tuple[str, ...], progress: Progress, *, forc
         found = None if force else installed_manifest(plan.out, key)
         if found is not None and {engine.target for engine in found.engines} == set(targets):
             return BuildResult(found, (), None)
+        refuse_foreign(plan.out)
         with staging_folder(plan.out) as folder:
             return _build_into(folder, plan, key, targets, progress)
 

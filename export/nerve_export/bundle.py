@@ -1,5 +1,6 @@
 """Writes a bundle whole or not at all: into a folder beside the final one, checked there, then renamed."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -69,6 +70,24 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace anything but a bundle, old or damaged ones included, or an empty folder.
+
+    Raises:
+        BundleError: there is something else at `out`; it is left alone.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        manifest = json.loads((out / MANIFEST_NAME).read_bytes())
+    except (OSError, ValueError):
+        manifest = None
+    if not isinstance(manifest, dict) or not {"format_version", "plan_key"} <= manifest.keys():
+        raise BundleError(
+            f"{out} exists and is no bundle (its {MANIFEST_NAME} is missing or not ours); choose another --out"
+        )
+
+
 def install(staged: Path, out: Path) -> None:
     """Put a finished bundle in place of whatever bundle was there.
 
@@ -79,10 +98,9 @@ def install(staged: Path, out: Path) -> None:
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
+    refuse_foreign(out)
     old = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
     if out.exists():
-        if not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
-            raise BundleError(f"{out} exists and is no bundle (it has no {MANIFEST_NAME}); choose another --out")
         out.rename(old)
     staged.rename(out)
     shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nerve_export.plan import BuildPlan, make_plan, plan_key, presets
-from nerve_runtime.errors import NerveError
+from nerve_runtime.errors import NerveError, ResourceError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -143,6 +143,9 @@ def run_command(command: typer.Typer) -> None:
     except NerveError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        Console(stderr=True).print(f"error: {error}; check the path and its rights", style="red", markup=False)
+        sys.exit(ResourceError.exit_code)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ EXAMPLES = """\b
 Examples:
   nerve-segment clip.mp4 --classes "ladybug; tennis ball, ball; grass" --overlay out.mp4
   nerve-segment photos/ --classes-file names.txt --masks masks/ --jsonl areas.jsonl --rle
-  nerve-segment 0 --classes "zebra; melon" --background "grass, sky" --show --keyframe-every 8
+  nerve-segment 0 --classes "zebra; watermelon" --background "grass, sky" --show --keyframe-every 8
 
 Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal."""
 

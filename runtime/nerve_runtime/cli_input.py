@@ -9,7 +9,7 @@ import typer
 
 from nerve_runtime.class_list import read_class_file, read_text_lines
 from nerve_runtime.cli_options import DEFAULT_BUNDLE
-from nerve_runtime.errors import BundleError, NerveError, UsageError
+from nerve_runtime.errors import BundleError, NerveError, ResourceError, UsageError
 
 
 @contextmanager
@@ -22,6 +22,11 @@ def exit_codes(*, verbose: bool) -> Iterator[None]:
             logging.getLogger("nerve_runtime").exception("the error came from here")
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:  # a path that is too long, or that permissions hide, wherever it is first touched
+        if verbose:
+            logging.getLogger("nerve_runtime").exception("the error came from here")
+        typer.echo(f"error: {error}; check the path and its permissions", err=True)
+        raise typer.Exit(ResourceError.exit_code) from error
 
 
 def bundle_or_default(bundle: Path | None) -> Path:

@@ -105,6 +105,7 @@ def run_sources(
     for source in sources:
         name = safe_name(Path(source).stem or source, names)
         names[name] = outputs if len(sources) == 1 else outputs.named(name)
+    refuse_clashes(sources, list(names.values()))
     interruption = Interruption(segmenter)
     all_invalid = []
     with interruption.handlers():
@@ -138,7 +139,6 @@ def run_source(
     Raises:
         NerveError: whatever stopped it; then none of its outputs is left.
     """
-    refuse_own_source(source, outputs)
     console = Console(stderr=True)
     with ExitStack() as stack:
         frames = stack.enter_context(open_frames(source, allow_partial=options.allow_partial))
@@ -189,16 +189,23 @@ def opened_sinks(outputs: Outputs, frames: FrameSource) -> Iterator[list[Sink]]:
         yield sinks
 
 
-def refuse_own_source(source: str, outputs: Outputs) -> None:
-    """Refuse to replace a source by its own output, even with --force.
+def refuse_clashes(sources: list[str], outputs: list[Outputs]) -> None:
+    """Refuse, before anything is written, to lose a source or an output to another output, even with --force.
 
     Raises:
-        UsageError: an output is the source.
+        UsageError: two outputs share a path, an output is a source, or masks would go into a folder of source pictures.
     """
-    path = Path(source)
-    for output in (outputs.overlay, outputs.jsonl):
-        if output is not None and output.exists() and path.exists() and output.samefile(path):
-            raise UsageError(f"output {output} is the source itself; choose another name")
+    written = [path.resolve() for own in outputs for path in (own.overlay, own.jsonl, own.masks) if path is not None]
+    twice = sorted({str(path) for path in written if written.count(path) > 1})
+    if twice:
+        raise UsageError(f"two outputs would be written to {', '.join(twice)}; give each a path of its own")
+    existing = [Path(source).resolve() for source in sources if Path(source).exists()]
+    mask_folders = {own.masks.resolve() for own in outputs if own.masks is not None}
+    for source in existing:
+        if source in written:
+            raise UsageError(f"output {source} is the source itself; choose another name")
+        if source.parent in mask_folders:
+            raise UsageError(f"the masks folder {source.parent} holds the source {source.name}; choose another folder")
 
 
 def _shorter(count: int | None, limit: int | None) -> int | None:

@@ -109,6 +109,15 @@ def open_frames(source: str | Path | int, *, allow_partial: bool = False) -> Fra
     Raises:
         SourceError: it does not exist, holds no pictures, or is larger than 50 megapixels.
     """
+    try:
+        return _opened(source, allow_partial=allow_partial)
+    except OSError as error:
+        raise SourceError(
+            f"source {source} cannot be read: {error.strerror or error}; check its path and rights"
+        ) from error
+
+
+def _opened(source: str | Path | int, *, allow_partial: bool) -> FrameSource:
     text = str(source)
     if "://" in text:
         scheme = text.partition("://")[0]
@@ -138,9 +147,12 @@ def read_image(path: Path) -> UInt8Array:
     Raises:
         SourceError: it is no PNG, JPEG, BMP or WebP image, is damaged, or has more than 50 megapixels.
     """
-    if path.stat().st_size > IMAGE_FILE_LIMIT_BYTES:
-        raise SourceError(f"image {path} is {path.stat().st_size} bytes, expected at most {IMAGE_FILE_LIMIT_BYTES}")
-    content = path.read_bytes()
+    try:
+        if path.stat().st_size > IMAGE_FILE_LIMIT_BYTES:
+            raise SourceError(f"image {path} is {path.stat().st_size} bytes, expected at most {IMAGE_FILE_LIMIT_BYTES}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"image {path} cannot be read: {error.strerror or error}; check its rights") from error
     size_hw = image_size_hw(content)
     if size_hw is None:
         raise SourceError(f"image {path} is no PNG, JPEG, BMP or WebP image, or is cut off in its header")

@@ -157,7 +157,16 @@ def load_manifest(bundle: Path) -> Manifest:
     Raises:
         BundleError: there is no bundle, the manifest is not valid, or its format version is not this one's.
     """
-    path = bundle / MANIFEST_NAME
+    try:
+        return _read_manifest(bundle / MANIFEST_NAME)
+    except OSError as error:
+        raise BundleError(
+            f"bundle {bundle} cannot be read: {error.strerror or error}; check its path and rights"
+        ) from error
+
+
+def _read_manifest(path: Path) -> Manifest:
+    bundle = path.parent
     if not path.is_file():
         raise BundleError(
             f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; make one with: python export/build_engines.py"
@@ -192,7 +201,10 @@ def verify_file(bundle: Path, manifest: Manifest, relative: str) -> Path:
     record = manifest.files[relative]
     if path.stat().st_size != record.bytes:
         raise BundleError(f"{path}: size {path.stat().st_size} bytes != manifest {record.bytes}; copy the bundle again")
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}; check its rights") from error
     if found != record.sha256:
         raise BundleError(f"{path}: sha256 {found[:12]}... != manifest {record.sha256[:12]}...; the file was changed")
     return path

@@ -126,7 +126,7 @@ class Segmenter:
         bundle: str | Path,
         classes: Classes,
         *,
-        background: Sequence[str] = (),
+        background: str | Sequence[str] = (),
         backend: str | Backend = "auto",
         providers: Providers = "cpu",
         threads: int = 0,
@@ -143,7 +143,7 @@ class Segmenter:
             bundle: folder with `manifest.json`.
             classes: a list with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
-            background: words for everything else; they become class 0 and the others start at 1.
+            background: words for everything else, a list or one string with commas; they become class 0 and the others start at 1.
             backend: "auto" may choose; any other name is that one or an error. Or a Backend, closed with the segmenter.
             providers: "cpu" or "cuda", for ONNX Runtime.
             threads: threads of one graph run, 0 lets the library choose.
@@ -171,7 +171,7 @@ class Segmenter:
                 )
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
-            bank = encoder.text_bank(classes, background)
+            bank = encoder.text_bank(classes, _as_words(background))
             segmenter = cls(manifest, backend, encoder, bank, policy=policy, constants=constants or Constants())
             undo.pop_all()
             return segmenter
@@ -186,14 +186,14 @@ class Segmenter:
         """The name of each label."""
         return self._bank.class_names
 
-    def set_classes(self, classes: Classes, background: Sequence[str] = ()) -> None:
+    def set_classes(self, classes: Classes, background: str | Sequence[str] = ()) -> None:
         """Use another class list from the next frame on; nothing is rebuilt and the kept attention stays of use.
 
         Raises:
             UsageError: the list is not usable; the old one stays in use.
         """
         self._refuse_if_closed()
-        self._take_bank(self._encoder.text_bank(classes, background))
+        self._take_bank(self._encoder.text_bank(classes, _as_words(background)))
 
     def _take_bank(self, bank: TextBank) -> None:
         if self._threshold_given and not bank.has_background:
@@ -367,6 +367,11 @@ def readout_size_hw(classes: int, size_hw: tuple[int, int]) -> tuple[int, int]:
     while classes * height * width > READOUT_ELEMENTS_LIMIT:
         height, width = max(1, height // 2), max(1, width // 2)
     return height, width
+
+
+def _as_words(background: str | Sequence[str]) -> Sequence[str]:
+    """A single string is one list of words, not a sequence of letters."""
+    return [background] if isinstance(background, str) else background
 
 
 def _enlarged(plane: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:

@@ -18,9 +18,12 @@ Classes = str | Sequence[str] | ClassList | Path
 """`"a; b, c"`, a list with one string a class, a checked list, or the path of a vocabulary file (`nerve-vocab`)."""
 
 
-def default_cache_dir() -> Path:
-    """Where text embeddings are kept between runs: the user's cache folder."""
-    return platformdirs.user_cache_path("nerve-deploy") / "text"
+def default_cache_dir() -> Path | None:
+    """Where text embeddings are kept between runs: the user's cache folder; None for a user without a home."""
+    try:
+        return platformdirs.user_cache_path("nerve-deploy") / "text"
+    except RuntimeError:  # a container's user that is in no password file
+        return None
 
 
 class TextEncoder:

@@ -1,6 +1,7 @@
 """Prompts to token ids, with the bundle's own tokenizer and its rules."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,12 @@ class PromptTokenizer:
         if self._unknown_id is None or self._unknown_id not in encoding.ids:
             return
         start, end = encoding.offsets[encoding.ids.index(self._unknown_id)]
+        word = prompt[start:end]
+        close = get_close_matches(word.lower(), self._tokenizer.get_vocab(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(
-            f"word {prompt[start:end]!r} of {_short(prompt)} is not known to this bundle's tokenizer; "
-            f"known words: {self._known_words()}"
+            f"word {word!r} of {_short(prompt)} is not known to this bundle's tokenizer; "
+            f"{hint}known words: {self._known_words()}"
         )
 
     def _known_words(self) -> str:

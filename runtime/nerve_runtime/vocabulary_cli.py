@@ -10,8 +10,8 @@ from nerve_runtime.cli_input import bundle_or_default, exit_codes, named_classes
 
 EXAMPLES = """\b
 Example:
-  nerve-vocab street.npz --classes "bus; road; sky" --bundle bundles/tiny
-  nerve-segment street.mp4 --vocabulary street.npz --bundle bundles/tiny --overlay out.mp4"""
+  nerve-vocab meadow.npz --classes "ladybug; road; sky" --bundle bundles/tiny
+  nerve-segment meadow.mp4 --vocabulary meadow.npz --bundle bundles/tiny --overlay out.mp4"""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -51,3 +51,7 @@ def write_vocabulary(
 def main() -> None:
     """Entry point of `nerve-vocab`."""
     app()
+
+
+if __name__ == "__main__":
+    main()

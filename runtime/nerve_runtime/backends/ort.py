@@ -1,5 +1,6 @@
 """ONNX Runtime: runs the bundle's graphs on a processor or, where its CUDA build is installed, on a GPU."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -182,6 +183,8 @@ def _mentions(error: Exception, phrases: tuple[str, ...]) -> bool:
 
 
 def _import_onnxruntime() -> ModuleType:
+    # Its telemetry is on by default and starts with the import; a device that looks at the world reports to nobody.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -132,11 +132,24 @@ def test_a_folder_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
     out.mkdir()
     (out / "wedding.jpg").write_bytes(b"dear")
     staged = make_fake_bundle(tmp_path / ".photos.1.tmp")
-    with pytest.raises(BundleError, match=r"photos exists and is no bundle \(it has no manifest\.json\)"):
+    with pytest.raises(
+        BundleError, match=r"photos exists and is no bundle \(its manifest\.json is missing or not ours\)"
+    ):
         install(staged, out)
     shutil.rmtree(staged)
     assert [path.name for path in out.iterdir()] == ["wedding.jpg"]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_the_manifest_of_something_else_does_not_make_a_folder_a_bundle(tmp_path: Path) -> None:
+    out = tmp_path / "app"
+    out.mkdir()
+    (out / "manifest.json").write_text('{"name": "my web app"}', encoding="utf-8")
+    (out / "thesis.tex").write_text("years of work", encoding="utf-8")
+    staged = make_fake_bundle(tmp_path / ".app.1.tmp")
+    with pytest.raises(BundleError, match=r"app exists and is no bundle"):
+        install(staged, out)
+    assert (out / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 
 
 def test_what_a_killed_builder_left_is_swept_by_the_next_and_nothing_else_is(tmp_path: Path) -> None:

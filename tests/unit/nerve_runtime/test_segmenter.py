@@ -278,5 +278,7 @@ def test_the_default_cache_is_in_the_users_folder_and_is_used(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with opened(bundle, cache_dir="default"):
-        assert len(list(default_cache_dir().iterdir())) == 1
+        cache = default_cache_dir()
+        assert cache is not None
+        assert len(list(cache.iterdir())) == 1
     assert "fake" in opened(bundle).backend
