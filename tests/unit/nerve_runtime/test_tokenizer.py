@@ -45,6 +45,11 @@ def test_a_special_token_in_a_prompt_is_refused(
             refusing.encode(["grass", prompt])
 
 
+def test_a_misspelt_word_is_answered_with_the_nearest_known_one(tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(UsageError, match=r"word 'bleu' .* did you mean 'blue'\? known words"):
+        tokenizer.encode(["a bleu ball"])
+
+
 def test_an_unknown_word_is_named_with_the_words_that_are_known(tokenizer: PromptTokenizer) -> None:
     with pytest.raises(UsageError, match=r"word 'unicorn' of 'a unicorn' is not known .* known words: a, ball, blue"):
         tokenizer.encode(["red", "a unicorn"])
