@@ -46,7 +46,9 @@ def test_the_output_of_one_source_does_not_replace_the_next_source(tmp_path: Pat
 def test_outputs_beside_the_sources_are_fine(tmp_path: Path) -> None:
     source = tmp_path / "clip.mp4"
     source.write_bytes(b"a film")
-    refuse_clashes([str(source)], [_outputs(tmp_path / "o.mp4", tmp_path / "masks", tmp_path / "o.jsonl")])
+    outputs = [_outputs(tmp_path / "o.mp4", tmp_path / "masks", tmp_path / "o.jsonl")]
+    refuse_clashes([str(source)], outputs)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"], "the check itself writes nothing"
 
 
 def test_a_source_whose_name_is_too_long_is_a_source_error() -> None:
