@@ -1,6 +1,5 @@
-"""What holds for every test: fixed seeds, few threads, and honest skips where hardware or a library is missing."""
+"""What holds for every test: fixed seeds, one thread, and honest skips where hardware or a library is missing."""
 
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,9 +9,6 @@ from hypothesis import settings
 # Derandomised: a red test stays red until somebody mends it. No deadline: the first call of a model is slow.
 settings.register_profile("nerve", deadline=None, derandomize=True, max_examples=25, print_blob=True)
 
-TORCH_THREADS = 2
-"""As many as the smallest machine that runs these tests has cores; more would only make timings differ."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("nerve")
@@ -20,8 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     import torch
 
-    # Workers of pytest-xdist share the cores.
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else TORCH_THREADS)
+    # The tensors are small: a second thread gains nothing, and waits for seconds where other work shares the cores.
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -138,7 +138,7 @@ def agreement(
 def tune(
     preset: PresetOption = "tiny",
     limit: LimitOption = 100,
-    part: Annotated[str, typer.Option(help="Which sweep: layers, heads, local, walk.")] = "walk",
+    part: Annotated[str, typer.Option(help="Which sweep: layers, heads, local, walk, parts.")] = "walk",
     as_json: JsonOption = False,
 ) -> None:
     """Compare constants of the method on validation scenes, best first; test scenes are never looked at."""

@@ -50,6 +50,8 @@ SWEEPS: dict[str, list[Settings]] = {
     ),
     "local": grid(local_features=["keys", "latent", "rgb"], sigma=[0.003, 0.006, 0.01, 0.02, 0.05, 0.1]),
     "walk": grid(alpha=[0.7, 0.85, 0.9, 0.93, 0.95], beta=[0.0, 0.1, 0.2, 0.35, 0.5, 1.0], tau=[30.0, 60.0]),
+    # What each part can do alone, at an alpha of its own: 0 is the local walk, 1 the global one, {} both together.
+    "parts": [*grid(beta=[0.0, 1.0], alpha=[0.7, 0.8, 0.9, 0.95, 0.97]), {}],
 }
 """What `nerve-bench tune --part` compares, one part at a time around the preset's other constants."""
 

@@ -1,25 +1,14 @@
 """One bundle, one set of networks and one bank of words for all parity tests."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from nerve_bench.accuracy import World
 from nerve_export.plan import Preset, presets
 from nerve_ref.weights import Models, tiny_models
 from nerve_runtime.manifest import Manifest, load_manifest
 from tests.data.tiny_bundle import tiny_bundle_folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tiny networks gain nothing from a second thread, and lose on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,26 +1,16 @@
 """The tiny preset as the benchmarks see it; no test here depends on how good its networks are."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from nerve_bench.accuracy import World
 from nerve_bench.tiny.dataset import ProgressFactory
 from nerve_ref.params import TINY
 from nerve_ref.weights import tiny_models
 from tests.data.tiny_bundle import tiny_bundle_folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tiny networks gain nothing from a second thread, and lose on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Tiny random networks of the same kinds as the real ones, made once per session."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -16,15 +14,6 @@ from nerve_ref.weights import Models
 
 WORDS = ("<start>", "<end>", "<unk>", "a", "photo", "of", ".", "ladybug", "beetle", "grass", "road", "sky", "sand")
 TEXT_LENGTH = 12
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors here are so small that a second thread only waits, for seconds on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
