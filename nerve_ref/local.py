@@ -20,7 +20,7 @@ DIAGONAL_FACTOR = 0.5**0.5
 def local_features(
     kind: LocalFeatures,
     heads: Sequence[LayerHeads],
-    latent: Float[Tensor, "1 4 a b"],
+    latent: Float[Tensor, "1 4 a b"] | None,
     frame: UInt8[Tensor, "H W 3"],
     grid_hw: tuple[int, int],
 ) -> Float[Tensor, "f h w"]:
@@ -31,12 +31,16 @@ def local_features(
     are all near 1.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: if the kind is unknown, or is `latent` and there is none.
     """
     if kind == "keys":
         keys = [resize_maps(layer.k.transpose(1, 2).flatten(0, 1), layer.grid_hw, grid_hw) for layer in heads]
         features = torch.cat(keys).unflatten(1, grid_hw)
     elif kind == "latent":
+        if latent is None:
+            raise ValueError(
+                "local_features is 'latent', but this provider of affinities (DINOv2) has none; choose keys or rgb"
+            )
         features = functional.adaptive_avg_pool2d(latent, grid_hw)[0]
     elif kind == "rgb":
         features = functional.adaptive_avg_pool2d(frame.permute(2, 0, 1).float() / 255 - 0.5, grid_hw)

@@ -16,7 +16,7 @@ from nerve_ref.clip_scores import clip_pixels, dense_features, seed_scores
 from nerve_ref.head_weights import head_entropies, head_weights
 from nerve_ref.local import local_features, local_weights
 from nerve_ref.params import TINY, NerveParams
-from nerve_ref.sd_attention import LayerHeads, latent, noised, unet_heads
+from nerve_ref.sd_attention import LayerHeads
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.walk import mixed_step, readout, walk
@@ -30,13 +30,13 @@ class Observation:
     Attributes:
         frame: the working frame, RGB.
         features: unit patch features of CLIP.
-        latent: clean latent, scaled.
+        latent: clean latent, scaled; None where the provider of affinities has none.
         heads: queries and keys of the layers in use.
     """
 
     frame: UInt8[Tensor, "H W 3"]
     features: Float[Tensor, "hc wc d"]
-    latent: Float[Tensor, "1 4 h w"]
+    latent: Float[Tensor, "1 4 h w"] | None
     heads: tuple[LayerHeads, ...]
 
 
@@ -77,7 +77,7 @@ class Intermediates:
     Attributes:
         features: unit patch features of CLIP.
         G: seed scores; each token's sum to 1.
-        latent: clean latent, scaled; on video that of the last keyframe.
+        latent: clean latent, scaled; on video that of the last keyframe; None where the provider has none.
         heads: queries and keys of the layers in use; on video those of the last keyframe.
         affinity: per-head affinities.
         S_global: the heads mixed.
@@ -92,7 +92,7 @@ class Intermediates:
 
     features: Float[Tensor, "hc wc d"]
     G: Float[Tensor, "c p"]
-    latent: Float[Tensor, "1 4 a b"]
+    latent: Float[Tensor, "1 4 a b"] | None
     heads: tuple[LayerHeads, ...]
     affinity: Affinity
     S_global: MixedAffinity
@@ -127,7 +127,7 @@ def observe(models: Models, frame: UInt8[Tensor, "H W 3"], params: NerveParams) 
         ValueError: if the frame has another size than `params.size_hw`.
     """
     features = observe_clip(models, frame, params)
-    z0, heads = observe_diffusion(models, frame, params)
+    z0, heads = observe_affinity(models, frame, params)
     return Observation(frame, features, z0, heads)
 
 
@@ -138,15 +138,13 @@ def observe_clip(models: Models, frame: UInt8[Tensor, "H W 3"], params: NervePar
         return dense_features(models.clip, clip_pixels(frame, params.clip_size_hw), params.clip_mode)
 
 
-def observe_diffusion(
+def observe_affinity(
     models: Models, frame: UInt8[Tensor, "H W 3"], params: NerveParams
-) -> tuple[Float[Tensor, "1 4 h w"], tuple[LayerHeads, ...]]:
-    """Stable Diffusion's part of `observe`: the clean latent, and queries and keys."""
+) -> tuple[Float[Tensor, "1 4 h w"] | None, tuple[LayerHeads, ...]]:
+    """The affinity provider's part of `observe`: the clean latent, if it has one, and queries and keys."""
     _check_frame(frame, params)
     with torch.no_grad():
-        z0 = latent(models.vae, frame)
-        z_t = noised(z0, models.alphas_cumprod, params.timestep, params.noise, params.noise_seed)
-        return z0, unet_heads(models.unet, z_t, params.timestep, models.context, params.layers)
+        return models.provider.observe(frame, params)
 
 
 def _check_frame(frame: UInt8[Tensor, "H W 3"], params: NerveParams) -> None:
@@ -190,9 +188,16 @@ def solve(
 
 
 def structure(
-    heads: Sequence[LayerHeads], z0: Float[Tensor, "1 4 a b"], frame: UInt8[Tensor, "H W 3"], params: NerveParams
+    heads: Sequence[LayerHeads],
+    z0: Float[Tensor, "1 4 a b"] | None,
+    frame: UInt8[Tensor, "H W 3"],
+    params: NerveParams,
 ) -> Structure:
-    """Affinities of a frame: sections 5 and 7, which need no class names."""
+    """Affinities of a frame: sections 5 and 7, which need no class names.
+
+    Raises:
+        ValueError: if `params.local_features` is "latent" and there is none.
+    """
     grid_hw = token_grid_hw(heads)
     features = local_features(params.local_features, heads, z0, frame, grid_hw)
     return Structure(affinity_from_heads(heads, params), local_weights(features, params.sigma), grid_hw)

@@ -17,7 +17,9 @@ from nerve_bench.tiny import train as train_module
 from nerve_bench.tiny.dataset import CONTEXT_LENGTH, CaptionedScenes, captioned_scenes, make_tokenizer
 from nerve_bench.tiny.loop import Phase, step_rng, train
 from nerve_bench.tiny.train import TrainPlan, train_tiny
-from nerve_ref.weights import load_models
+from nerve_ref.architectures import TINY, Backbones
+from nerve_ref.providers import StableDiffusion
+from nerve_ref.weights import open_models
 from nerve_runtime.errors import UsageError
 from tests.unit.nerve_bench.conftest import quietly
 
@@ -148,5 +150,7 @@ def test_the_whole_command_resumes_to_the_same_models_and_writes_its_card(
     written = json.loads((tmp_path / "one" / "card.json").read_text())
     assert written == json.loads(json.dumps(card))
     assert {written[phase]["steps"] for phase in ("clip", "vae", "unet")} == {2, 3}
-    models = load_models(tmp_path / "one" / "clip", tmp_path / "one", context_tokens=4)
-    assert models.vae.config.scaling_factor != 0.18215
+    files = {role: tmp_path / "one" / role for role in ("clip", "vae", "unet", "scheduler")}
+    provider = open_models(Backbones(TINY, TINY), files, context_tokens=4).provider
+    assert isinstance(provider, StableDiffusion)
+    assert provider.vae.config.scaling_factor != 0.18215

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from nerve_ref.params import NerveParams
+from nerve_ref.providers import StableDiffusion
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.weights import Models
 
@@ -93,9 +94,14 @@ def vae() -> AutoencoderKL:
 
 
 @pytest.fixture(scope="session")
-def models(clip: CLIPModel, tokenizer: Tokenizer, vae: AutoencoderKL, unet: UNet2DConditionModel) -> Models:
+def models(clip: CLIPModel, tokenizer: Tokenizer, provider: StableDiffusion) -> Models:
+    return Models.ready(clip, tokenizer, provider)
+
+
+@pytest.fixture(scope="session")
+def provider(vae: AutoencoderKL, unet: UNet2DConditionModel) -> StableDiffusion:
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod
-    return Models(clip, tokenizer, vae, unet, schedule, torch.zeros(1, 4, 8), ())
+    return StableDiffusion(vae, unet, schedule, torch.zeros(1, 4, 8))
 
 
 @pytest.fixture

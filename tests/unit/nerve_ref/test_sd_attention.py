@@ -6,8 +6,8 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor
 
+from nerve_ref.providers import StableDiffusion
 from nerve_ref.sd_attention import latent, noised, unet_heads
-from nerve_ref.weights import Models
 
 CONTEXT = torch.zeros(1, 4, 8)
 
@@ -93,14 +93,14 @@ def test_processors_come_back_after_an_error(unet: UNet2DConditionModel) -> None
     assert unet.attn_processors == before
 
 
-def test_queries_and_keys_can_be_exported(unet: UNet2DConditionModel, models: Models, z_t: Tensor) -> None:
+def test_queries_and_keys_can_be_exported(unet: UNet2DConditionModel, provider: StableDiffusion, z_t: Tensor) -> None:
     class Keys(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.unet = unet
 
         def forward(self, latent: Tensor) -> Tensor:
-            noisy = noised(latent, models.alphas_cumprod, 100, "fixed", 0)
+            noisy = noised(latent, provider.alphas_cumprod, 100, "fixed", 0)
             return unet_heads(self.unet, noisy, 100, CONTEXT, ["down_blocks.1.attentions.0"])[0].k
 
     with torch.no_grad():
