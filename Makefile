@@ -22,8 +22,9 @@ DEMO := out/demo
 DEMO_CLASSES := grass; sky; sand; water; snow; road; ladybug; strawberry; zebra; chessboard; brick; orange; pumpkin; \
 	lemon; tennis ball; watermelon; moon; cookie; lavender; sapphire
 WHEEL := build/wheel
+TRUE_SIZE := build/true-size
 
-.PHONY: help demo test test-slow check format format-check lint types contracts coverage bundle wheel train clean
+.PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz bundle wheel train clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -34,10 +35,10 @@ demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segm
 	@echo "overlay: $(DEMO)/overlay.mp4"
 
 test: $(VENV)/.linked bundle ## run every test that takes seconds
-	@$(PY) -m pytest -q -m "not slow" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "not slow and not true_size" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.linked bundle ## run the tests that take longer
-	@$(PY) -m pytest -q -m slow $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "slow and not true_size" $(PYTEST_ARGS)
 
 check: format-check lint types contracts test ## all that a change must pass
 
@@ -58,8 +59,11 @@ contracts: $(VENV)/.linked ## check who imports whom (import-linter)
 	@mkdir -p build
 	@PYTHONPATH="$(ROOMS)" $(BIN)/lint-imports --no-cache > build/contracts.txt 2>&1 || { cat build/contracts.txt >&2; exit 1; }
 
+fuzz: $(VENV)/.linked bundle ## feed 3,000 mutated graphs, manifests and bundles to the runtime
+	@$(PY) -m tests.fuzz
+
 coverage: $(VENV)/.linked bundle ## measure how much of the runtime the tests reach
-	@$(PY) -m pytest -q -m "not slow" --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "not slow and not true_size" --cov --cov-report=term $(PYTEST_ARGS)
 
 # The builder answers at once when nothing changed, so a bundle is never older than the code that is tested.
 bundle: $(VENV)/.linked ## build bundles/tiny
@@ -68,6 +72,15 @@ bundle: $(VENV)/.linked ## build bundles/tiny
 $(DEMO)/world.mp4: $(wildcard benchmarks/nerve_bench/shapes/*.py) | $(VENV)/.linked
 	@mkdir -p $(@D)
 	@$(PY) benchmarks/run.py demo-video --out $@
+
+# Two presets with random weights, engines included; then cost, size and dead code, and every preset at opset 20.
+true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check them (about an hour, 20 GB of disk)
+	@mkdir -p $(TRUE_SIZE)
+	@for preset in sd21 sd21-fast; do \
+		$(PY) export/build_engines.py --preset $$preset --random-weights 0 --precision fp16 --target rtx:sm89 \
+			--out $(TRUE_SIZE)/$$preset --force --json | tee $(TRUE_SIZE)/$$preset.jsonl; \
+	done
+	@$(PY) -m pytest -q -m true_size $(PYTEST_ARGS)
 
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch, in a fresh environment
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)

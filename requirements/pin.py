@@ -19,8 +19,8 @@ import tomllib
 
 FOLDER = Path(__file__).resolve().parent
 DEV_EXTRAS = ("export", "ort", "parity", "bench")
-# Not an extra of the development environment: `rtx` also brings the CUDA bindings, which no test uses.
-DEV_ADDED = ("tensorrt-rtx",)
+# Of extra `rtx` only what runs without a GPU: the compiler, and bindings whose signatures the fake is compared with.
+DEV_ADDED = ("cuda-bindings", "tensorrt-rtx")
 HEADER = """\
 # Written by requirements/pin.py from an environment that passed the tests (Python {python}). Do not edit.
 # {purpose}

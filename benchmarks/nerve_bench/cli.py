@@ -116,6 +116,42 @@ def latency(
 
 
 @app.command()
+def true_size(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")],
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs of the frame are timed.")] = 3,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of either runner; 0 lets the libraries choose.")] = 0,
+    clip: Annotated[Path | None, typer.Option(help="CLIP, as for building.")] = None,
+    sd: Annotated[Path | None, typer.Option(help="Stable Diffusion, as for building.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="The autoencoder, as for building.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One frame of a bundle of any size: time per stage beside the eager reference, then agreement at every tap.
+
+    Random weights are made again from the bundle's seed. Takes minutes and up to 6 GB of memory at true size.
+    """
+    from nerve_bench.true_size import Effort, measure_true_size
+    from nerve_ref.weight_files import WeightChoice
+
+    console = Console(stderr=True)
+    choice = WeightChoice(clip=clip, sd=sd, vae=vae)
+    with console.status("starting") as status:
+        records = measure_true_size(bundle, choice, Effort(limit, threads), status.update)
+        columns = (
+            "runner",
+            "stage",
+            "p50_ms",
+            "least_ms",
+            "ratio_to_eager",
+            "n",
+            "tensor",
+            "cosine",
+            "max_abs",
+            "agreement",
+        )
+        _emit(records, as_json=as_json, columns=columns)
+
+
+@app.command()
 def agreement(
     preset: PresetOption = "tiny",
     bundle: BundleOption = None,

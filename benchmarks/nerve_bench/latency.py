@@ -17,10 +17,11 @@ from nerve_bench.accuracy import World
 from nerve_bench.shapes import CLASS_NAMES
 from nerve_ref.clip_scores import clip_pixels, dense_features
 from nerve_ref.pipeline import Mix, Structure, mix_heads, seeds, structure
+from nerve_ref.providers import StableDiffusion
 from nerve_ref.sd_attention import CaptureProcessor, LayerHeads, latent, noised
 from nerve_ref.walk import mixed_step, readout, walk
 from nerve_runtime import Segmenter
-from nerve_runtime.errors import CompatibilityError
+from nerve_runtime.errors import CompatibilityError, UsageError
 
 Frame = NDArray[np.uint8]
 Timings = dict[str, list[float]]
@@ -38,7 +39,8 @@ class ReferenceStages:
 
     def __init__(self, world: World, *, compiled: bool) -> None:
         self.world, self.params = world, world.params
-        self.captures = _installed_captures(world.models.unet, world.params.layers)
+        self.provider = _stable_diffusion(world)
+        self.captures = _installed_captures(self.provider.unet, world.params.layers)
         self.grid_hw = (0, 0)
         self.timings: Timings = {}
         names = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
@@ -79,10 +81,10 @@ class ReferenceStages:
         return seeds(features, self.world.bank, self.params, grid_hw)
 
     def _attention(self, pixels: torch.Tensor) -> Structure:
-        models, params = self.world.models, self.params
-        z0 = latent(models.vae, pixels)
-        z_t = noised(z0, models.alphas_cumprod, params.timestep, params.noise, params.noise_seed)
-        models.unet(z_t, params.timestep, encoder_hidden_states=models.context)
+        provider, params = self.provider, self.params
+        z0 = latent(provider.vae, pixels)
+        z_t = noised(z0, provider.alphas_cumprod, params.timestep, params.noise, params.noise_seed)
+        provider.unet(z_t, params.timestep, encoder_hidden_states=provider.context)
         heads = tuple(_layer_heads(name, capture, z_t) for name, capture in self.captures.items())
         return structure(heads, z0, pixels, params)
 
@@ -99,6 +101,15 @@ class ReferenceStages:
 
     def _readout(self, P: torch.Tensor, grid_hw: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         return readout(P, grid_hw, self.params.size_hw, 0.0, has_background=False)
+
+
+def _stable_diffusion(world: World) -> StableDiffusion:
+    provider = world.models.provider
+    if not isinstance(provider, StableDiffusion):
+        raise UsageError(
+            f"stages of {type(provider).__name__} cannot be timed; expected a preset with Stable Diffusion, such as tiny"
+        )
+    return provider
 
 
 def _installed_captures(unet: Any, layers: Sequence[str]) -> dict[str, CaptureProcessor]:
@@ -123,9 +134,24 @@ def _layer_heads(name: str, capture: CaptureProcessor, z_t: torch.Tensor) -> Lay
 class BundleStages:
     """A bundle through the runtime, as a user calls it; stage timings are the runtime's own."""
 
-    def __init__(self, bundle: Path, keyframe_every: int, threads: int, *, spinning: bool) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        keyframe_every: int,
+        threads: int,
+        *,
+        spinning: bool,
+        classes: str | Sequence[str] = CLASS_NAMES,
+        templates: str | None = None,
+    ) -> None:
         self.segmenter = Segmenter.open(
-            bundle, list(CLASS_NAMES), backend="ort", keyframe_every=keyframe_every, threads=threads, spinning=spinning
+            bundle,
+            classes if isinstance(classes, str) else list(classes),
+            backend="ort",
+            keyframe_every=keyframe_every,
+            threads=threads,
+            spinning=spinning,
+            templates=templates,
         )
         if not self.segmenter.backend.startswith("ort:"):
             raise CompatibilityError(f"asked for ONNX Runtime, got {self.segmenter.backend}: refusing to report it")
@@ -158,14 +184,21 @@ class LatencyPlan:
     spinning: bool
 
 
-def header(plan: LatencyPlan) -> dict[str, Any]:
-    """What a figure means nothing without: machine, versions, threads, warm-up, repeats."""
+def machine_facts() -> dict[str, Any]:
+    """The machine and the versions of what is timed."""
     return {
         "bench": "header",
         "machine": f"{platform.machine()} {_processor()}",
         "cores": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "onnxruntime", "numpy")},
+    }
+
+
+def header(plan: LatencyPlan) -> dict[str, Any]:
+    """What a figure means nothing without: machine, versions, threads, warm-up, repeats."""
+    return {
+        **machine_facts(),
         "precision": "fp32",
         "ort_spinning": plan.spinning,
         "classes": len(CLASS_NAMES),

@@ -1,13 +1,18 @@
-"""From a plan to an installed bundle: export, compile, check against the reference, rename into place."""
+"""From a plan to an installed bundle: export, compile, check against the reference, rename into place.
+
+Every stage is exported, compiled and compared in a process of its own, so that the peak of memory is a stage's; this
+process never imports PyTorch.
+"""
 
 import json
-import resource
-import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
 
 from nerve_export.bundle import (
     bundle_lock,
@@ -18,37 +23,40 @@ from nerve_export.bundle import (
     staging_folder,
     write_manifest,
 )
-from nerve_export.gmac import count_gmac
-from nerve_export.parity import ParityReport, check_parity
-from nerve_export.plan import BuildPlan, Preset, plan_key, presets, tool_versions
-from nerve_export.stages import TABLE, Sizes
-from nerve_runtime.errors import NumericError, UsageError
+from nerve_export.isolation import run_isolated
+from nerve_export.parity_measures import ParityReport
+from nerve_export.plan import BuildPlan, plan_key, plan_weights, tool_versions
+from nerve_export.precision import PrecisionPlan, StagePrecision
+from nerve_export.stages import TABLE, Sizes, sizes_of
+from nerve_ref.weight_files import ResolvedWeights, licences_text
+from nerve_runtime.errors import BundleError, NumericError, UsageError
 from nerve_runtime.manifest import (
-    EngineRecord,
-    FileRecord,
     Geometry,
     Manifest,
     Method,
     StageRecord,
     Vocabulary,
     WeightRecord,
+    load_manifest,
 )
 from nerve_runtime.spec import StageName
 
 if TYPE_CHECKING:
-    from nerve_ref.weights import Models
+    from nerve_export.engine_build import EngineFacts
+    from nerve_export.stage_worker import Exported
 
 TOKENIZER_NAME = "tokenizer.json"
 PARITY_NAME = "parity.json"
+PRECISION_NAME = "precision.json"
 LICENCES_NAME = "licences.txt"
-NO_FILES: dict[str, FileRecord] = {}
+GRAPH_INPUTS = ("tau", "alpha", "beta", "head_temperature", "threshold")
 Progress = Callable[[str], None]
-"""Called with a short text whenever a new part of the build begins."""
+"""Called with a short text whenever a new part of the build begins; what follows a colon is a part of that part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """One file made by a build, for the closing lines and `--json`."""
+    """One file made by a build, for the closing lines and `--json`; `peak_rss_mb` is its own process's."""
 
     stage: str
     kind: str
@@ -67,164 +75,174 @@ class BuildResult:
     manifest: Manifest
     artefacts: tuple[Artefact, ...]
     parity: ParityReport | None
+    kept_fp32: tuple[str, ...] = ()
 
 
-def build(plan: BuildPlan, targets: tuple[str, ...], progress: Progress, *, force: bool = False) -> BuildResult:
+def build(
+    plan: BuildPlan, targets: tuple[str, ...], progress: Progress = lambda _what: None, *, force: bool = False
+) -> BuildResult:
     """Build a bundle, unless the one in place was made by the same plan.
 
     Raises:
         NumericError: the bundle does not agree with the reference; nothing is installed.
         NerveError: anything else that stops a build, with its exit code.
     """
-    key = plan_key(plan)
+    progress("looking for weights")
+    resolved = plan_weights(plan, progress)
+    key = plan_key(plan, resolved)
     with bundle_lock(plan.out):
         found = None if force else installed_manifest(plan.out, key)
         if found is not None and {engine.target for engine in found.engines} == set(targets):
             return BuildResult(found, (), None)
         refuse_foreign(plan.out)
         with staging_folder(plan.out) as folder:
-            return _build_into(folder, plan, key, targets, progress)
+            return _build_into(folder, plan, key, resolved, targets, progress)
 
 
 def build_steps(targets: tuple[str, ...]) -> int:
-    """How often `progress` is called: loading, each graph, each engine, parity."""
-    return 2 + len(TABLE) * (1 + len(targets))
+    """How often `progress` is called: loading, each graph, each engine, the reference, the comparison."""
+    return 3 + len(TABLE) * (1 + len(targets))
 
 
-def _build_into(folder: Path, plan: BuildPlan, key: str, targets: tuple[str, ...], progress: Progress) -> BuildResult:
-    preset = presets()[plan.preset]
-    progress("loading weights")
-    models, sizes = _load(preset, plan)
-    stages, artefacts = _export_all(folder, plan, models, sizes, progress)
-    shutil.copyfile(preset.weights / "clip" / TOKENIZER_NAME, folder / TOKENIZER_NAME)
-    (folder / LICENCES_NAME).write_text(f"weights of preset {plan.preset}: {preset.licence}\n", encoding="utf-8")
-    engines = []
-    for target in targets:
-        for stage in stages:
-            progress(f"compiling {stage} for {target}")
-            record, artefact = _compile(folder, stage, stages[stage], target)
-            engines.append(record)
-            artefacts.append(artefact)
-    manifest = _manifest(folder, plan, key, models, sizes, stages, tuple(engines), preset)
-    progress("comparing with the reference")
-    report = check_parity(folder, manifest, models, plan.params, preset.parity_classes)
+def _build_into(
+    folder: Path,
+    plan: BuildPlan,
+    key: str,
+    resolved: ResolvedWeights | None,
+    targets: tuple[str, ...],
+    progress: Progress,
+) -> BuildResult:
+    started = time.monotonic()
+    sizes = sizes_of(plan.backbones, plan.params)
+    exported = _export_all(folder, plan, resolved, sizes, progress)
+    _write_papers(folder, plan, resolved, exported)
+    manifest = _manifest(folder, plan, key, sizes, {stage: done.record for stage, done in exported.items()}, resolved)
+    artefacts = [_graph_artefact(stage, done) for stage, done in exported.items()]
+    report, checking_peak_mb = _checked(folder, manifest, plan, resolved, progress)
     (folder / PARITY_NAME).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+    if targets:
+        from nerve_export.engine_build import build_engines
+
+        def told(what: str, _share: float) -> None:
+            progress(f"compiling {what}")
+
+        engines, made = build_engines(folder, manifest, targets, progress=told, earlier=_earlier(plan.out))
+        manifest = manifest.model_copy(update={"engines": tuple(engines)})
+        artefacts += [_engine_artefact(fact, manifest) for fact in made]
+    manifest = manifest.model_copy(update={"files": file_records(folder)})
+    write_manifest(folder, manifest)
+    install(folder, plan.out)
+    artefacts.append(_whole(manifest, artefacts, checking_peak_mb, time.monotonic() - started))
+    kept = tuple(
+        f"{stage}: {path}" for stage, done in exported.items() if done.precision for path in done.precision.keep_fp32
+    )
+    installed = tuple(replace(artefact, path=(plan.out / artefact.path).as_posix()) for artefact in artefacts)
+    return BuildResult(manifest, installed, report, kept)
+
+
+def _export_all(
+    folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, sizes: Sizes, progress: Progress
+) -> "dict[StageName, Exported]":
+    from nerve_export import stage_worker
+
+    exported = {}
+    for stage in TABLE:
+        progress(f"exporting {stage}")
+        what = f"exporting stage {stage!r}"
+        exported[stage] = run_isolated(what, stage_worker.export_stage, plan, resolved, sizes, stage, folder)
+    return exported
+
+
+def _write_papers(
+    folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, exported: "dict[StageName, Exported]"
+) -> None:
+    """What lies beside the graphs: tokenizer, licences, and which layers stayed in float32."""
+    from nerve_export import stage_worker
+
+    run_isolated("writing the tokenizer", stage_worker.write_tokenizer, plan, resolved, folder / TOKENIZER_NAME)
+    licences = (
+        "random weights: no licence; labels mean nothing\n" if resolved is None else licences_text(resolved.records)
+    )
+    (folder / LICENCES_NAME).write_text(licences, encoding="utf-8")
+    if plan.precision != "fp32":
+        stages: dict[str, StagePrecision] = {
+            stage: done.precision for stage, done in exported.items() if done.precision is not None
+        }
+        text = PrecisionPlan(precision=plan.precision, stages=stages).model_dump_json(indent=2)
+        (folder / PRECISION_NAME).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _checked(
+    folder: Path, manifest: Manifest, plan: BuildPlan, resolved: ResolvedWeights | None, progress: Progress
+) -> tuple[ParityReport, float]:
+    """Compare the staged bundle with the reference; returns the greater peak of memory of the two processes too.
+
+    Raises:
+        NumericError: they do not agree.
+    """
+    from nerve_export import stage_worker
+
+    with tempfile.TemporaryDirectory(".tmp", f".{plan.out.name}.taps.", folder.parent) as taps:
+        progress("running the reference")
+        reference_mb = run_isolated("running the reference", stage_worker.write_reference, plan, resolved, Path(taps))
+        progress("comparing with the reference")
+        report, comparison_mb = run_isolated(
+            "comparing with the reference", stage_worker.compare_with_reference, folder, manifest, Path(taps)
+        )
     if not report.passed:
         worst = report.worst()
         raise NumericError(
             f"the bundle does not agree with the reference: {worst.stage}.{worst.tensor} on frame {worst.frame} has "
             f"cosine {worst.cosine}, max abs {worst.max_abs:.3g}, agreement {worst.agreement}; nothing was installed"
         )
-    manifest = manifest.model_copy(update={"files": file_records(folder)})
-    write_manifest(folder, manifest)
-    install(folder, plan.out)
-    return BuildResult(manifest, tuple(_installed(artefacts, plan.out)), report)
+    return report, max(reference_mb, comparison_mb)
 
 
-def _load(preset: Preset, plan: BuildPlan) -> tuple["Models", Sizes]:
-    import torch
-
-    from nerve_ref.affinity import token_grid_hw
-    from nerve_ref.pipeline import observe_diffusion
-    from nerve_ref.weights import tiny_models
-
+def _earlier(out: Path) -> Path | None:
+    """The bundle to be replaced, where there is a whole one: its engines of the same key need no compiling."""
     try:
-        models = tiny_models()
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    _, heads = observe_diffusion(models, torch.zeros(*plan.params.size_hw, 3, dtype=torch.uint8), plan.params)
-    sizes = Sizes(
-        working_hw=plan.params.size_hw,
-        grid_hw=token_grid_hw(heads),
-        pooled_keys=plan.params.pooled_hw[0] * plan.params.pooled_hw[1],
-        heads=sum(len(layer.q) for layer in heads),
-        text_width=models.clip.config.projection_dim,
-        context_length=models.clip.config.text_config.max_position_embeddings,
+        load_manifest(out)
+    except BundleError:
+        return None
+    return out
+
+
+def _graph_artefact(stage: StageName, done: "Exported") -> Artefact:
+    return Artefact(
+        stage, "onnx", "ort", done.record.onnx, done.bytes, done.seconds, done.peak_rss_mb, done.record.gmac
     )
-    return models, sizes
 
 
-def _export_all(
-    folder: Path, plan: BuildPlan, models: "Models", sizes: Sizes, progress: Progress
-) -> tuple[dict[StageName, StageRecord], list[Artefact]]:
-    from nerve_export.onnx_graph import export_graph
-
-    stages: dict[StageName, StageRecord] = {}
-    artefacts = []
-    for name, row in TABLE.items():
-        progress(f"exporting {name}")
-        started = time.monotonic()
-        spec = row.spec(sizes)
-        stamp = {"nerve_stage": name, "nerve_preset": plan.preset, "nerve_precision": plan.precision}
-        model = export_graph(row.module(models, plan.params, sizes), spec, plan.opset, stamp)
-        path = folder / f"{name}.onnx"
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        stages[name] = StageRecord(onnx=path.name, spec=spec, gmac=round(count_gmac(model), 6))
-        artefacts.append(_artefact(name, "onnx", "ort", path, folder, started, stages[name].gmac))
-    return stages, artefacts
+def _engine_artefact(fact: "EngineFacts", manifest: Manifest) -> Artefact:
+    gmac = manifest.stages[fact.stage].gmac
+    return Artefact(fact.stage, "engine", fact.target, fact.path, fact.bytes, fact.seconds, fact.peak_rss_mb, gmac)
 
 
-def _compile(folder: Path, stage: StageName, record: StageRecord, target: str) -> tuple[EngineRecord, Artefact]:
-    from nerve_export.engine import compile_engine
-    from nerve_runtime.manifest import file_sha256
-
-    started = time.monotonic()
-    onnx_path = folder / record.onnx
-    engine = compile_engine(onnx_path, record.spec, target)
-    path = folder / "engines" / target / f"{stage}.engine"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(engine.plan)
-    engine_record = EngineRecord(
-        stage=stage,
-        target=target,
-        path=path.relative_to(folder).as_posix(),
-        onnx_sha256=file_sha256(onnx_path),
-        backend_version=engine.backend_version,
-        precision="fp32",
-        profile=engine.profile,
-        builder_options=engine.builder_options,
-    )
-    return engine_record, _artefact(stage, "engine", target, path, folder, started, record.gmac)
-
-
-def _artefact(stage: str, kind: str, target: str, path: Path, folder: Path, started: float, gmac: float) -> Artefact:
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    seconds = round(time.monotonic() - started, 2)
-    relative = path.relative_to(folder).as_posix()
-    return Artefact(stage, kind, target, relative, path.stat().st_size, seconds, round(peak_mb, 1), gmac)
-
-
-def _installed(artefacts: list[Artefact], out: Path) -> Iterator[Artefact]:
-    for artefact in artefacts:
-        yield Artefact(**{**asdict(artefact), "path": (out / artefact.path).as_posix()})
+def _whole(manifest: Manifest, artefacts: list[Artefact], checking_peak_mb: float, seconds: float) -> Artefact:
+    """The bundle as one line: all bytes, the time of the whole build, the greatest peak, a cold frame's cost."""
+    size = sum(record.bytes for record in manifest.files.values())
+    peak_mb = max(checking_peak_mb, *(artefact.peak_rss_mb for artefact in artefacts))
+    return Artefact("bundle", "bundle", "all", "", size, round(seconds, 2), peak_mb, manifest.stages["frame"].gmac)
 
 
 def _manifest(
     folder: Path,
     plan: BuildPlan,
     key: str,
-    models: "Models",
     sizes: Sizes,
     stages: dict[StageName, StageRecord],
-    engines: tuple[EngineRecord, ...],
-    preset: Preset,
+    resolved: ResolvedWeights | None,
 ) -> Manifest:
-    from nerve_ref.templates import TEMPLATE_SETS
-
-    params, tokenizer = plan.params, models.tokenizer
-    end = tokenizer.id_to_token(tokenizer.encode("").ids[-1])
-    if end is None:
-        raise UsageError(f"the tokenizer of preset {plan.preset} ends prompts with an id without a token; mend it")
-    unknown = getattr(tokenizer.model, "unk_token", None) if _is_word_level(tokenizer) else None
-    inputs = ("tau", "alpha", "beta", "head_temperature", "threshold")
+    params = plan.params
     baked: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(params).items()
-        if name not in inputs
+        if name not in GRAPH_INPUTS
     }
     return Manifest(
         format_version=1,
         preset=plan.preset,
+        random_seed=plan.random_seed,
         opset=plan.opset,
         precision=plan.precision,
         plan_key=key,
@@ -236,32 +254,30 @@ def _manifest(
             text_width=sizes.text_width,
             max_classes=plan.max_classes,
         ),
-        method=Method(**{name: getattr(params, name) for name in inputs}, baked=baked),
-        vocabulary=Vocabulary(
-            tokenizer=TOKENIZER_NAME,
-            context_length=sizes.context_length,
-            end_token=end,
-            unknown_token=unknown,
-            template_sets={name: list(templates) for name, templates in TEMPLATE_SETS.items()},
-            default_template_set=params.template_set,
-        ),
+        method=Method(**{name: getattr(params, name) for name in GRAPH_INPUTS}, baked=baked),
+        vocabulary=_vocabulary(folder, plan, sizes),
         stages=stages,
-        weights=tuple(_weights(plan, preset, models)),
-        engines=engines,
+        weights=tuple(WeightRecord(**asdict(record)) for record in resolved.records) if resolved is not None else (),
         tool_versions=tool_versions(),
         files=file_records(folder),
     )
 
 
-def _is_word_level(tokenizer: Any) -> bool:
-    return type(tokenizer.model).__name__ == "WordLevel"
+def _vocabulary(folder: Path, plan: BuildPlan, sizes: Sizes) -> Vocabulary:
+    from nerve_ref.templates import TEMPLATE_SETS
 
-
-def _weights(plan: BuildPlan, preset: Preset, models: "Models") -> Iterator[WeightRecord]:
-    for source in models.sources:
-        for name, digest in source.sha256().items():
-            if name.endswith(".safetensors"):
-                where = f"nerve_ref/models/{plan.preset}/{source.folder.name}/{name}"
-                yield WeightRecord(
-                    role=source.role, source=where, revision="packaged", sha256=digest, licence=preset.licence
-                )
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_NAME))
+    tokenizer.no_padding()
+    end = tokenizer.id_to_token(tokenizer.encode("").ids[-1])
+    if end is None:
+        raise UsageError(f"the tokenizer of preset {plan.preset} ends prompts with an id without a token; mend it")
+    known_words_only = type(tokenizer.model).__name__ == "WordLevel"
+    return Vocabulary(
+        tokenizer=TOKENIZER_NAME,
+        context_length=sizes.context_length,
+        end_token=end,
+        unknown_token=getattr(tokenizer.model, "unk_token", None) if known_words_only else None,
+        synthetic=plan.random_seed is not None and plan.weights.tokenizer is None and plan.preset != "tiny",
+        template_sets={name: list(templates) for name, templates in TEMPLATE_SETS.items()},
+        default_template_set=plan.params.template_set,
+    )

@@ -10,7 +10,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from nerve_runtime.errors import BundleError, ResourceError
-from nerve_runtime.manifest import MANIFEST_NAME, FileRecord, Manifest, file_sha256, load_manifest, verify_file
+from nerve_runtime.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    file_sha256,
+    load_manifest,
+    manifest_bytes,
+    verify_file,
+)
 
 LOCK_TIMEOUT_S = 1800
 
@@ -22,19 +30,29 @@ def bundle_lock(out: Path) -> Iterator[None]:
     Raises:
         ResourceError: the folder cannot be written, or another builder holds the lock for too long.
     """
+    lock = FileLock(out.parent / f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(out.parent / f".{out.name}.lock", timeout=LOCK_TIMEOUT_S):
-            _sweep(out)
-            yield
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
     except Timeout as error:
         raise ResourceError(f"another builder has been making {out} for {LOCK_TIMEOUT_S} s; wait or stop it") from error
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
         raise ResourceError(f"cannot write beside {out}: {error}; choose another place with --out") from error
+    try:
+        _sweep(out)
+        yield
+    finally:
+        lock.release()
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a killed builder left behind; called under the lock."""
+    """Remove what a killed builder left behind; called under the lock.
+
+    A builder killed between the two renames of `install` has moved the old bundle aside: it is put back.
+    """
+    for aside in out.parent.glob(f".{out.name}.old.*.tmp"):
+        if not out.exists():
+            aside.rename(out)
     for leftover in out.parent.glob(f".{out.name}.*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -67,7 +85,7 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, the last file of a bundle."""
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / MANIFEST_NAME).write_bytes(manifest_bytes(manifest))
 
 
 def refuse_foreign(out: Path) -> None:
@@ -94,16 +112,24 @@ def install(staged: Path, out: Path) -> None:
     Raises:
         BundleError: there is something at `out` that is no bundle; it is left alone.
     """
-    for path in staged.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+    for path in (*staged.rglob("*"), staged):
+        _flush(path)
     refuse_foreign(out)
     old = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
     if out.exists():
         out.rename(old)
     staged.rename(out)
+    _flush(out.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk itself before anything relies on them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def installed_manifest(out: Path, key: str) -> Manifest | None:
@@ -112,8 +138,19 @@ def installed_manifest(out: Path, key: str) -> Manifest | None:
         manifest = load_manifest(out)
         if manifest.plan_key != key:
             return None
-        for relative in manifest.files:
-            verify_file(out, manifest, relative)
-    except BundleError:
+        _verify_touched(out, manifest)
+    except (BundleError, OSError):
         return None  # missing or damaged: it will be built again
     return manifest
+
+
+def _verify_touched(out: Path, manifest: Manifest) -> None:
+    """Compare sizes, and hashes of what was written after the manifest, the last file of a build.
+
+    Hashing all of a true-size bundle would take longer than a cache hit may; whoever opens a file hashes it anyway.
+    """
+    written_ns = (out / MANIFEST_NAME).stat().st_mtime_ns
+    for relative, record in manifest.files.items():
+        found = (out / relative).lstat()
+        if found.st_size != record.bytes or found.st_mtime_ns > written_ns:
+            verify_file(out, manifest, relative)

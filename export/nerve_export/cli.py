@@ -2,64 +2,77 @@
 
 import json
 import sys
-from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import asdict, replace
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from nerve_export.plan import BuildPlan, make_plan, plan_key, presets
-from nerve_runtime.errors import NerveError, ResourceError
+from nerve_export import cli_options as options
+from nerve_export.doctor import doctor
+from nerve_export.engines_cli import engines
+from nerve_export.lock_cli import lock
+from nerve_export.parity_cli import parity
+from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
+from nerve_ref.weight_files import WeightChoice
+from nerve_runtime.errors import BundleError, NerveError, ResourceError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(engines)
+app.command()(parity)
+app.command()(doctor)
+app.command()(lock)
 
-PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in presets().items())
 
-
-@app.command()
+@app.callback(invoke_without_command=True)
 def build_engines(
-    preset: Annotated[str, typer.Option(help=f"What to build. {PRESETS}.")] = "tiny",
-    target: Annotated[
-        str,
-        typer.Option(
-            help="Engines to compile beside the ONNX graphs: auto looks for a GPU and its library, ort compiles none, "
-            "rtx:sm86,sm89 compiles with TensorRT-RTX for these GPUs, which need not be here."
-        ),
-    ] = "auto",
-    opset: Annotated[int, typer.Option(help="ONNX opset: 23, or 20 for TensorRT 10.3 (JetPack 6).")] = 23,
-    size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            help="Working height and width in pixels, multiples of 64; cost grows with their product.",
-            show_default="the preset's",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Steps of the cold walk, unrolled into the graph; 8 is fast.", show_default="the preset's"),
-    ] = None,
-    max_classes: Annotated[
-        int, typer.Option(help="Most classes of a vocabulary, 2 to 254; the graphs take any number up to it.")
-    ] = 254,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the bundle; replaced as a whole.", show_default="bundles/PRESET")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built; needs no torch.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON line per artefact on stdout, nothing else.")
-    ] = False,
+    context: typer.Context,
+    preset: options.PresetName = "tiny",
+    target: options.Target = "auto",
+    precision: options.Precision = "fp32",
+    precision_plan: options.PrecisionPlan = None,
+    audit_frames: options.AuditFrames = None,
+    opset: options.OpsetNumber = 23,
+    size: options.Size = None,
+    steps: options.Steps = None,
+    max_classes: options.MaxClasses = 254,
+    clip: options.Clip = None,
+    sd: options.StableDiffusion = None,
+    vae: options.Vae = None,
+    dinov2: options.Dinov2 = None,
+    tokenizer: options.TokenizerFile = None,
+    offline: options.Offline = False,
+    locked: options.Locked = False,
+    random_weights: options.RandomWeights = None,
+    out: options.Out = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Build a bundle: the networks and the method as ONNX graphs, checked against the PyTorch reference.
 
     With no option it builds bundles/tiny in about a minute. A build that nothing has changed for ends at once. A bundle
     that does not agree with the reference is not installed.
 
-    Exit codes: 0 built or up to date, 2 usage, 3 bad bundle in the way, 4 missing library, 6 no space, 7 parity failed.
+    Exit codes: 0 built or up to date, 2 usage, 3 bad weights or a bad bundle in the way, 4 missing library, 6 no space
+    or memory, 7 parity failed.
     """
-    plan = make_plan(preset, opset=opset, size_hw=size, steps=steps, max_classes=max_classes, out=out)
+    if context.invoked_subcommand is not None:
+        return
+    plan = make_plan(
+        preset,
+        opset=opset,
+        size_hw=size,
+        steps=steps,
+        max_classes=max_classes,
+        out=out,
+        precision=precision,
+        precision_plan=precision_plan,
+        audit_frames=audit_frames,
+        weights=WeightChoice(clip, sd, vae, tokenizer, offline, locked, dinov2),
+        random_seed=random_weights,
+    )
     if dry_run:
         _say_plan(plan, target, as_json=as_json)
         return
@@ -71,6 +84,7 @@ def _say_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
 
     facts: dict[str, Any] = {
         "preset": plan.preset,
+        "networks": [name for name in asdict(plan.backbones).values() if name],
         "out": str(plan.out),
         "target": target,
         "opset": plan.opset,
@@ -78,17 +92,26 @@ def _say_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
         "size_hw": plan.params.size_hw,
         "steps": plan.params.steps,
         "max_classes": plan.max_classes,
+        "random_weights": plan.random_seed is not None,
         "stages": list(TABLE),
-        "plan_key": plan_key(plan),
+        "plan_key": _key_without_downloads(plan),
     }
     typer.echo(json.dumps(facts) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
 
 
-def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
-    from nerve_export.bundle import installed_manifest
+def _key_without_downloads(plan: BuildPlan) -> str | None:
+    """The plan's key, or None where weights would have to be downloaded first."""
+    offline = replace(plan, weights=replace(plan.weights, offline=True))
+    try:
+        return plan_key(plan, plan_weights(offline, lambda _what: None))
+    except BundleError as error:
+        Console(stderr=True).print(f"note: {error}", highlight=False, markup=False, soft_wrap=True)
+        return None
 
+
+def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     console = Console(stderr=True)
-    if target in ("auto", "ort") and not force and _is_up_to_date(plan, target, installed_manifest):
+    if target in ("auto", "ort") and not force and _is_up_to_date(plan, target):
         _say_up_to_date(plan, as_json=as_json)
         return
     from nerve_export.build import build, build_steps
@@ -100,29 +123,44 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=build_steps(targets))
 
+        steps: list[str] = []
+
         def progress(what: str) -> None:
-            bar.update(task, description=what, advance=1)
-            if not console.is_terminal:
-                console.print(what, highlight=False)
+            step = what.partition(":")[0]
+            is_new = steps[-1:] != [step]
+            steps.append(step)
+            bar.update(task, description=what, advance=1 if is_new else 0)
+            if is_new and not console.is_terminal:
+                console.print(step, highlight=False)
 
         result = build(plan, targets, progress, force=force)
     if not result.artefacts:
         _say_up_to_date(plan, as_json=as_json)
         return
     for artefact in result.artefacts:
-        line = json.dumps(asdict(artefact)) if as_json else _line(asdict(artefact))
-        typer.echo(line)
-    if result.parity is not None and not as_json:
+        typer.echo(json.dumps(asdict(artefact)) if as_json else _line(asdict(artefact)))
+    if not as_json:
+        _say_parity(result)
+
+
+def _say_parity(result: Any) -> None:
+    for kept in result.kept_fp32:
+        typer.echo(f"kept in float32, beyond half of float16's range: {kept}")
+    if result.parity is not None:
         worst = result.parity.worst()
-        taps = len(result.parity.taps)
         typer.echo(
-            f"parity: {taps} comparisons passed, largest difference {worst.max_abs:.2g} ({worst.stage}.{worst.tensor})"
+            f"parity: {len(result.parity.taps)} comparisons passed, largest difference {worst.max_abs:.2g} "
+            f"({worst.stage}.{worst.tensor})"
         )
 
 
-def _is_up_to_date(plan: BuildPlan, target: str, installed: Any) -> bool:
+def _is_up_to_date(plan: BuildPlan, target: str) -> bool:
     """Answer without torch where the target needs no look at the GPU beyond what the bundle already has."""
-    manifest = installed(plan.out, plan_key(plan))
+    from nerve_export.bundle import installed_manifest
+
+    if not plan.out.is_dir():
+        return False
+    manifest = installed_manifest(plan.out, plan_key(plan, plan_weights(plan, lambda _what: None)))
     return manifest is not None and (target == "auto" or not manifest.engines)
 
 
@@ -132,8 +170,8 @@ def _say_up_to_date(plan: BuildPlan, *, as_json: bool) -> None:
 
 
 def _line(artefact: dict[str, Any]) -> str:
-    size = f"{artefact['bytes'] / 1e6:.2f} MB"
-    return f"{artefact['path']}  {size}, {artefact['gmac']:.3f} GMAC, {artefact['seconds']:.1f} s"
+    cost = f"{artefact['bytes'] / 1e6:.2f} MB, {artefact['gmac']:.3f} GMAC, {artefact['seconds']:.1f} s"
+    return f"{artefact['path']}  {cost}, peak {artefact['peak_rss_mb'] / 1000:.2f} GB"
 
 
 def run_command(command: typer.Typer) -> None:

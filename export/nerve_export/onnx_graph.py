@@ -1,10 +1,11 @@
-"""A torch module to a checked, optimised, stamped ONNX graph that says nothing of the machine it was made on."""
+"""A torch module to a checked, optimised, stamped ONNX file that says nothing of the machine it was made on."""
 
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerve_export.stages import EXAMPLE_SIZES
@@ -17,41 +18,101 @@ if TYPE_CHECKING:
 
 PRODUCER = "nerve-deploy"
 EXPORTER_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._dynamo", "torch.export")
+EXTERNAL_FROM_BYTES = 64 << 20
+"""Weights beyond this lie in a file beside the graph: protobuf ends at 2 GB, and the merged stage shares the files."""
+TAP_KEY = "nerve_tap:"
+"""Metadata that names the value of an inner tensor, for parity: `nerve_tap:latent` = name of the value."""
 
 
-def export_graph(module: Any, spec: StageSpec, opset: int, stamp: dict[str, str]) -> "onnx.ModelProto":
-    """Export with the dynamo exporter; the result depends on the module and the arguments alone.
+def export_graph(
+    module: Any, spec: StageSpec, opset: int, stamp: dict[str, str], path: Path
+) -> "tuple[onnx.ModelProto, tuple[str, ...]]":
+    """Export with the dynamo exporter; the files depend on the module and the arguments alone.
 
     Args:
-        module: torch module whose forward takes the inputs of `spec` in order.
+        module: torch module whose forward takes the inputs of `spec` in order; inner tensors that it has
+            `tap_names` for are named in the metadata.
         spec: doors; letters become dynamic axes.
         opset: 20 or 23; 23 keeps attention and group normalisation as single ops.
         stamp: strings written into the graph's metadata.
+        path: of the graph; large weights go to `NAME.onnx.data` beside it.
+
+    Returns:
+        The graph, without large weights, and the names of its external data files.
 
     Raises:
         CompatibilityError: the exported graph does not have the doors of `spec`.
     """
+    import onnx
     import torch
 
     module.eval()
     arguments = tuple(_example(tensor) for tensor in spec.inputs)
+    taps: tuple[str, ...] = getattr(module, "tap_names", ())
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            module,
+            _with_taps(module) if taps else module,
             arguments,
             dynamo=True,
             opset_version=opset,
             input_names=[tensor.name for tensor in spec.inputs],
-            output_names=[tensor.name for tensor in spec.outputs],
-            dynamic_shapes=_dynamic_shapes(spec),
+            output_names=[*(tensor.name for tensor in spec.outputs), *taps],
+            dynamic_shapes=(_dynamic_shapes(spec),) if taps else _dynamic_shapes(spec),
             optimize=True,
             verbose=False,
         )
     if program is None:
         raise CompatibilityError("the installed torch exports no program; expected torch 2.9 or newer, please upgrade")
-    model = _finish(program.model_proto, stamp)
+    weights = [value.const_value for value in program.model.graph.initializers.values()]
+    weight_bytes = sum(int(weight.nbytes) for weight in weights if weight is not None)
+    external = weight_bytes > EXTERNAL_FROM_BYTES
+    if external:
+        program.save(str(path), external_data=True)
+        model = onnx.load(str(path), load_external_data=False)
+    else:
+        model = program.model_proto
+    _hide_taps(model, taps)
+    write_graph(model, stamp | {f"{TAP_KEY}{name}": name for name in taps}, path)
     _check_doors(model, spec)
-    return model
+    return model, (f"{path.name}.data",) if external else ()
+
+
+def write_graph(model: "onnx.ModelProto", stamp: Mapping[str, str], path: Path) -> None:
+    """Strip what names this machine or this run, stamp, write and check; external data must lie beside `path` already."""
+    import onnx
+
+    _strip(model, stamp)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    # By path, so that the checker finds external data without holding it.
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _with_taps(stage: Any) -> Any:
+    """A stage that also gives its inner tensors out."""
+    from torch import nn
+
+    class Tapped(nn.Module):
+        """Outputs of a stage, then its inner tensors."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = stage
+
+        def forward(self, *inputs: Any) -> tuple[Any, ...]:
+            """Run the stage."""
+            outputs, taps = self.stage.tapped(*inputs)
+            return (*outputs, *taps.values())
+
+    return Tapped()
+
+
+def _hide_taps(model: "onnx.ModelProto", taps: Sequence[str]) -> None:
+    """Inner tensors keep their names but are no outputs of the graph."""
+    kept = [value for value in model.graph.output if value.name not in taps]
+    hidden = [value for value in model.graph.output if value.name in taps]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    model.graph.value_info.extend(hidden)
 
 
 def _dynamic_shapes(spec: StageSpec) -> tuple[dict[int, Any], ...]:
@@ -84,8 +145,8 @@ def _example(tensor: TensorSpec) -> "torch.Tensor":
     return torch.randint(0, high, shape, generator=generator, dtype=getattr(torch, tensor.dtype))
 
 
-def _finish(model: "onnx.ModelProto", stamp: dict[str, str]) -> "onnx.ModelProto":
-    """Strip what names this machine or this run (the exporter writes source paths into node metadata), then stamp."""
+def _strip(model: "onnx.ModelProto", stamp: Mapping[str, str]) -> None:
+    """Remove what names this machine or this run (the exporter writes source paths into node metadata), then stamp."""
     import onnx
 
     for graph in (model.graph, *model.functions):
@@ -100,8 +161,6 @@ def _finish(model: "onnx.ModelProto", stamp: dict[str, str]) -> "onnx.ModelProto
     del model.metadata_props[:]
     model.producer_name, model.producer_version, model.doc_string = PRODUCER, "", ""
     onnx.helper.set_model_props(model, dict(sorted(stamp.items())))
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def _check_doors(model: "onnx.ModelProto", spec: StageSpec) -> None:

@@ -1,70 +1,67 @@
-"""Reference against bundle: each graph alone on the reference's inputs, then all of them in a row, cold and warm."""
+"""Reference against bundle: each graph alone on the reference's inputs, then all of them in a row, cold and warm.
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+Two steps, in processes of their own where memory is short: `reference_taps` runs torch and writes a folder;
+`compare_bundle` reads it and needs no torch. It opens one stage at a time.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_export.parity_frames import FRAMES, parity_frames
+from nerve_export.parity_measures import CHAIN, STAGE_ORDER, ParityReport, Tap, compared, compared_inner
+from nerve_export.parity_reference import reference_taps
+from nerve_export.parity_runners import Run, Runner, open_runner
+from nerve_export.parity_taps import MARGIN, TapFolder, Tensors
 from nerve_export.stages import TABLE, Tolerance
-from nerve_runtime.backends import Session, open_backend
+from nerve_runtime.errors import CompatibilityError
 from nerve_runtime.manifest import Manifest
 from nerve_runtime.spec import StageName
 
 if TYPE_CHECKING:
     from nerve_ref.params import NerveParams
-    from nerve_ref.pipeline import Intermediates
-    from nerve_ref.text import TextBank
     from nerve_ref.weights import Models
 
-Tensors = Mapping[str, NDArray[Any]]
-Run = Callable[[StageName, Tensors], Tensors]
-FRAMES = 4
-CHAIN_AGREEMENT = 0.995
-"""Least share of pixels on which reference and bundle agree, end to end."""
+__all__ = [
+    "FRAMES",
+    "ParityReport",
+    "Tap",
+    "check_parity",
+    "compare_bundle",
+    "compared",
+    "parity_frames",
+    "reference_taps",
+]
+DOUBT = {"fp32": 2e-4, "fp16": 0.02, "bf16": 0.1}
+"""End to end a label counts where the reference's best class leads the next by more than this probability.
 
-
-@dataclass(frozen=True, slots=True)
-class Tap:
-    """One comparison: `cosine` and `max_abs` for floats, `agreement` (share of equal elements) for integers."""
-
-    stage: str
-    tensor: str
-    frame: int
-    cosine: float | None
-    max_abs: float
-    agreement: float | None
-    passed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ParityReport:
-    """All comparisons of one bundle on one back end."""
-
-    backend: str
-    taps: tuple[Tap, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every tap passed."""
-        return all(tap.passed for tap in self.taps)
-
-    def worst(self) -> Tap:
-        """The first tap that failed, or the one with the largest difference."""
-        failed = [tap for tap in self.taps if not tap.passed]
-        return failed[0] if failed else max(self.taps, key=lambda tap: tap.max_abs)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for `parity.json`."""
-        return {"backend": self.backend, "passed": self.passed, "taps": [asdict(tap) for tap in self.taps]}
+Twice the error that rounding makes in P: where the reference itself all but draws, either label is right. With true
+weights few pixels are left out, with random ones many.
+"""
+CHAIN_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
+CHAIN_EXPECTED = ("label_scores", "labels", MARGIN)
+"""Of a frame of the chain what the reference found; the rest is what a caller hands over."""
+ONCE: frozenset[StageName] = frozenset({"attention", "mix", "walk"})
+"""Stages that only the keyframe of the chain runs."""
+Witness = Callable[[Tap, NDArray[Any], NDArray[Any]], None]
+"""Sees each comparison with what was expected and what was found, for instance to draw pictures."""
 
 
 def check_parity(
-    folder: Path, manifest: Manifest, models: "Models", params: "NerveParams", classes: str, backend: str = "ort"
+    folder: Path,
+    manifest: Manifest,
+    models: "Models",
+    params: "NerveParams",
+    classes: str,
+    backend: str = "ort",
+    frames: int = FRAMES,
 ) -> ParityReport:
-    """Compare a bundle with the reference.
+    """Compare a bundle with the reference, both in this process.
 
     Args:
         folder: the bundle, installed or staged.
@@ -72,167 +69,175 @@ def check_parity(
         models: the reference's networks.
         params: the constants that the bundle was built with.
         classes: class list to segment with.
-        backend: what runs the bundle.
+        backend: what runs the bundle; see `open_runner`.
+        frames: frames to compare.
 
     Raises:
         NerveError: the back end cannot open or run a stage.
     """
-    import torch
-
-    from nerve_ref.templates import TEMPLATE_SETS
-    from nerve_ref.text import parse_classes, text_bank
-
-    with open_backend(backend, folder, manifest) as opened, torch.no_grad():
-        sessions: dict[StageName, Session] = {name: opened.open_session(name) for name in manifest.stages}
-
-        def run(stage: StageName, tensors: Tensors) -> Tensors:
-            wanted = [spec.name for spec in manifest.stages[stage].spec.inputs]
-            return sessions[stage].run({name: np.array(tensors[name], order="C") for name in wanted})
-
-        bank = text_bank(models.clip, models.tokenizer, parse_classes(classes), TEMPLATE_SETS[params.template_set])
-        taps = [*_text_taps(run, manifest, models, classes), *_frame_taps(run, manifest, models, params, bank)]
-        return ParityReport(opened.describe(), (*taps, *_chain_taps(run, models, params, bank)))
+    with tempfile.TemporaryDirectory(prefix="nerve-parity-") as taps:
+        reference_taps(models, params, classes, frames, Path(taps))
+        return compare_bundle(folder, manifest, Path(taps), backend)
 
 
-def parity_frames(size_hw: tuple[int, int], count: int = FRAMES) -> list[NDArray[np.uint8]]:
-    """Seeded frames uint8 (H,W,3): patchworks of textured regions, as a walk likes them; no two the same."""
-    height, width = size_hw
-    y, x = np.mgrid[0:height, 0:width]
-    frames = []
-    for seed in range(count):
-        rng = np.random.default_rng([8248, seed])
-        centers = rng.uniform(0, 1, (6, 2)) * size_hw
-        region = np.argmin((y[..., None] - centers[:, 0]) ** 2 + (x[..., None] - centers[:, 1]) ** 2, axis=-1)
-        colors, tilts = rng.uniform(20, 235, (6, 3)), rng.uniform(-0.9, 0.9, (6, 2))
-        waves = np.sin(y * tilts[region, 0] + x * tilts[region, 1])[..., None] * rng.uniform(0, 50, (6, 1))[region]
-        noise = rng.normal(0, 8, (height, width, 3))
-        frames.append(np.clip(colors[region] + waves + noise, 0, 255).astype(np.uint8))
-    return frames
+def compare_bundle(
+    bundle: Path,
+    manifest: Manifest,
+    taps_folder: Path,
+    runner: str | Runner = "ort",
+    stages: Collection[str] | None = None,
+    witness: Witness | None = None,
+) -> ParityReport:
+    """Compare a bundle with what `reference_taps` wrote; needs no torch and holds one stage in memory at a time.
 
+    Inner tensors are compared on the first frame alone: they tell where a stage goes wrong, not whether it does.
 
-def _text_taps(run: Run, manifest: Manifest, models: "Models", classes: str) -> Iterator[Tap]:
-    from nerve_ref.text import text_embeddings
+    Args:
+        bundle: the bundle, installed or staged.
+        manifest: its manifest.
+        taps_folder: the reference's taps.
+        runner: what runs the stages; see `open_runner`.
+        stages: only these; the chain needs all of its stages.
+        witness: called at each comparison.
 
-    names = [name.strip() for name in classes.replace(",", ";").split(";")]
-    template = manifest.vocabulary.template_sets[manifest.vocabulary.default_template_set][0]
-    expected = text_embeddings(models.clip, models.tokenizer, names, [template])
-    encodings = models.tokenizer.encode_batch([template.format(name) for name in names])
-    ids = np.array([encoding.ids for encoding in encodings], np.int64)
-    found = run("text", {"token_ids": ids})
-    yield from _compare("text", manifest.precision, 0, {"text_embeddings": expected.numpy()}, found)
-
-
-def _frame_taps(
-    run: Run, manifest: Manifest, models: "Models", params: "NerveParams", bank: "TextBank"
-) -> Iterator[Tap]:
-    """Every stage on the reference's own inputs, so that an error shows in the stage that makes it."""
-    from nerve_ref.pipeline import segment
-
-    previous: NDArray[Any] | None = None
-    for index, frame in enumerate(parity_frames(params.size_hw)):
-        reference = segment(models, _torch(frame), bank, params)
-        inputs = _inputs(frame, bank, params) | _intermediates(reference)
-        previous = inputs["seed_scores"] if previous is None else previous
-        expected = inputs | _expected(reference, inputs, params, previous)
-        # The warm walk starts from the previous frame's result, as it does on video.
-        given = inputs | {"previous_scores": previous, "size_hw": np.array(params.size_hw, np.int64)}
-        for stage in ("scores", "attention", "mix", "walk", "walk_warm", "readout", "frame"):
-            if stage not in manifest.stages:
-                continue
-            found = run(stage, given)
-            wanted = expected | ({"label_scores": expected["warm_scores"]} if stage == "walk_warm" else {})
-            yield from _compare(stage, manifest.precision, index, wanted, found)
-        previous = inputs["label_scores"]
-
-
-def _chain_taps(run: Run, models: "Models", params: "NerveParams", bank: "TextBank") -> Iterator[Tap]:
-    """The bundle's stages fed by each other: a keyframe, then warm frames, against the reference's video."""
-    from nerve_ref.video import VideoReference
-
-    video = VideoReference(models, bank, params, keyframe_every=FRAMES)
-    first, *others = parity_frames(params.size_hw)
-    # Warm frames see the keyframe's picture drift towards another: a warm walk across a cut means nothing.
-    frames = [first, *((0.9 * first + 0.1 * other).astype(np.uint8) for other in others)]
-    state: dict[str, NDArray[Any]] = {}
-    for index, frame in enumerate(frames):
-        expected = video.step(_torch(frame))
-        given = _inputs(frame, bank, params) | {"size_hw": np.array(params.size_hw, np.int64)}
-        given |= run("scores", given)
-        if index == 0:
-            state |= run("attention", given)
-            state |= run("mix", given | state)
-        walk: StageName = "walk_warm" if index else "walk"
-        state["previous_scores"] = run(walk, given | state)["label_scores"]
-        found = run("readout", given | {"label_scores": state["previous_scores"]})
-        agreement = float((found["labels"] == expected.labels.numpy()).mean())
-        name = "cold" if index == 0 else "warm"
-        yield Tap("chain", f"labels_{name}", index, None, 1 - agreement, agreement, agreement >= CHAIN_AGREEMENT)
-
-
-def _inputs(frame: NDArray[np.uint8], bank: "TextBank", params: "NerveParams") -> dict[str, NDArray[Any]]:
-    scalars = ("tau", "alpha", "beta", "head_temperature")
-    return {
-        "frame": frame[None],
-        "text_embeddings": bank.embeddings.numpy(),
-        "class_rows": bank.class_rows.numpy(),
-        "class_mask": bank.class_mask.numpy(),
-        "threshold": np.array(params.threshold if bank.has_background else 0.0, np.float32),
-        **{name: np.array(getattr(params, name), np.float32) for name in scalars},
-    }
-
-
-def _intermediates(reference: "Intermediates") -> dict[str, NDArray[Any]]:
-    tensors: dict[str, Any] = {
-        "seed_scores": reference.G,
-        "head_affinity": reference.affinity.B,  # type: ignore[attr-defined]  # only softmax_pooled has a graph
-        "local_weights": reference.local_weights,
-        "affinity": reference.S_global.S,  # type: ignore[attr-defined]  # likewise
-        "head_weights": reference.head_weights,
-        "head_entropies": reference.head_entropies,
-        "label_scores": reference.P,
-        "labels": reference.labels,
-        "confidence": reference.confidence,
-    }
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
-
-
-def _expected(
-    reference: "Intermediates", inputs: Tensors, params: "NerveParams", previous: NDArray[Any]
-) -> dict[str, NDArray[Any]]:
-    """What needs another run of the reference: the warm walk."""
-    from nerve_ref.walk import mixed_step, walk
-
-    step = mixed_step(reference.S_global, reference.local_weights, params.beta)
-    warm = walk(reference.G, step, params.alpha, params.warm_steps, start=_torch(previous))
-    return {"warm_scores": warm.numpy()}
-
-
-def _compare(stage: StageName, precision: str, frame: int, expected: Tensors, found: Tensors) -> Iterator[Tap]:
-    for name, array in found.items():
-        yield compared(stage, name, frame, expected[name], array, TABLE[stage].tolerance[precision])
-
-
-def compared(
-    stage: str, tensor: str, frame: int, expected: NDArray[Any], found: NDArray[Any], tolerance: Tolerance
-) -> Tap:
-    """Compare two arrays of one shape under a tolerance; confidence may differ by one level of 255.
-
-    A value that is not finite, or another shape, fails.
+    Raises:
+        NerveError: the taps or a stage cannot be opened, or a stage cannot run.
     """
-    if expected.shape != found.shape:
-        return Tap(stage, tensor, frame, None, float("inf"), 0.0, passed=False)
-    wide, narrow = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
-    max_abs = float(np.abs(wide - narrow).max())
-    if found.dtype == np.uint8:
-        slack = 1 if tensor == "confidence" else 0
-        agreement = float((np.abs(wide - narrow) <= slack).mean())
-        return Tap(stage, tensor, frame, None, max_abs, agreement, agreement >= tolerance.agreement)
-    cosine = float(wide @ narrow) / max(float(np.linalg.norm(wide) * np.linalg.norm(narrow)), 1e-30)
-    passed = bool(np.isfinite(narrow).all()) and cosine >= tolerance.cosine and max_abs <= tolerance.max_abs
-    return Tap(stage, tensor, frame, cosine, max_abs, None, passed)
+    opened = open_runner(runner, bundle, manifest) if isinstance(runner, str) else runner
+    return _Comparison(opened, TapFolder.open(taps_folder), stages, witness).report()
 
 
-def _torch(array: NDArray[Any]) -> Any:
-    import torch
+class _Comparison:
+    """State: the taps so far, and what the stages made of the short video so far."""
 
-    return torch.from_numpy(np.array(array))
+    def __init__(
+        self, runner: Runner, reference: TapFolder, stages: Collection[str] | None, witness: Witness | None
+    ) -> None:
+        self.runner = runner
+        self.reference = reference
+        self.precision = runner.manifest.precision
+        self.stages = [
+            name for name in STAGE_ORDER if name in runner.manifest.stages and (stages is None or name in stages)
+        ]
+        self.witness = witness
+        self.taps: list[Tap] = []
+        self.chain: list[dict[str, NDArray[Any]]] | None = None
+        if set(CHAIN_STAGES) <= set(self.stages):
+            self.chain = [self._chain_inputs(index) for index in range(reference.facts.chain_frames)]
+
+    def report(self) -> ParityReport:
+        """Go through the stages, in the order in which a frame does."""
+        for stage in self.stages:
+            with self.runner.open(stage) as run:
+                self._compare_alone(stage, run)
+                if self.chain is not None and stage in CHAIN_STAGES:
+                    self._advance_chain(self.chain, stage, run)
+            with self.runner.open_inner(stage) as inner:
+                if inner is not None:
+                    self._compare_inner(stage, inner)
+        if self.chain is not None:
+            self._compare_chain(self.chain)
+        return ParityReport(self.runner.describe(), tuple(self.taps))
+
+    def _compare_alone(self, stage: StageName, run: Run) -> None:
+        """A stage on the reference's own inputs, so that an error shows in the stage that makes it."""
+        if stage == "text":
+            with self.reference.text() as tensors:
+                self._add(stage, 0, tensors, run(tensors))
+            return
+        for index in range(self.reference.facts.frames):
+            with self.reference.frame(index) as tensors:
+                self._add(stage, index, tensors, run(tensors))
+
+    def _compare_inner(self, stage: StageName, run: Run) -> None:
+        with self.reference.text() if stage == "text" else self.reference.frame(0) as tensors:
+            self._add(stage, 0, tensors, run(tensors), inner=True)
+
+    def _add(self, stage: StageName, frame: int, expected: Tensors, found: Tensors, *, inner: bool = False) -> None:
+        tolerance = stage_tolerance(stage, self.precision)
+        for name, array in found.items():
+            wanted = expected_tensor(expected, stage, name)
+            if inner:
+                tap = compared_inner(stage, name, frame, wanted, array, tolerance)
+            elif stage == "frame":
+                undecided, slack = self._undecided(expected[MARGIN]), self._slack()
+                tap = compared(stage, name, frame, wanted, array, tolerance, undecided, slack)
+            else:
+                tap = compared(stage, name, frame, wanted, array, tolerance)
+            self._keep(tap, wanted, array)
+
+    def _keep(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
+        self.taps.append(tap)
+        if self.witness is not None:
+            self.witness(tap, expected, found)
+
+    def _undecided(self, margin: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Pixels whose label rounding alone could turn, end to end."""
+        return np.asarray(margin <= DOUBT[self.precision])
+
+    def _slack(self) -> int:
+        """Levels of 255 that rounding alone may move a confidence by, end to end: one, and half the doubt."""
+        return 1 + round(DOUBT[self.precision] / 2 * 255)
+
+    def _chain_inputs(self, index: int) -> dict[str, NDArray[Any]]:
+        with self.reference.chain(index) as tensors:
+            return {name: tensors[name] for name in tensors if name not in CHAIN_EXPECTED}
+
+    def _advance_chain(self, chain: list[dict[str, NDArray[Any]]], stage: StageName, run: Run) -> None:
+        """Feed a stage with what the stages before it gave: a keyframe, then warm frames."""
+        if stage in ONCE:
+            made = dict(run(chain[0]))
+            chain[0] |= made
+            # The keyframe's affinities serve the frames after it; its scores do not.
+            for frame in chain[1:]:
+                frame |= {name: array for name, array in made.items() if name != "label_scores"}
+            return
+        if stage != "walk_warm":
+            for frame in chain:
+                frame |= run(frame)
+            return
+        for previous, frame in pairwise(chain):
+            frame |= run(frame | {"previous_scores": previous["label_scores"]})
+
+    def _compare_chain(self, chain: list[dict[str, NDArray[Any]]]) -> None:
+        """Scores as closely as the networks give G, which every stage after them averages; labels as in one graph."""
+        limits = {name: stage_tolerance(name, self.precision) for name in ("scores", "frame")}
+        for index, frame in enumerate(chain):
+            with self.reference.chain(index) as tensors:
+                scores, labels = tensors["label_scores"], tensors["labels"]
+                undecided = self._undecided(tensors[MARGIN])
+            kind = "cold" if index == 0 else "warm"
+            found = frame["label_scores"]
+            tap = compared(CHAIN, f"label_scores_{kind}", index, scores, found, limits["scores"])
+            self._keep(tap, scores, found)
+            tap = compared(CHAIN, f"labels_{kind}", index, labels, frame["labels"], limits["frame"], undecided)
+            self._keep(tap, labels, frame["labels"])
+
+
+def stage_tolerance(stage: StageName, precision: str) -> Tolerance:
+    """The tolerance of a stage in a precision.
+
+    Raises:
+        CompatibilityError: the table has none: this precision cannot be compared.
+    """
+    found = TABLE[stage].tolerance.get(precision)
+    if found is None:
+        raise CompatibilityError(
+            f"stage {stage!r} has no tolerance for {precision}, only for {', '.join(TABLE[stage].tolerance)}; "
+            "compare a bundle of one of these precisions"
+        )
+    return found
+
+
+def expected_tensor(tensors: Tensors, stage: str, name: str) -> NDArray[Any]:
+    """The reference's tensor for an output of a stage; the warm walk has its own `label_scores`.
+
+    Raises:
+        CompatibilityError: the reference has no tensor of this name.
+    """
+    for key in (f"{stage}.{name}", name):
+        if key in tensors:
+            return tensors[key]
+    raise CompatibilityError(
+        f"stage {stage!r} gives {name!r}, of which the reference says nothing; build bundle and reference from one version"
+    )

@@ -2,23 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
 import nerve_export
 import nerve_ref
-from nerve_ref.params import SIZE_MULTIPLE_PX, TINY, NerveParams
+from nerve_export.precision import PRECISIONS, Precision
+from nerve_export.stages import sizes_of
+from nerve_ref.architectures import Backbones, clip_patch_px
+from nerve_ref.params import PRESETS, SIZE_MULTIPLE_PX, NerveParams
+from nerve_ref.weight_errors import WeightError
+from nerve_ref.weight_files import ResolvedWeights, WeightChoice, resolve_weights, weight_digests
 from nerve_runtime import spec
-from nerve_runtime.errors import UsageError
+from nerve_runtime.errors import BundleError, UsageError
 
 Opset = Literal[20, 23]
 TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "numpy")
 SHARED_RUNTIME_SOURCES = ("spec.py", "manifest.py")
 MOST_CLASSES = 254
-CLIP_PATCH_PX = 16
+ANY_CLASSES = "person; dog, puppy; car; road; tree; sky; building; grass"
+"""What parity frames are segmented with where the vocabulary is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +33,44 @@ class Preset:
 
     Attributes:
         params: constants of the method.
-        weights: folder of the networks.
-        licence: under which they may be used.
+        backbones: the networks.
+        about: one line for `--help`, with the cost.
         parity_classes: class names that parity frames are segmented with.
-        about: one line for `--help`.
     """
 
     params: NerveParams
-    weights: Path
-    licence: str
-    parity_classes: str
+    backbones: Backbones
     about: str
+    parity_classes: str = ANY_CLASSES
+
+    @property
+    def is_packaged(self) -> bool:
+        """Whether the weights come with this package."""
+        return self.backbones.affinity == "tiny"
 
 
 def presets() -> dict[str, Preset]:
-    """All presets by name."""
+    """All presets by name; GMAC are those of a cold frame at 21 classes."""
+    large, base, sd21 = "clip-vit-large-patch14-336", "clip-vit-base-patch16", "stable-diffusion-2-1-base"
+    named = {
+        "tiny": (
+            Backbones("tiny", "tiny"),
+            "128 px, our own tiny models of a synthetic world; builds in a minute, 1.6 GMAC",
+        ),
+        "sd21": (Backbones(large, sd21), "512 px, CLIP L/14 and Stable Diffusion 2.1, two layers, L 20; 1100 GMAC"),
+        "sd21-fast": (Backbones(large, sd21, "taesd"), "as sd21 with TAESD, one layer, L 8; half its cost, 570 GMAC"),
+        "paper": (
+            Backbones(large, sd21),
+            "inferred: linear affinity and plain entropy, the nearest reading of the paper; 1100 GMAC",
+        ),
+        "edge": (Backbones(base, sd21, "taesd"), "384 px, CLIP B/16 and TAESD, one layer, L 8; 240 GMAC"),
+        "sd15": (Backbones(large, "stable-diffusion-v1-5"), "as sd21 with Stable Diffusion 1.5; 1100 GMAC"),
+        "dinov2": (Backbones(large, "dinov2-base"), "512 px, affinity from DINOv2 B/14 instead of diffusion; 290 GMAC"),
+    }
+    tiny_classes = "grass; water; road; ladybug, strawberry; zebra; orange; sapphire"
     return {
-        "tiny": Preset(
-            params=TINY,
-            weights=_package_folder(nerve_ref) / "models" / "tiny",
-            licence="Apache-2.0",
-            parity_classes="grass; water; road; ladybug, strawberry; zebra; orange; sapphire",
-            about="128 px, our own tiny models of a synthetic world; builds in a minute",
-        )
+        name: Preset(PRESETS[name], backbones, about, tiny_classes if name == "tiny" else ANY_CLASSES)
+        for name, (backbones, about) in named.items()
     }
 
 
@@ -60,81 +81,181 @@ class BuildPlan:
     Attributes:
         preset: name of the preset.
         params: its constants, with the size and steps asked for.
+        backbones: its networks.
         opset: ONNX opset of all graphs.
         max_classes: most classes that a vocabulary may have, 2 to 254.
         out: folder of the bundle.
+        precision: of the networks; the method is float32 in all of them.
+        precision_plan: a file that says which layers stay float32, instead of the audit's own choice.
+        audit_frames: folder of pictures that activations are looked at on, for fp16; None for seeded ones.
+        weights: where the weights come from, for presets that do not carry them.
+        random_seed: build the true architecture with random weights; None for real ones.
     """
 
     preset: str
     params: NerveParams
+    backbones: Backbones
     opset: Opset
     max_classes: int
     out: Path
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
+    precision_plan: Path | None = None
+    audit_frames: Path | None = None
+    weights: WeightChoice = field(default_factory=WeightChoice)
+    random_seed: int | None = None
 
 
 def make_plan(
     preset: str,
     *,
-    opset: int,
-    size_hw: tuple[int, int] | None,
-    steps: int | None,
-    max_classes: int,
-    out: Path | None,
+    opset: int = 23,
+    size_hw: tuple[int, int] | None = None,
+    steps: int | None = None,
+    max_classes: int = MOST_CLASSES,
+    out: Path | None = None,
+    precision: str = "fp32",
+    precision_plan: Path | None = None,
+    audit_frames: Path | None = None,
+    weights: WeightChoice | None = None,
+    random_seed: int | None = None,
 ) -> BuildPlan:
     """Turn flags into a plan.
 
     Raises:
-        UsageError: a flag is out of its range.
+        UsageError: a flag is out of its range, or two of them contradict each other.
     """
     known = presets()
     if preset not in known:
         raise UsageError(f"--preset is {preset!r}, expected one of: {', '.join(known)}")
     if opset not in (20, 23):
         raise UsageError(f"--opset is {opset}, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision is {precision!r}, expected one of: {', '.join(PRECISIONS)}")
     if not 2 <= max_classes <= MOST_CLASSES:
         raise UsageError(
             f"--max-classes is {max_classes}, expected 2 to {MOST_CLASSES}: labels are 8 bit, 255 is 'ignore'"
         )
-    params = known[preset].params
+    if audit_frames is not None and not audit_frames.is_dir():
+        raise UsageError(f"--audit-frames {audit_frames} is no folder; give a folder of PNG or JPEG files")
+    choice = weights or WeightChoice()
+    _check_weight_flags(known[preset], preset, choice, random_seed)
+    params = _adjusted(known[preset], size_hw, steps)
+    sizes_of(known[preset].backbones, params)
+    name = preset if precision == "fp32" else f"{preset}-{precision}"
+    folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
+    kept: Opset = 20 if opset == 20 else 23
+    return BuildPlan(
+        preset,
+        params,
+        known[preset].backbones,
+        kept,
+        max_classes,
+        folder,
+        PRECISIONS[PRECISIONS.index(precision)],
+        precision_plan,
+        audit_frames,
+        choice,
+        random_seed,
+    )
+
+
+def _check_weight_flags(preset: Preset, name: str, choice: WeightChoice, random_seed: int | None) -> None:
+    given = [flag for flag in ("clip", "sd", "vae") if getattr(choice, flag) is not None]
+    if preset.is_packaged and given:
+        raise UsageError(f"preset {name!r} carries its own weights; leave out --{given[0]}")
+    if given and random_seed is not None:
+        raise UsageError(f"--random-weights and --{given[0]} contradict each other; leave one out")
+    if choice.tokenizer is not None and preset.is_packaged:
+        raise UsageError(f"preset {name!r} carries its own tokenizer; leave out --tokenizer")
+
+
+def _adjusted(preset: Preset, size_hw: tuple[int, int] | None, steps: int | None) -> NerveParams:
+    params = preset.params
     if size_hw is not None:
         if any(side % SIZE_MULTIPLE_PX or side <= 0 for side in size_hw):
             raise UsageError(f"--size is {size_hw[0]} {size_hw[1]}, expected multiples of {SIZE_MULTIPLE_PX} pixels")
-        params = _resized(params, size_hw)
+        params = _resized(params, size_hw, clip_patch_px(preset.backbones.clip))
     if steps is not None:
         if not 1 <= steps <= 100:
             raise UsageError(f"--steps is {steps}, expected 1 to 100; the gain flattens at about 20")
         params = replace(params, steps=steps)
-    return BuildPlan(preset, params, 20 if opset == 20 else 23, max_classes, out or Path("bundles") / preset)
+    return params
 
 
-def _resized(params: NerveParams, size_hw: tuple[int, int]) -> NerveParams:
+def _resized(params: NerveParams, size_hw: tuple[int, int], patch_px: int) -> NerveParams:
     """The preset at another working size: CLIP's input and the pooled cells grow with it, cells keep their size."""
     height, width = (new / old for new, old in zip(size_hw, params.size_hw, strict=True))
-    clip_hw = (_to_patches(params.clip_size_hw[0] * height), _to_patches(params.clip_size_hw[1] * width))
+    clip_hw = (
+        _to_patches(params.clip_size_hw[0] * height, patch_px),
+        _to_patches(params.clip_size_hw[1] * width, patch_px),
+    )
     pooled_hw = (round(params.pooled_hw[0] * height), round(params.pooled_hw[1] * width))
     return replace(params, size_hw=size_hw, clip_size_hw=clip_hw, pooled_hw=pooled_hw)
 
 
-def _to_patches(pixels: float) -> int:
-    return max(1, round(pixels / CLIP_PATCH_PX)) * CLIP_PATCH_PX
+def _to_patches(pixels: float, patch_px: int) -> int:
+    return max(1, round(pixels / patch_px)) * patch_px
 
 
-def plan_key(plan: BuildPlan) -> str:
-    """SHA-256 over all that decides the bundle's bytes: constants, weights, our sources, tool versions."""
+def plan_weights(plan: BuildPlan, progress: Callable[[str], None]) -> ResolvedWeights | None:
+    """Find, fetch where needed and check the weights of a plan; None for random ones.
+
+    Raises:
+        BundleError: a file is missing, withdrawn, cut off, swapped or refused.
+    """
+    if plan.random_seed is not None:
+        return None
+    try:
+        return resolve_weights(plan.backbones, plan.weights, progress)
+    except WeightError as error:
+        raise BundleError(str(error)) from error
+
+
+def plan_key(plan: BuildPlan, resolved: ResolvedWeights | None) -> str:
+    """SHA-256 over all that decides the bundle's bytes: constants, weights, our sources, tool versions.
+
+    Args:
+        plan: the build.
+        resolved: its weights, as found by `plan_weights`.
+
+    Raises:
+        UsageError: the precision plan or the tokenizer cannot be read.
+        BundleError: a weight file is gone since it was found.
+    """
     facts = {
         "preset": plan.preset,
         "params": asdict(plan.params),
+        "backbones": asdict(plan.backbones),
         "opset": plan.opset,
         "precision": plan.precision,
+        "precision_plan": _file_digest(plan.precision_plan, "--precision-plan"),
+        "audit_frames": {} if plan.audit_frames is None else _digests(plan.audit_frames, ("*",)),
         "max_classes": plan.max_classes,
-        "weights": _digests(presets()[plan.preset].weights, ("*/*.safetensors", "*/*.json")),
-        "nerve_ref": _digests(_package_folder(nerve_ref), ("*.py",)),
+        "weights": _weight_facts(plan, resolved),
+        "nerve_ref": _digests(_package_folder(nerve_ref), ("*.py", "*.json")),
         "nerve_export": _digests(_package_folder(nerve_export), ("*.py",)),
         "nerve_runtime": _digests(_package_folder(spec), SHARED_RUNTIME_SOURCES),
         "tools": tool_versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _weight_facts(plan: BuildPlan, resolved: ResolvedWeights | None) -> dict[str, str]:
+    if resolved is None:
+        return {"random_seed": str(plan.random_seed), "tokenizer": _file_digest(plan.weights.tokenizer, "--tokenizer")}
+    try:
+        return weight_digests(resolved)
+    except WeightError as error:
+        raise BundleError(str(error)) from error
+
+
+def _file_digest(path: Path | None, flag: str) -> str:
+    if path is None:
+        return ""
+    try:
+        return hashlib.sha256((path / "tokenizer.json" if path.is_dir() else path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{flag} {path} cannot be read: {error.strerror or error}; check the path") from error
 
 
 def tool_versions() -> dict[str, str]:
@@ -150,7 +271,7 @@ def _version(name: str) -> str:
 
 
 def _digests(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

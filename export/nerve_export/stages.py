@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from nerve_runtime.errors import UsageError
 from nerve_runtime.spec import Dtype, StageName, StageSpec, TensorSpec
 
 if TYPE_CHECKING:
+    from nerve_ref.architectures import Backbones
     from nerve_ref.params import NerveParams
     from nerve_ref.weights import Models
 
@@ -21,7 +23,10 @@ EXAMPLE_SIZES = {"n": 3, "r": 7, "c": 5, "k": 2, "H": 96, "W": 160}
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes that a build fixes: frame (H,W), token grid (h,w), m pooled keys, t heads, d text width, l context."""
+    """The sizes that a build fixes: frame (H,W), token grid (h,w), m pooled keys, t heads, d text width, l context.
+
+    `linear_features` is e, the features of one head of affinity `linear`; None for `softmax_pooled`.
+    """
 
     working_hw: tuple[int, int]
     grid_hw: tuple[int, int]
@@ -29,6 +34,50 @@ class Sizes:
     heads: int
     text_width: int
     context_length: int
+    linear_features: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens p = h * w."""
+        return self.grid_hw[0] * self.grid_hw[1]
+
+
+def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
+    """The sizes of a variant, by arithmetic on its configuration; opens no network.
+
+    Raises:
+        UsageError: a layer does not exist, the affinity has no graph, or grids and cells do not divide each other.
+    """
+    from nerve_ref.architectures import context_length, layer_shapes, text_width
+
+    if params.affinity not in ("softmax_pooled", "linear"):
+        raise UsageError(f"affinity {params.affinity!r} has no graph, expected softmax_pooled or linear")
+    try:
+        layers = layer_shapes(backbones, params)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    grid_hw = max((layer.grid_hw for layer in layers), key=lambda hw: hw[0] * hw[1])
+    linear = params.affinity == "linear"
+    if linear and len({(layer.width, layer.grid_hw) for layer in layers}) > 1:
+        raise UsageError(
+            "affinity 'linear' has graphs only for layers of one head width and one grid; name such layers"
+        )
+    for layer in () if linear else layers:
+        cells = tuple(min(side, cell) for side, cell in zip(layer.grid_hw, params.pooled_hw, strict=True))
+        if any(side % cell for side, cell in zip(layer.grid_hw + params.pooled_hw, cells * 2, strict=True)):
+            raise UsageError(
+                f"layer {layer.name} has a grid of {layer.grid_hw}, which {params.pooled_hw} pooled cells do not divide; "
+                "choose another --size, such as one with the sides' ratio of the preset"
+            )
+    return Sizes(
+        working_hw=params.size_hw,
+        grid_hw=grid_hw,
+        pooled_keys=params.pooled_hw[0] * params.pooled_hw[1],
+        heads=sum(layer.heads for layer in layers),
+        text_width=text_width(backbones.clip),
+        context_length=context_length(backbones.clip),
+        linear_features=2 * layers[0].width + 1 if linear else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +95,17 @@ class StageRow:
 
     Attributes:
         name: the stage.
-        module: makes the torch module to export.
+        module: makes the torch module to export; the last argument says whether the opset has an attention operation.
         spec: its doors for given sizes.
         tolerance: per precision.
+        network: the network inside, "clip" or "affinity"; None for the method's own arithmetic, always float32.
     """
 
     name: StageName
-    module: "Callable[[Models, NerveParams, Sizes], Any]"
+    module: "Callable[[Models | None, NerveParams, Sizes, bool], Any]"
     spec: Callable[[Sizes], StageSpec]
     tolerance: dict[str, Tolerance]
+    network: str | None = None
 
 
 def _tensor(name: str, dtype: Dtype, *axes: int | str) -> TensorSpec:
@@ -83,12 +134,18 @@ def _classes(sizes: Sizes) -> tuple[TensorSpec, ...]:
 
 
 def _scores(name: str, sizes: Sizes) -> TensorSpec:
-    return _float(name, "c", sizes.grid_hw[0] * sizes.grid_hw[1])
+    return _float(name, "c", sizes.tokens)
 
 
 def _affinity(sizes: Sizes, *, per_head: bool) -> TensorSpec:
-    axes = (sizes.grid_hw[0] * sizes.grid_hw[1], sizes.pooled_keys)
-    return _float("head_affinity", sizes.heads, *axes) if per_head else _float("affinity", *axes)
+    """Rows over pooled keys, or the two factors of kind `linear`."""
+    tokens, heads, features = sizes.tokens, sizes.heads, sizes.linear_features
+    axes: tuple[int, ...]
+    if features is not None:
+        axes = (2, heads, tokens, features) if per_head else (2, tokens, heads * features)
+    else:
+        axes = (heads, tokens, sizes.pooled_keys) if per_head else (tokens, sizes.pooled_keys)
+    return _float("head_affinity" if per_head else "affinity", *axes)
 
 
 def _walk_inputs(sizes: Sizes, *previous: TensorSpec) -> tuple[TensorSpec, ...]:
@@ -143,53 +200,75 @@ def _modules() -> Any:
     return modules
 
 
+def _tolerances(fp32: Tolerance, half: Tolerance) -> dict[str, Tolerance]:
+    return {"fp32": fp32, "fp16": half, "bf16": half}
+
+
 # fp32 graphs run the same arithmetic in another order: differences are rounding, so the bounds are tight. Max-abs is
 # in the unit of the output: probabilities for scores and rows, except B and S, whose sharpened entries reach 1.
+# Half precision is held by the cosine; one sharpened entry of B may move far where two keys are equally near.
+# The method's own stages are float32 in every precision, so their bounds do not change.
 TABLE: dict[StageName, StageRow] = {
     row.name: row
     for row in (
-        StageRow("text", lambda m, p, s: _modules().TextStage(m), _text_spec, {"fp32": Tolerance(0.99999, 1e-4)}),
+        StageRow(
+            "text",
+            lambda m, p, s, native: _modules().TextStage(m, native=native),
+            _text_spec,
+            _tolerances(Tolerance(0.99999, 1e-4), Tolerance(0.999, 2e-2)),
+            network="clip",
+        ),
         StageRow(
             "scores",
-            lambda m, p, s: _modules().ScoresStage(m, p, s.grid_hw),
+            lambda m, p, s, native: _modules().ScoresStage(m, p, s.grid_hw, native=native),
             _scores_spec,
-            {"fp32": Tolerance(0.9999, 1e-3)},
+            _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.999, 0.1)),
+            network="clip",
         ),
         StageRow(
             "attention",
-            lambda m, p, s: _modules().AttentionStage(m, p, s.grid_hw),
+            lambda m, p, s, native: _modules().AttentionStage(m, p, s.grid_hw, native=native),
             _attention_spec,
-            {"fp32": Tolerance(0.9999, 1e-2)},
+            _tolerances(Tolerance(0.9999, 1e-2), Tolerance(0.99, 1.0)),
+            network="affinity",
         ),
         StageRow(
             "mix",
-            lambda m, p, s: _modules().MixStage(p, s.grid_hw),
+            lambda m, p, s, native: _modules().MixStage(p, s.grid_hw),
             _mix_spec,
-            {"fp32": Tolerance(0.9999, 1e-3)},
+            _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.9999, 1e-3)),
         ),
         StageRow(
             "walk",
-            lambda m, p, s: _modules().WalkStage(p, s.grid_hw, p.steps),
+            lambda m, p, s, native: _modules().WalkStage(p, s.grid_hw, p.steps),
             _walk_spec,
-            {"fp32": Tolerance(0.9999, 1e-4)},
+            _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
         ),
         StageRow(
             "walk_warm",
-            lambda m, p, s: _modules().WalkWarmStage(p, s.grid_hw, p.warm_steps),
+            lambda m, p, s, native: _modules().WalkWarmStage(p, s.grid_hw, p.warm_steps),
             _walk_warm_spec,
-            {"fp32": Tolerance(0.9999, 1e-4)},
+            _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
         ),
         StageRow(
             "readout",
-            lambda m, p, s: _modules().ReadoutStage(s.grid_hw),
+            lambda m, p, s, native: _modules().ReadoutStage(s.grid_hw),
             _readout_spec,
-            {"fp32": Tolerance(0.9999, 1.0)},
+            _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
+        # Merged from the graphs above; only its end, the read-out at working size, is exported for it.
         StageRow(
             "frame",
-            lambda m, p, s: _modules().FrameStage(m, p, s.grid_hw),
+            lambda m, p, s, native: _modules().FixedReadoutStage(s.grid_hw, s.working_hw),
             _frame_spec,
-            {"fp32": Tolerance(0.9999, 1.0)},
+            _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0, agreement=0.99)),
         ),
     )
 }
+MERGED: StageName = "frame"
+"""The stage that is made of the others' graphs."""
+
+
+def fixed_readout_spec(s: Sizes) -> StageSpec:
+    """Doors of the read-out inside the merged stage."""
+    return _doors((_scores("label_scores", s), *_scalars("threshold")), *_labels(*s.working_hw))

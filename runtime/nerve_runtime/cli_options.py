@@ -69,7 +69,10 @@ Rle = Annotated[
 ]
 BackendName = Annotated[
     str,
-    typer.Option("--backend", help="auto, ort or fake. auto chooses and says what; any other is that one or an error."),
+    typer.Option(
+        "--backend",
+        help="auto, ort, rtx, tensorrt or fake. auto chooses and says what; any other is that one or an error.",
+    ),
 ]
 ProviderName = Annotated[
     str,
@@ -84,6 +87,14 @@ Spinning = Annotated[
     typer.Option(
         "--spinning", help="Idle threads wait by spinning: faster on cores of their own, far slower on shared ones."
     ),
+]
+TrustEngines = Annotated[
+    bool,
+    typer.Option("--trust-engines", help="Run compiled engines that were not built here; they are executable code."),
+]
+AllowUnchecked = Annotated[
+    bool,
+    typer.Option("--allow-unchecked", help="Run compiled engines that were never compared with the reference."),
 ]
 KeyframeEvery = Annotated[
     int,

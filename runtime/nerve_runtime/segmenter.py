@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,14 @@ from nerve_runtime.candidates import possible_winners
 from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.frames import Frame, FrameSource, resize_frame
 from nerve_runtime.manifest import Manifest, Method, load_manifest
-from nerve_runtime.opencv import cv2
+from nerve_runtime.readout import enlarged, readout_size_hw
 from nerve_runtime.result import IGNORE_LABEL, FrameResult
 from nerve_runtime.spec import Array, StageName
 from nerve_runtime.temporal import Decision, KeyframePolicy
 from nerve_runtime.text_encoder import Classes, TextEncoder, default_cache_dir
 from nerve_runtime.vocabulary import TextBank, pad_classes
 
-READOUT_ELEMENTS_LIMIT = 2**27  # classes * H * W of float32 scores at frame size: half a gigabyte
+INVALID_FRAMES_LIMIT = 5  # in a row; then nobody should wait for the next one to be good
 RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "tau": ("above 0", lambda value: 0 < value < np.inf),
     "alpha": ("0 to below 1", lambda value: 0 <= value < 1),
@@ -107,6 +107,7 @@ class Segmenter:
     ) -> None:
         self.manifest = manifest
         self.invalid_frames = 0
+        self._invalid_in_a_row = 0
         self._backend = backend
         self._encoder = encoder
         self._policy = policy
@@ -131,6 +132,8 @@ class Segmenter:
         providers: Providers = "cpu",
         threads: int = 0,
         spinning: bool = False,
+        trust_engines: bool = False,
+        allow_unchecked: bool = False,
         keyframe_every: int = 1,
         templates: str | Sequence[str] | None = None,
         constants: Constants | None = None,
@@ -149,6 +152,8 @@ class Segmenter:
             threads: threads of one graph run, 0 lets the library choose.
             spinning: idle threads wait by spinning: a third faster on cores of their own, half as fast where decoding
                 or anything else shares them.
+            trust_engines: run compiled engines that were not built here; they are executable code.
+            allow_unchecked: run compiled engines that were never compared with the reference.
             keyframe_every: attention is computed every so many frames; frames between take a few steps from the last.
             templates: name of a template set, templates with `{}`, or None for the bundle's default.
             constants: of the method, where the bundle's defaults are not wanted.
@@ -166,8 +171,9 @@ class Segmenter:
         cache = default_cache_dir() if cache_dir == "default" else cache_dir
         with ExitStack() as undo:
             if isinstance(backend, str):
+                waived: dict[str, Any] = {"trust_engines": trust_engines, "allow_unchecked": allow_unchecked}
                 backend = open_backend(
-                    backend, folder, manifest, providers=providers, threads=threads, spinning=spinning
+                    backend, folder, manifest, providers=providers, threads=threads, spinning=spinning, **waived
                 )
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
@@ -180,6 +186,11 @@ class Segmenter:
     def backend(self) -> str:
         """What runs the graphs, in words; says so when "auto" chose it."""
         return self._backend.describe()
+
+    @property
+    def ready(self) -> bool:
+        """False once closed, and after `INVALID_FRAMES_LIMIT` frames in a row without finite scores, until a good one."""
+        return not self._closed and self._invalid_in_a_row < INVALID_FRAMES_LIMIT
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -230,6 +241,7 @@ class Segmenter:
         except BaseException:
             self.reset()
             raise
+        self._invalid_in_a_row = 0 if valid else self._invalid_in_a_row + 1
         if not valid:
             self.invalid_frames += 1
             self.reset()
@@ -347,35 +359,19 @@ class Segmenter:
         if self._backend.class_slots is None:
             rows = possible_winners(scores, self.manifest.geometry.grid_hw, keep_first=has_background)
             scores = scores[rows]
-        bounded_hw = readout_size_hw(len(scores), size_hw)
+        bounded_hw = readout_size_hw(len(scores), size_hw, self._backend.readout_limit_px)
         asked_hw = np.array(bounded_hw, dtype=np.int64)
         outputs = self._run("readout", timings_ms, label_scores=scores, size_hw=asked_hw, threshold=threshold)
         labels, confidence = outputs["labels"], outputs["confidence"]
         labels = labels if rows is None else rows[labels]
         if bounded_hw == size_hw:
             return labels, confidence
-        return _enlarged(labels, size_hw), _enlarged(confidence, size_hw)
-
-
-def readout_size_hw(classes: int, size_hw: tuple[int, int]) -> tuple[int, int]:
-    """The frame's size, halved until classes * H * W stays within `READOUT_ELEMENTS_LIMIT`.
-
-    >>> readout_size_hw(20, (1080, 1920)), readout_size_hw(200, (2160, 3840))
-    ((1080, 1920), (540, 960))
-    """
-    height, width = size_hw
-    while classes * height * width > READOUT_ELEMENTS_LIMIT:
-        height, width = max(1, height // 2), max(1, width // 2)
-    return height, width
+        return enlarged(labels, size_hw), enlarged(confidence, size_hw)
 
 
 def _as_words(background: str | Sequence[str]) -> Sequence[str]:
     """A single string is one list of words, not a sequence of letters."""
     return [background] if isinstance(background, str) else background
-
-
-def _enlarged(plane: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
-    return np.asarray(cv2.resize(plane, size_hw[::-1], interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
 
 
 def _no_labels(size_hw: tuple[int, int]) -> tuple[UInt8Array, UInt8Array]:

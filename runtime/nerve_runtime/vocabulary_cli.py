@@ -25,6 +25,8 @@ def write_vocabulary(
     background: option.Background = "",
     templates: option.Templates = None,
     backend: option.BackendName = "auto",
+    trust_engines: option.TrustEngines = False,
+    allow_unchecked: option.AllowUnchecked = False,
     force: option.Force = False,
     strict: option.Strict = False,
     verbose: option.Verbose = False,
@@ -40,7 +42,8 @@ def write_vocabulary(
         refuse_existing(output, force=force)
         folder = bundle_or_default(bundle)
         manifest = load_manifest(folder)
-        with open_backend(backend, folder, manifest) as opened:
+        opened = open_backend(backend, folder, manifest, trust_engines=trust_engines, allow_unchecked=allow_unchecked)
+        with opened:
             encoder = TextEncoder(folder, manifest, opened, templates=template_lines(templates), strict=strict)
             words = [background] if background.strip() else []
             bank = encoder.text_bank(named_classes(classes, classes_file, None), words)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nerve_bench.accuracy import World
+from nerve_export.parity_reference import reference_taps
 from nerve_export.plan import Preset, presets
 from nerve_ref.weights import Models, tiny_models
 from nerve_runtime.manifest import Manifest, load_manifest
@@ -29,6 +30,14 @@ def models() -> Models:
 @pytest.fixture(scope="session")
 def preset() -> Preset:
     return presets()["tiny"]
+
+
+@pytest.fixture(scope="session")
+def taps(models: Models, preset: Preset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the reference says about two frames and a short video, computed once."""
+    folder = tmp_path_factory.mktemp("taps")
+    reference_taps(models, preset.params, preset.parity_classes, 2, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

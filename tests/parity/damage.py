@@ -50,6 +50,19 @@ def before_output(name: str, *nodes: NodeProto, **constants: NDArray[np.generic]
     return edit
 
 
+def scaled(value: str, by: float) -> Edit:
+    """A tensor within the graph, or an output of it, that is off by a factor; all that reads it sees the damage."""
+
+    def edit(graph: GraphProto) -> None:
+        index = next(index for index, node in enumerate(graph.node) if value in node.output)
+        made = list(graph.node[index].output)
+        graph.node[index].output[:] = ["sound" if name == value else name for name in made]
+        node = helper.make_node("Mul", ["sound", "factor"], [value])
+        _insert(graph, index + 1, (node,), {"factor": np.array(by, np.float32)})
+
+    return edit
+
+
 def broken_head(heads: int, tokens: int, keys: int) -> Edit:
     """The first head looks at random cells."""
     noise = np.random.default_rng(0).random((1, tokens, keys), np.float32)

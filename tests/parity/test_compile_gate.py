@@ -1,13 +1,16 @@
 """NVIDIA's own compiler accepts every graph, for two generations of GPUs, on a machine without one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from onnx import helper
 
 from nerve_export.engine import CLASS_SLOTS, PROFILE, compile_engine
+from nerve_export.engine_build import build_engines
 from nerve_runtime.errors import CompatibilityError, ResourceError
-from nerve_runtime.manifest import Manifest
+from nerve_runtime.ledger import Ledger
+from nerve_runtime.manifest import FileRecord, Manifest, file_sha256
 from nerve_runtime.spec import StageName
 from tests.parity.damage import before_output, damaged_bundle
 from tests.parity.test_graphs import STAGES
@@ -19,8 +22,11 @@ LEAST_PLAN_BYTES = 100_000
 """The smallest engine, of the read-out, has 720 kB."""
 
 
+LONG = ("attention", "frame")  # five to ten seconds each
+
+
 @pytest.mark.parametrize("target", ["rtx-sm86", "rtx-sm89"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [pytest.param(stage, marks=[pytest.mark.slow] * (stage in LONG)) for stage in STAGES])
 def test_every_stage_parses_and_compiles(stage: StageName, target: str, bundle: Path, manifest: Manifest) -> None:
     record = manifest.stages[stage]
     engine = compile_engine(bundle / record.onnx, record.spec, target)
@@ -57,5 +63,30 @@ def test_a_profile_that_does_not_fit_gets_no_engine_and_a_reason(
     monkeypatch.setitem(PROFILE, "H", (16, 720, 4320))
     monkeypatch.setitem(PROFILE, "W", (16, 1280, 7680))
     record = manifest.stages["readout"]
-    with pytest.raises(ResourceError, match=r"no engine for readout\.onnx: .*OutOfMemory"):
+    with pytest.raises(ResourceError, match=r"no engine for readout\.onnx with a workspace of 1\.0 GiB: .*OutOfMemory"):
         compile_engine(bundle / record.onnx, record.spec, "rtx-sm89")
+
+
+def test_the_builder_tells_its_progress_from_nothing_to_all(bundle: Path, manifest: Manifest) -> None:
+    record, told = manifest.stages["walk_warm"], []
+    compile_engine(bundle / record.onnx, record.spec, "rtx-sm89", progress=lambda _, share: told.append(share))
+    assert told == sorted(told)
+    assert told[0] == 0.0
+    assert told[-1] == 1.0
+    assert len(told) > 10
+
+
+def test_an_engine_is_compiled_in_a_process_of_its_own_and_is_a_hit_afterwards(
+    bundle: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    stage, ledger = manifest.stages["mix"], Ledger(tmp_path / "engines.json")
+    shutil.copyfile(bundle / stage.onnx, tmp_path / stage.onnx)
+    (record,), (fact,) = build_engines(tmp_path, manifest, ["rtx-sm120"], ["mix"], ledger=ledger)
+    assert not fact.hit
+    assert 100 < fact.peak_rss_mb < 2000
+    assert ledger.knows(file_sha256(tmp_path / fact.path))
+    entry = FileRecord(bytes=fact.bytes, sha256=file_sha256(tmp_path / fact.path))
+    listed = manifest.model_copy(update={"engines": (record,), "files": {**manifest.files, fact.path: entry}})
+    again, (hit,) = build_engines(tmp_path, listed, ["rtx-sm120"], ["mix"], ledger=ledger)
+    assert hit.hit
+    assert again == [record]

@@ -11,6 +11,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from nerve_export.build import build
 from nerve_export.plan import Preset, make_plan
+from nerve_ref.providers import StableDiffusion
 from nerve_ref.weights import Models
 from nerve_runtime.backends import open_backend
 from nerve_runtime.manifest import Manifest, load_manifest
@@ -27,6 +28,11 @@ DTYPES = {
     "int64": TensorProto.INT64,
     "float32": TensorProto.FLOAT,
 }
+TAPS: dict[StageName, list[str]] = {
+    "scores": ["features"],
+    "attention": ["latent", *(f"{name}{index}" for index in range(3) for name in "qk")],
+}
+"""Inner tensors that parity looks at; the packaged models have three layers in use."""
 CLASSES = 21
 FREE_AXES = {"c": CLASSES, "r": CLASSES, "k": 2, "n": CLASSES, "H": 128, "W": 128}
 PACKAGE_FOLDERS = ("export", "nerve_ref", "runtime")
@@ -122,7 +128,12 @@ def test_a_graph_says_what_it_is_and_nothing_else(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
     stamp = {"nerve_stage": stage, "nerve_preset": manifest.preset, "nerve_precision": manifest.precision}
-    assert {entry.key: entry.value for entry in graphs[stage].metadata_props} == stamp
+    said = {entry.key: entry.value for entry in graphs[stage].metadata_props}
+    taps = {key.partition(":")[2]: value for key, value in said.items() if key.startswith("nerve_tap:")}
+    assert {key: value for key, value in said.items() if not key.startswith("nerve_tap:")} == stamp
+    assert sorted(taps) == sorted(TAPS.get(stage, []))
+    made = {name for node in graphs[stage].graph.node for name in node.output}
+    assert set(taps.values()) <= made - {value.name for value in graphs[stage].graph.output}
     assert graphs[stage].producer_name == "nerve-deploy"
 
 
@@ -206,9 +217,21 @@ BEHIND_THE_LAST_LAYER = (
 )
 
 
+ATTENTION_BEFORE_THE_LAST_LAYER = (
+    "down_blocks.1.attentions.0",
+    "down_blocks.2.attentions.0",
+    "up_blocks.1.attentions.0",
+)
+
+
+def diffusion(models: Models) -> StableDiffusion:
+    assert isinstance(models.provider, StableDiffusion)
+    return models.provider
+
+
 def test_the_layers_behind_are_named_for_the_layers_of_the_preset(preset: Preset, models: Models) -> None:
     assert preset.params.layers[-1] == LAST_LAYER, "name what lies behind the new last layer, in execution order"
-    names = [name for name, _ in models.unet.named_parameters()]
+    names = [name for name, _ in diffusion(models).unet.named_parameters()]
     assert [part for part in BEHIND_THE_LAST_LAYER if not any(name.startswith(part) for name in names)] == []
 
 
@@ -217,24 +240,53 @@ def test_nothing_of_the_networks_behind_the_last_used_layer_is_carried(
     stage: StageName, graphs: dict[StageName, ModelProto]
 ) -> None:
     names = [tensor.name for tensor in graphs[stage].graph.initializer]
-    unet = [name.partition("unet.")[2] for name in names if "unet." in name]
+    unet = [name.rpartition("unet.")[2] for name in names if "unet." in name]
     assert any(name.startswith("up_blocks.1.attentions.0") for name in unet)
     assert [name for name in unet if name.startswith(BEHIND_THE_LAST_LAYER)] == []
     assert [name for name in names if "decoder" in name] == []
 
 
+@pytest.mark.parametrize("stage", ["attention", "frame"])
+def test_time_and_the_empty_prompt_are_folded_away(stage: StageName, graphs: dict[StageName, ModelProto]) -> None:
+    """What depends on constants alone is a constant: no embedding of the timestep, no keys of the prompt."""
+    names = [tensor.name for tensor in graphs[stage].graph.initializer]
+    assert [name for name in names if "time_emb" in name or "attn2.to_k" in name or "attn2.to_v" in name] == []
+    assert [name for name in names if name.endswith("attn2.processor.key")] != []
+    assert count(graphs[stage].graph, "Sin") == count(graphs[stage].graph, "Cos") == 0
+
+
+def test_attention_stays_one_operation_but_where_clip_needs_probabilities(graphs: dict[StageName, ModelProto]) -> None:
+    before = len(ATTENTION_BEFORE_THE_LAST_LAYER)
+    assert count(graphs["attention"].graph, "Attention") == 2 * before, "self- and cross-attention of each"
+    assert count(graphs["attention"].graph, "GroupNormalization") > 0
+    assert count(graphs["text"].graph, "Attention") > 0
+
+
 def test_attention_carries_no_more_bytes_than_the_modules_that_it_needs(
     graphs: dict[StageName, ModelProto], models: Models
 ) -> None:
-    vae = [parameter for part in (models.vae.encoder, models.vae.quant_conv) for parameter in part.parameters()]
-    unet = models.unet.named_parameters()
-    used = vae + [parameter for name, parameter in unet if not name.startswith(BEHIND_THE_LAST_LAYER)]
+    vae, unet = diffusion(models).vae, diffusion(models).unet
+    encoder = [parameter for part in (vae.encoder, vae.quant_conv) for parameter in part.parameters()]
+    folded = ("time_emb", "attn2.to_k", "attn2.to_v")
+    used = encoder + [
+        parameter
+        for name, parameter in unet.named_parameters()
+        if not name.startswith(BEHIND_THE_LAST_LAYER) and not any(part in name for part in folded)
+    ]
     needed = sum(parameter.numel() * 4 for parameter in used)
     own = {"noise", "reach"}
     carried = dict(constants_of(graphs["attention"].graph))
-    assert needed < 0.9 * sum(parameter.numel() * 4 for parameter in models.unet.parameters())
-    # Folded constants, such as the time embedding of the one timestep and shapes, take a few kilobytes.
-    assert sum(size for name, size in carried.items() if name not in own) < needed + 16_384
+    assert needed < 0.9 * sum(parameter.numel() * 4 for parameter in unet.parameters())
+    # Keys and values of four prompt tokens, and shapes, take a few kilobytes.
+    assert sum(size for name, size in carried.items() if name.rpartition(".")[2] not in own) < needed + 16_384
+
+
+def test_the_merged_graph_holds_no_node_that_its_parts_do_not(graphs: dict[StageName, ModelProto]) -> None:
+    parts = sum(len(graphs[part].graph.node) for part in ("scores", "attention", "mix", "walk"))
+    merged = len(graphs["frame"].graph.node)
+    assert merged < parts + 60, "and the read-out at working size"
+    doors = {"seed_scores", "head_affinity", "local_weights", "affinity", "label_scores"}
+    assert doors <= {name for node in graphs["frame"].graph.node for name in node.output}
 
 
 @pytest.mark.slow
@@ -254,7 +306,7 @@ def test_two_checkouts_in_different_folders_give_equal_bytes(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_opset_20_builds_agrees_with_the_reference_and_has_no_newer_operation(tmp_path: Path, preset: Preset) -> None:
-    plan = make_plan("tiny", opset=20, size_hw=None, steps=4, max_classes=254, out=tmp_path / "jetpack")
+    plan = make_plan("tiny", opset=20, steps=4, out=tmp_path / "jetpack")
     result = build(plan, (), lambda what: None)
     assert result.parity is not None
     assert result.parity.passed

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
-from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
+from nerve_runtime.errors import BundleError, UsageError
 from nerve_runtime.manifest import Manifest
 from nerve_runtime.spec import Array, StageName, StageSpec, check_tensors
 
@@ -47,10 +47,12 @@ class Backend(ABC):
     Attributes:
         name: as given to `open_backend`.
         class_slots: the class axis its engines fix, None when any number of classes will do.
+        readout_limit_px: the longest side that labels can be read out at, None when any will do.
     """
 
     name: str
     class_slots: int | None = None
+    readout_limit_px: int | None = None
 
     @abstractmethod
     def describe(self) -> str:
@@ -92,8 +94,13 @@ def open_backend(
     providers: Providers = "cpu",
     threads: int = 0,
     spinning: bool = False,
+    trust_engines: bool = False,
+    allow_unchecked: bool = False,
 ) -> Backend:
     """Open a back end by name. Only "auto" may choose; any other name is that back end or an error.
+
+    "auto" takes the bundle's engines where all of them fit this machine, were built here and agreed with the reference,
+    and ONNX Runtime elsewhere.
 
     Args:
         name: one of `BACKEND_NAMES`.
@@ -102,6 +109,8 @@ def open_backend(
         providers: for ONNX Runtime, the processor the graphs run on.
         threads: for ONNX Runtime, threads of one graph run; 0 lets it choose.
         spinning: for ONNX Runtime, idle threads wait by spinning, see `Segmenter.open`.
+        trust_engines: run compiled engines that were not built here; they are executable code.
+        allow_unchecked: run compiled engines that were never compared with the reference.
 
     Raises:
         UsageError: the name is unknown, or `threads` is negative.
@@ -113,15 +122,25 @@ def open_backend(
         raise UsageError(f"providers is {providers!r}, expected cpu or cuda")
     if threads < 0:
         raise UsageError(f"threads is {threads}, expected 0 (the library chooses) or more")
+    waived: dict[str, Any] = {"trust_engines": trust_engines, "allow_unchecked": allow_unchecked}
     if name in ("tensorrt", "rtx"):
-        raise CompatibilityError(
-            f"backend {name!r} runs compiled engines, which this version cannot do yet; use --backend ort"
-        )
+        from nerve_runtime.backends.trt import TrtBackend
+
+        return TrtBackend(bundle, manifest, library="tensorrt" if name == "tensorrt" else "tensorrt_rtx", **waived)
     if name == "fake":
         from nerve_runtime.backends.fake import FakeBackend
 
         return FakeBackend(manifest)
+    why = ""
+    if name == "auto" and manifest.engines:
+        from nerve_runtime.backends.trt import automatic_engines
+
+        engines, why = automatic_engines(bundle, manifest, **waived)
+        if engines is not None:
+            return engines
     from nerve_runtime.backends.ort import OrtBackend
 
     auto = name == "auto"
-    return OrtBackend(bundle, manifest, providers=providers, threads=threads, spinning=spinning, chosen_by_auto=auto)
+    return OrtBackend(
+        bundle, manifest, providers=providers, threads=threads, spinning=spinning, chosen_by_auto=auto, why=why
+    )

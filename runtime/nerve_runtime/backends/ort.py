@@ -10,13 +10,15 @@ import numpy as np
 
 from nerve_runtime.backends import Backend, Providers, Session
 from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError, UsageError
-from nerve_runtime.manifest import Manifest, verify_file
+from nerve_runtime.graph_check import check_graph
+from nerve_runtime.manifest import Manifest, verify_bundle
 from nerve_runtime.spec import Array, StageName, StageSpec
 
 PROVIDER_NAMES: Mapping[Providers, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LOG_ERRORS_ONLY = 3
 # What the library says when memory runs out; it has no error type of its own for that.
 MEMORY_PHRASES = ("bad_alloc", "allocate memory", "out of memory", "bad allocation")
+FALLBACK_PHRASE = "fallback to CPU EP has been explicitly disabled"
 NOT_SUPPORTED_PHRASES = ("NOT_IMPLEMENTED", "opset", "ir_version", "IR version", "is not a registered function/op")
 
 
@@ -25,11 +27,12 @@ class OrtBackend(Backend):
 
     Args:
         bundle: the bundle's folder.
-        manifest: its manifest; every file is verified against it before ONNX Runtime sees it.
+        manifest: its manifest; every file but engines is verified against it before ONNX Runtime sees one.
         providers: "cpu" or "cuda"; the one that is asked for runs every node, or opening fails.
         threads: threads of one run, 0 lets the library choose.
         spinning: idle threads wait by spinning, see `Segmenter.open`.
         chosen_by_auto: told by `describe`.
+        why: the reason of that choice, told too.
 
     Raises:
         CompatibilityError: onnxruntime is not installed, or was built without what `providers` needs.
@@ -46,6 +49,7 @@ class OrtBackend(Backend):
         threads: int = 0,
         spinning: bool = False,
         chosen_by_auto: bool = False,
+        why: str = "",
     ) -> None:
         self._library = _import_onnxruntime()
         self._bundle = bundle
@@ -54,7 +58,9 @@ class OrtBackend(Backend):
         self._threads = threads
         self._spinning = spinning
         self._chosen_by_auto = chosen_by_auto
+        self._why = f" ({why})" if why else ""
         self._run_options = self._library.RunOptions()
+        self._verified = False
         self._closed = False
         available = self._library.get_available_providers()
         if self._provider not in available:
@@ -67,19 +73,18 @@ class OrtBackend(Backend):
         """Library, version, provider and threads."""
         chosen = "auto chose " if self._chosen_by_auto else ""
         threads = self._threads or "default"
-        return f"{chosen}ort: onnxruntime {self._library.__version__}, {self._provider}, threads {threads}"
+        return f"{chosen}ort{self._why}: onnxruntime {self._library.__version__}, {self._provider}, threads {threads}"
 
     def open_session(self, stage: StageName) -> Session:
-        """Verify the stage's files, then open its graph."""
+        """Verify the bundle's files and look the graph over, then open it."""
         if self._closed:
             raise UsageError("this back end was closed; open it again")
         record = self._manifest.stages.get(stage)
         if record is None:
             raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(self._manifest.stages)}; rebuild it")
-        path = verify_file(self._bundle, self._manifest, record.onnx)
-        for relative in record.external_data:
-            verify_file(self._bundle, self._manifest, relative)
-        session = self._open(path)
+        self._verify_once()
+        check_graph(self._bundle, record.onnx, opset=self._manifest.opset, external_data=record.external_data)
+        session = self._open(self._bundle / record.onnx)
         if session.get_providers()[0] != self._provider:
             raise CompatibilityError(
                 f"stage {stage!r} would run on {session.get_providers()[0]}, not on {self._provider} as asked; "
@@ -87,12 +92,26 @@ class OrtBackend(Backend):
             )
         return _OrtSession(stage, record.spec, session, self._run_options)
 
+    def _verify_once(self) -> None:
+        """Verify the whole bundle, but its engines, before the first graph is opened: never half of it runs."""
+        if not self._verified:
+            verify_bundle(self._bundle, self._manifest, engines=False)
+            self._verified = True
+
     def _open(self, path: Path) -> Any:
         try:
-            session = self._library.InferenceSession(str(path), self._session_options(), providers=[self._provider])
+            # Its own fallback would print on stdout and try again on the processor.
+            session = self._library.InferenceSession(
+                str(path), self._session_options(), providers=[self._provider], enable_fallback=0
+            )
         except Exception as error:  # the library's errors share no base; every one of them is about this file
             if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
                 raise ResourceError(f"not enough memory to open {path.name}: {_said(error)}") from error
+            if _mentions(error, (FALLBACK_PHRASE,)):
+                raise CompatibilityError(
+                    f"{path.name} would not run on {self._provider} alone, as asked: {_said(error)}; "
+                    "check the driver and libraries of the GPU, or use --providers cpu"
+                ) from error
             if _mentions(error, NOT_SUPPORTED_PHRASES):
                 raise CompatibilityError(
                     f"onnxruntime {self._library.__version__} cannot run {path.name} (opset {self._manifest.opset}): "

@@ -3,21 +3,32 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nerve_export import build as build_module
-from nerve_export import cli
-from nerve_export.build import Artefact, build, build_steps
-from nerve_export.engine import Engine
+from nerve_export import cli, stage_worker
+from nerve_export.build import build, build_steps
+from nerve_export.engine_build import EngineFacts
 from nerve_export.parity import ParityReport, Tap
-from nerve_export.plan import BuildPlan, make_plan, plan_key
+from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
+from nerve_export.precision import StagePrecision, read_precision_plan
+from nerve_export.stage_worker import Exported
 from nerve_export.stages import TABLE, Sizes
 from nerve_runtime.errors import NumericError
-from nerve_runtime.manifest import StageRecord, file_sha256, load_manifest, verify_file
+from nerve_runtime.manifest import EngineRecord, Manifest, StageRecord, load_manifest, verify_file
 from nerve_runtime.spec import StageName
+
+
+def isolated(report: ParityReport, what: str, function: Callable[..., Any], *given: Any) -> Any:
+    """Stands for the processes of a build: the comparison says what a test wants, the tokenizer is the real one."""
+    if function is stage_worker.compare_with_reference:
+        return report, 50.0
+    return 50.0 if function is stage_worker.write_reference else function(*given)
+
 
 GOOD = Tap("walk", "label_scores", 0, 1.0, 1e-7, None, passed=True)
 BAD = Tap("attention", "head_affinity", 2, 0.5, 0.9, None, passed=False)
@@ -25,22 +36,23 @@ Reports = Callable[..., None]
 
 
 def stub_graphs(
-    folder: Path, plan: BuildPlan, models: Any, sizes: Sizes, progress: Callable[[str], None]
-) -> tuple[dict[StageName, StageRecord], list[Artefact]]:
+    folder: Path, plan: BuildPlan, resolved: Any, sizes: Sizes, progress: Callable[[str], None]
+) -> dict[StageName, Exported]:
     """Dummy bytes for every stage of the table, with its true doors."""
-    stages, artefacts = {}, []
+    exported = {}
     for name, row in TABLE.items():
         progress(f"exporting {name}")
         path = folder / f"{name}.onnx"
         path.write_bytes(f"graph of {name}".encode())
-        stages[name] = StageRecord(onnx=path.name, spec=row.spec(sizes), gmac=0.5)
-        artefacts.append(Artefact(name, "onnx", "ort", path.name, path.stat().st_size, 0.1, 100.0, 0.5))
-    return stages, artefacts
+        record = StageRecord(onnx=path.name, spec=row.spec(sizes), gmac=0.5)
+        precision = StagePrecision(keep_fp32=("unet.mid",)) if name == "attention" else None
+        exported[name] = Exported(record, precision, path.stat().st_size, 0.1, 100.0)
+    return exported
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> BuildPlan:
-    return make_plan("tiny", opset=23, size_hw=None, steps=None, max_classes=254, out=tmp_path / "tiny")
+    return make_plan("tiny", out=tmp_path / "tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +61,7 @@ def report(monkeypatch: pytest.MonkeyPatch) -> Reports:
     monkeypatch.setattr(build_module, "_export_all", stub_graphs)
 
     def use(*taps: Tap) -> None:
-        monkeypatch.setattr(build_module, "check_parity", lambda *_: ParityReport("stub", taps))
+        monkeypatch.setattr(build_module, "run_isolated", lambda *given: isolated(ParityReport("stub", taps), *given))
 
     use(GOOD)
     return use
@@ -64,7 +76,7 @@ def test_a_build_installs_a_bundle_whose_files_are_all_listed(plan: BuildPlan) -
     result = build(plan, (), lambda what: None)
     manifest = load_manifest(plan.out)
     assert manifest == result.manifest
-    assert manifest.plan_key == plan_key(plan)
+    assert manifest.plan_key == plan_key(plan, plan_weights(plan, lambda what: None))
     on_disk = {path.name for path in plan.out.iterdir()} - {"manifest.json"}
     assert (
         on_disk
@@ -90,7 +102,7 @@ def test_the_manifest_holds_the_plans_constants_and_the_weights_with_their_hashe
     assert manifest.geometry.working_hw == plan.params.size_hw
     assert {weight.role for weight in manifest.weights} == {"clip", "vae", "unet"}
     assert {weight.licence for weight in manifest.weights} == {"Apache-2.0"}
-    assert all(weight.source.startswith("nerve_ref/models/tiny/") for weight in manifest.weights)
+    assert all(weight.source.startswith("packaged:") for weight in manifest.weights)
 
 
 def test_nothing_changed_is_answered_without_building(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +115,7 @@ def test_nothing_changed_is_answered_without_building(plan: BuildPlan, monkeypat
 
 def test_force_builds_again(plan: BuildPlan) -> None:
     build(plan, (), lambda what: None)
-    assert len(build(plan, (), lambda what: None, force=True).artefacts) == len(TABLE)
+    assert len(build(plan, (), lambda what: None, force=True).artefacts) == len(TABLE) + 1
 
 
 def test_a_bundle_that_does_not_agree_is_not_installed(plan: BuildPlan, report: Reports) -> None:
@@ -145,38 +157,90 @@ def test_json_prints_one_line_per_artefact_and_nothing_else(
         command(monkeypatch, *words)
     assert ended.value.code == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["stage"] for line in lines] == list(TABLE)
+    assert [line["stage"] for line in lines] == [*TABLE, "bundle"]
     keys = {"stage", "kind", "target", "path", "bytes", "seconds", "peak_rss_mb", "gmac"}
     assert all(set(line) == keys for line in lines)
-    assert all(Path(line["path"]).stat().st_size == line["bytes"] for line in lines)
+    assert all(Path(line["path"]).stat().st_size == line["bytes"] for line in lines[:-1])
+    assert lines[-1]["peak_rss_mb"] == 100
     with pytest.raises(SystemExit):
         command(monkeypatch, *words)
     assert [json.loads(line)["kind"] for line in capsys.readouterr().out.splitlines()] == ["cached"]
 
 
-def test_engines_are_listed_with_the_graph_they_were_made_from(
-    plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def compiled(path: Path, spec: Any, target: str) -> Engine:
-        return Engine(path.name.encode(), target, "stub 1", {"frame": [[1], [2], [3]]}, {"strongly_typed": True})
+def stub_engines(
+    folder: Path, manifest: Manifest, targets: tuple[str, ...], *, progress: Callable[[str, float], None], earlier: Any
+) -> tuple[list[EngineRecord], list[EngineFacts]]:
+    """Dummy engines with true records."""
+    records, facts = [], []
+    for target in targets:
+        for stage, record in manifest.stages.items():
+            progress(f"{stage} for {target}: parsing", 0.5)
+            progress(f"{stage} for {target}: compiling", 0.9)
+            path = f"engines/{target}/{stage}.engine"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(f"{stage} {earlier and earlier.name}")
+            records.append(
+                EngineRecord(
+                    stage=stage,
+                    target=target,
+                    path=path,
+                    key="0" * 64,
+                    onnx_sha256=manifest.files[record.onnx].sha256,
+                    backend_version="stub 1",
+                    gpu=target.removeprefix("rtx-"),
+                    os_arch="linux-x86_64",
+                    precision="fp32",
+                    profile={},
+                    builder_options={},
+                )
+            )
+            facts.append(EngineFacts(stage, target, path, (folder / path).stat().st_size, 0.2, 300.0, hit=False))
+    return records, facts
 
-    monkeypatch.setattr("nerve_export.engine.compile_engine", compiled)
+
+def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nerve_export.engine_build.build_engines", stub_engines)
     said: list[str] = []
     result = build(plan, ("rtx-sm86", "rtx-sm89"), said.append)
     engines = result.manifest.engines
     assert [(engine.target, engine.stage) for engine in engines] == [
         (target, stage) for target in ("rtx-sm86", "rtx-sm89") for stage in TABLE
     ]
-    assert all(engine.path == f"engines/{engine.target}/{engine.stage}.engine" for engine in engines)
-    assert all(engine.onnx_sha256 == file_sha256(plan.out / f"{engine.stage}.onnx") for engine in engines)
-    assert all((plan.out / engine.path).read_text() == f"{engine.stage}.onnx" for engine in engines)
-    assert len(result.artefacts) == 3 * len(TABLE)
-    assert len(said) == build_steps(("rtx-sm86", "rtx-sm89"))
+    assert all(verify_file(plan.out, load_manifest(plan.out), engine.path) for engine in engines)
+    assert len(result.artefacts) == 3 * len(TABLE) + 1
+    assert result.artefacts[-1].peak_rss_mb == 300
+    assert len({what.partition(":")[0] for what in said}) == build_steps(("rtx-sm86", "rtx-sm89"))
 
 
-def test_other_targets_than_those_in_place_are_built(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    stub = Engine(b"plan", "rtx-sm86", "stub 1", {}, {})
-    monkeypatch.setattr("nerve_export.engine.compile_engine", lambda *_: stub)
-    build(plan, (), lambda what: None)
-    assert len(build(plan, ("rtx-sm86",), lambda what: None).artefacts) == 2 * len(TABLE)
-    assert build(plan, ("rtx-sm86",), lambda what: None).artefacts == ()
+def test_other_targets_than_those_in_place_are_built_from_what_is_there(
+    plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nerve_export.engine_build.build_engines", stub_engines)
+    build(plan, ())
+    assert len(build(plan, ("rtx-sm86",)).artefacts) == 2 * len(TABLE) + 1
+    assert build(plan, ("rtx-sm86",)).artefacts == ()
+    assert (plan.out / "engines/rtx-sm86/walk.engine").read_text() == "walk tiny", "the earlier bundle is offered"
+
+
+def test_what_stays_float32_is_written_down_and_said(plan: BuildPlan) -> None:
+    result = build(replace(plan, precision="fp16"), ())
+    assert result.kept_fp32 == ("attention: unet.mid",)
+    assert read_precision_plan(plan.out / "precision.json", "fp16").kept("attention") == ("unet.mid",)
+
+
+def test_random_weights_are_marked(plan: BuildPlan) -> None:
+    manifest = build(replace(plan, random_seed=3), ()).manifest
+    assert manifest.random_weights
+    assert manifest.random_seed == 3
+    assert manifest.weights == ()
+    assert "labels mean nothing" in (plan.out / "licences.txt").read_text()
+
+
+def test_a_file_that_was_touched_after_the_build_is_hashed_before_it_counts_as_up_to_date(plan: BuildPlan) -> None:
+    build(plan, ())
+    path = plan.out / "walk.onnx"
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(bytes(content))
+    assert len(build(plan, ()).artefacts) == len(TABLE) + 1
+    assert path.read_bytes()[0] == content[0] ^ 1

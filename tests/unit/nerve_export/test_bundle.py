@@ -44,14 +44,14 @@ from nerve_export.bundle import install
 from nerve_export.plan import make_plan
 from nerve_runtime.manifest import load_manifest
 from tests.data.fake_bundle import make_fake_bundle
-def counted(folder, plan, key, targets, progress):
+def counted(folder, plan, key, resolved, targets, progress):
     print("building", flush=True)
     time.sleep(0.5)
     make_fake_bundle(folder, plan_key=key)
     install(folder, plan.out)
     return module.BuildResult(load_manifest(plan.out), (), None)
 module._build_into = counted
-plan = make_plan("tiny", opset=23, size_hw=None, steps=None, max_classes=254, out=Path(sys.argv[1]))
+plan = make_plan("tiny", out=Path(sys.argv[1]))
 print(module.build(plan, (), print).manifest.plan_key, flush=True)
 """
 

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nerve_runtime import readout
 from nerve_runtime import segmenter as segmenter_module
 from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.class_list import ClassList
 from nerve_runtime.errors import BundleError, ResourceError, UsageError
 from nerve_runtime.frames import Frame, open_frames
 from nerve_runtime.manifest import Manifest
-from nerve_runtime.segmenter import Constants, Segmenter, readout_size_hw
+from nerve_runtime.readout import readout_size_hw
+from nerve_runtime.segmenter import Constants, Segmenter
 from nerve_runtime.text_encoder import TextEncoder, default_cache_dir
 from nerve_runtime.vocabulary import build_text_bank, save_vocabulary, text_sha256
 from tests.data.clips import halves, write_clip
@@ -200,7 +202,7 @@ def test_unused_slots_of_an_engine_change_nothing(bundle: Path, manifest: Manife
 
 def test_a_read_out_too_large_is_done_smaller_and_enlarged(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert readout_size_hw(254, (1, 1)) == (1, 1)
-    monkeypatch.setattr(segmenter_module, "READOUT_ELEMENTS_LIMIT", 3 * 48 * 64 // 4)
+    monkeypatch.setattr(readout, "READOUT_ELEMENTS_LIMIT", 3 * 48 * 64 // 4)
     assert readout_size_hw(3, (48, 64)) == (24, 32)
     with opened(bundle) as segmenter:
         labels = segmenter.segment(halves()).labels

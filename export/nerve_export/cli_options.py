@@ -1,0 +1,91 @@
+"""The options of `nerve-build`: names, help and defaults in one place, so that the commands read as sentences."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nerve_export.plan import presets
+
+PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in presets().items())
+
+PresetName = Annotated[str, typer.Option(help=f"What to build. {PRESETS}.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="Engines to compile beside the ONNX graphs: auto looks for a GPU and its library, ort compiles none, "
+        "rtx:sm86,sm89 compiles with TensorRT-RTX for these GPUs, which need not be here, tensorrt compiles with "
+        "TensorRT for the GPU that is here."
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="fp32, fp16 or bf16, written into the graphs of the networks; norms, softmax and the method itself stay "
+        "float32. fp16 halves memory and disk. bf16 graphs run on engines alone, not on ONNX Runtime's CPU."
+    ),
+]
+PrecisionPlan = Annotated[
+    Path | None,
+    typer.Option(
+        help="A precision.json, as every fp16 bundle has one: which layers stay float32.",
+        show_default="an audit decides",
+    ),
+]
+AuditFrames = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of your own pictures for the audit of activations before fp16.", show_default="seeded test frames"
+    ),
+]
+OpsetNumber = Annotated[int, typer.Option(help="ONNX opset: 23, or 20 for TensorRT 10.3 (JetPack 6).")]
+Size = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        help="Working height and width in pixels, multiples of 64; cost grows with their product.",
+        show_default="the preset's",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Steps of the cold walk, unrolled into the graph; 8 is fast.", show_default="the preset's"),
+]
+MaxClasses = Annotated[
+    int, typer.Option(help="Most classes of a vocabulary, 2 to 254; the graphs take any number up to it.")
+]
+Clip = Annotated[
+    Path | None, typer.Option(help="CLIP as a local folder or safetensors file.", show_default="from the hub, pinned")
+]
+StableDiffusion = Annotated[
+    Path | None,
+    typer.Option(
+        help="Stable Diffusion as a local pipeline folder or safetensors file.", show_default="from the hub, pinned"
+    ),
+]
+Vae = Annotated[
+    Path | None,
+    typer.Option(help="Another autoencoder, full or tiny, as a local folder or file.", show_default="the preset's"),
+]
+Dinov2 = Annotated[
+    Path | None, typer.Option(help="DINOv2 as a local folder or file.", show_default="from the hub, pinned")
+]
+TokenizerFile = Annotated[
+    Path | None, typer.Option("--tokenizer", help="A tokenizer.json, or a folder with one.", show_default="CLIP's own")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use local files and earlier downloads only.")]
+Locked = Annotated[
+    bool, typer.Option("--locked", help="Refuse weights that the lock file does not pin by commit and SHA-256.")
+]
+RandomWeights = Annotated[
+    int | None,
+    typer.Option(
+        help="Seed: build the true architecture with random weights, to try size and speed; labels mean nothing.",
+        show_default="off",
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the bundle; replaced as a whole.", show_default="bundles/PRESET...")
+]
+Force = Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be built; needs no torch, downloads nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON line per artefact on stdout, nothing else.")]

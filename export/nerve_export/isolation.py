@@ -1,0 +1,86 @@
+"""Run a function in a process of its own, so that the peak of memory is that of one stage and a crash is one sentence.
+
+Processes come from a fork server that has imported PyTorch once: a process starts in milliseconds, not in seconds.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any, ParamSpec, TypeVar
+
+from nerve_runtime.errors import CompatibilityError, ResourceError
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+PRELOADED = ["nerve_export.stage_worker"]
+
+
+def run_isolated(what: str, function: Callable[Given, Answer], *given: Given.args, **named: Given.kwargs) -> Answer:
+    """Call a function of this package's in another process and return its answer, or raise its error here.
+
+    Args:
+        what: for messages, such as "exporting attention".
+        function: importable by name; arguments and answer can be pickled.
+        given: its arguments.
+        named: likewise.
+
+    Raises:
+        ResourceError: the process was killed, most often for memory.
+        CompatibilityError: the process crashed.
+        Exception: whatever the function raised.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, given, named), name=what)
+    process.start()
+    sender.close()
+    try:
+        raised, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise _ended_early(what, process.exitcode) from None
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        receiver.close()
+        process.join()
+    if raised:
+        raise answer
+    return answer
+
+
+def _answer(sender: Connection, function: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers and ends us
+    try:
+        answer = (False, function(*given, **named))
+    except Exception as error:  # noqa: BLE001 - raised again by the parent, with its type
+        answer = (True, error)
+    sender.send(answer)
+
+
+def _die_with_parent() -> None:
+    """End at once when the parent is gone: nobody would take the answer, and its folder may be another's by then."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ended_early(what: str, exit_code: int | None) -> ResourceError | CompatibilityError:
+    if exit_code == -signal.SIGKILL:
+        return ResourceError(
+            f"{what} was killed, most likely for want of memory; close other programs, add swap, or use a smaller preset"
+        )
+    name = signal.Signals(-exit_code).name if exit_code is not None and exit_code < 0 else f"exit code {exit_code}"
+    return CompatibilityError(f"{what} crashed ({name}); a library is broken or too old, run: nerve-build doctor")

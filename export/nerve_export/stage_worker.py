@@ -1,0 +1,181 @@
+"""What runs in processes of their own: the export of one stage. Imports PyTorch and its company on purpose, once."""
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from nerve_export.gmac import count_gmac
+from nerve_export.graph_merge import merged_graph
+from nerve_export.lowering import lower, watched_ranges
+from nerve_export.modules import NetworkStage, TextStage
+from nerve_export.onnx_graph import export_graph, write_graph
+from nerve_export.parity import compare_bundle
+from nerve_export.parity_frames import FRAMES, parity_frames
+from nerve_export.parity_measures import ParityReport
+from nerve_export.parity_reference import reference_taps
+from nerve_export.plan import BuildPlan, presets
+from nerve_export.precision import StagePrecision, audited, read_precision_plan
+from nerve_export.stages import MERGED, TABLE, Sizes, fixed_readout_spec
+from nerve_ref.text import parse_classes
+from nerve_ref.weight_files import ResolvedWeights
+from nerve_ref.weights import Models, open_models, random_models, tiny_models
+from nerve_runtime.errors import BundleError, UsageError
+from nerve_runtime.manifest import Manifest, StageRecord
+from nerve_runtime.spec import StageName
+
+MERGED_PARTS: tuple[StageName, ...] = ("scores", "attention", "mix", "walk")
+AUDIT_FRAMES_TINY, AUDIT_FRAMES = 4, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One stage on disk: its record, what its precision came to, and what making it took."""
+
+    record: StageRecord
+    precision: StagePrecision | None
+    bytes: int
+    seconds: float
+    peak_rss_mb: float
+
+
+def plan_models(plan: BuildPlan, resolved: ResolvedWeights | None) -> Models:
+    """The networks of a plan, each opened at first use.
+
+    Raises:
+        BundleError: a weight file is missing or not what it should be.
+        UsageError: the plan names no weights.
+    """
+    try:
+        if plan.random_seed is not None:
+            return random_models(plan.backbones, plan.random_seed, plan.weights.tokenizer)
+        if presets()[plan.preset].is_packaged:
+            return tiny_models()
+        if resolved is not None:
+            return open_models(plan.backbones, resolved.files)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    raise UsageError(f"preset {plan.preset!r} needs weights; give their places or --random-weights SEED")
+
+
+def export_stage(
+    plan: BuildPlan, resolved: ResolvedWeights | None, sizes: Sizes, stage: StageName, folder: Path
+) -> Exported:
+    """Export one stage into a folder that holds the stages before it in the table.
+
+    Raises:
+        NumericError: a precision plan leaves a layer in half precision whose numbers do not fit.
+        NerveError: anything else that stops an export.
+    """
+    started = time.monotonic()
+    row, path = TABLE[stage], folder / f"{stage}.onnx"
+    stamp = {"nerve_stage": stage, "nerve_preset": plan.preset, "nerve_precision": plan.precision}
+    precision = None
+    if stage == MERGED:
+        model, external = _merge(plan, sizes, stamp, folder)
+    else:
+        models = plan_models(plan, resolved) if row.network else None
+        module = row.module(models, plan.params, sizes, plan.opset >= 23)
+        if models is not None and plan.precision != "fp32":
+            precision = _lowered(module, plan, stage, models)
+        model, external = export_graph(module, row.spec(sizes), plan.opset, stamp, path)
+    record = StageRecord(onnx=path.name, external_data=external, spec=row.spec(sizes), gmac=round(count_gmac(model), 6))
+    own = [folder / name for name in external if stage != MERGED]
+    size = sum(file.stat().st_size for file in (path, *own))
+    return Exported(record, precision, size, round(time.monotonic() - started, 2), _peak_rss_mb())
+
+
+def _peak_rss_mb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def _merge(
+    plan: BuildPlan, sizes: Sizes, stamp: dict[str, str], folder: Path
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The single-graph form, of the graphs that lie in the folder; large weights stay in the files of their stages."""
+    path, readout = folder / f"{MERGED}.onnx", folder / "readout_fixed.onnx"
+    module = TABLE[MERGED].module(None, plan.params, sizes, plan.opset >= 23)
+    end, _ = export_graph(module, fixed_readout_spec(sizes), plan.opset, {}, readout)
+    readout.unlink()
+    parts = [(name, onnx.load(str(folder / f"{name}.onnx"), load_external_data=False)) for name in MERGED_PARTS]
+    model = merged_graph([*parts, ("readout", end)], TABLE[MERGED].spec(sizes))
+    write_graph(model, stamp, path)
+    places = [
+        entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
+    ]
+    return model, tuple(dict.fromkeys(places))
+
+
+def _lowered(module: NetworkStage, plan: BuildPlan, stage: StageName, models: Models) -> StagePrecision:
+    """Audit a stage's network in float32, then write half precision into it."""
+    given = read_precision_plan(plan.precision_plan, plan.precision) if plan.precision_plan else None
+    chosen = None if given is None else given.stages.get(stage, StagePrecision())
+    inputs = _audit_inputs(module, plan, models) if plan.precision == "fp16" else []
+    with torch.no_grad(), watched_ranges(module.network) as largest:
+        for one in inputs:
+            module.network(one)
+    result = audited(stage, plan.precision, largest, len(inputs), chosen)
+    lower(module.network, plan.precision, result.keep_fp32)
+    return result
+
+
+def _audit_inputs(module: NetworkStage, plan: BuildPlan, models: Models) -> list[torch.Tensor]:
+    if isinstance(module, TextStage):
+        names = parse_classes(presets()[plan.preset].parity_classes).names
+        return [torch.tensor([encoding.ids for encoding in models.tokenizer.encode_batch(list(names))])]
+    return [torch.from_numpy(frame)[None] for frame in audit_frames(plan)]
+
+
+def audit_frames(plan: BuildPlan) -> list[NDArray[np.uint8]]:
+    """The frames, uint8 (H,W,3) RGB, that activations are looked at on: a person's own pictures, or seeded ones.
+
+    Raises:
+        UsageError: the folder holds no picture that can be read.
+    """
+    if plan.audit_frames is None:
+        count = AUDIT_FRAMES_TINY if presets()[plan.preset].is_packaged else AUDIT_FRAMES
+        return parity_frames(plan.params.size_hw, count)
+    from nerve_runtime.opencv import cv2
+
+    height, width = plan.params.size_hw
+    read = (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in sorted(plan.audit_frames.iterdir()))
+    frames = [
+        np.asarray(cv2.resize(bgr, (width, height))[..., ::-1].copy(), np.uint8) for bgr in read if bgr is not None
+    ]
+    if not frames:
+        raise UsageError(
+            f"--audit-frames {plan.audit_frames} holds no picture that OpenCV can read; give PNG or JPEG files"
+        )
+    return frames
+
+
+def write_tokenizer(plan: BuildPlan, resolved: ResolvedWeights | None, path: Path) -> None:
+    """Write the tokenizer of the plan's CLIP as the bundle's tokenizer.json."""
+    plan_models(plan, resolved).tokenizer.save(str(path))
+
+
+def write_reference(plan: BuildPlan, resolved: ResolvedWeights | None, folder: Path) -> float:
+    """Run the reference on parity frames and write its taps: fewer frames where one takes half a minute.
+
+    Returns:
+        Peak memory of this process in MB, as the other functions here do.
+    """
+    preset = presets()[plan.preset]
+    frames = FRAMES if preset.is_packaged else 1
+    reference_taps(plan_models(plan, resolved), plan.params, preset.parity_classes, frames, folder)
+    return _peak_rss_mb()
+
+
+def compare_with_reference(bundle: Path, manifest: Manifest, taps: Path) -> tuple[ParityReport, float]:
+    """Compare a staged bundle with the reference's taps, on ONNX Runtime.
+
+    Its processor has no convolution in bf16: of such a bundle only the method's own stages, float32, are compared.
+    """
+    method = [stage for stage in TABLE if TABLE[stage].network is None and stage != MERGED]
+    stages = method if manifest.precision == "bf16" else None
+    return compare_bundle(bundle, manifest, taps, stages=stages), _peak_rss_mb()

@@ -1,0 +1,96 @@
+"""What `make true-size` built: size, cost, and that nothing unused is carried. Reads the bundles and the builders' JSON."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from nerve_export.stages import TABLE
+from nerve_runtime.manifest import Manifest, load_manifest
+from tests.contracts.checkout import ROOT
+
+pytestmark = pytest.mark.true_size
+FOLDER = ROOT / "build" / "true-size"
+UNCUT_GMAC = 558 + 402 + 191
+"""The whole encoder, the whole UNet and CLIP, as counted in the design notes."""
+EXPECTED_GMAC = {"sd21": {"attention": 558 + 352, "scores": 191}, "sd21-fast": {"attention": 61 + 321, "scores": 191}}
+LAST_BLOCK_OF_CLIP = 6.4
+"""What the last block of L/14 saves by giving attention output alone: its MLP (4.84), Q and K (1.21), attention (0.35)."""
+BEHIND = {
+    "sd21": ("up_blocks.3.attentions.2", "up_blocks.3.resnets.2", "conv_norm_out", "conv_out"),
+    "sd21-fast": (
+        "up_blocks.3.attentions.1",
+        "up_blocks.3.attentions.2",
+        "up_blocks.3.resnets.1",
+        "up_blocks.3.resnets.2",
+        "conv_norm_out",
+        "conv_out",
+    ),
+}
+
+
+@pytest.fixture(params=["sd21", "sd21-fast"])
+def preset(request: pytest.FixtureRequest) -> str:
+    if not (FOLDER / request.param / "manifest.json").is_file():
+        pytest.skip(f"{FOLDER.name}/{request.param} is missing; make true-size builds it")
+    return str(request.param)
+
+
+def manifest_of(preset: str) -> Manifest:
+    return load_manifest(FOLDER / preset)
+
+
+def lines_of(preset: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (FOLDER / f"{preset}.jsonl").read_text().splitlines()]
+
+
+def parameters_of(preset: str, stage: str) -> list[str]:
+    model = onnx.load(str(FOLDER / preset / f"{stage}.onnx"), load_external_data=False)
+    return [tensor.name for tensor in model.graph.initializer]
+
+
+def test_every_stage_has_its_engine_and_the_peak_is_below_14_gb(preset: str) -> None:
+    lines = lines_of(preset)
+    assert [line["stage"] for line in lines if line["kind"] == "engine"] == list(TABLE)
+    assert max(line["peak_rss_mb"] for line in lines) < 14_000
+    assert all((FOLDER / preset / Path(line["path"]).name).exists() for line in lines if line["kind"] == "onnx")
+
+
+def test_the_cost_is_that_of_the_design_notes_within_3_percent(preset: str) -> None:
+    stages = manifest_of(preset).stages
+    assert stages["attention"].gmac == pytest.approx(EXPECTED_GMAC[preset]["attention"], rel=0.03)
+    whole = stages["scores"].gmac + LAST_BLOCK_OF_CLIP
+    assert whole == pytest.approx(EXPECTED_GMAC[preset]["scores"], rel=0.03)
+
+
+def test_fast_costs_about_half() -> None:
+    fast, full = (manifest_of(name).stages["frame"].gmac for name in ("sd21-fast", "sd21"))
+    assert fast <= 0.53 * full
+    assert fast <= 0.50 * UNCUT_GMAC
+
+
+@pytest.mark.parametrize("stage", ["attention", "frame"])
+def test_nothing_behind_the_last_used_layer_is_carried(preset: str, stage: str) -> None:
+    unet = [name.rpartition("unet.")[2] for name in parameters_of(preset, stage) if "unet." in name]
+    assert any(name.startswith("up_blocks.3.attentions.0") for name in unet)
+    assert [name for name in unet if name.startswith(BEHIND[preset])] == []
+    folded = re.compile(r"time_emb|attn2\.to_[kv]|decoder")
+    assert [name for name in parameters_of(preset, stage) if folded.search(name)] == []
+
+
+def test_attention_of_the_unet_is_one_operation(preset: str) -> None:
+    model = onnx.load(str(FOLDER / preset / "attention.onnx"), load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node]
+    # Self- and cross-attention of every transformer before the last used one, and the full autoencoder's own.
+    assert kinds.count("Attention") == {"sd21": 29, "sd21-fast": 26}[preset]
+    assert kinds.count("Softmax") <= 3
+
+
+def test_large_weights_lie_beside_the_graphs_and_are_shared(preset: str) -> None:
+    manifest = manifest_of(preset)
+    assert manifest.stages["attention"].external_data == ("attention.onnx.data",)
+    assert set(manifest.stages["frame"].external_data) == {"attention.onnx.data", "scores.onnx.data"}
+    assert manifest.files["frame.onnx"].bytes < 5_000_000

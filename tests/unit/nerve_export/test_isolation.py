@@ -1,0 +1,81 @@
+"""Functions in processes of their own: answers, errors, and what their ends by signals mean."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nerve_export.isolation import run_isolated
+from nerve_runtime.errors import CompatibilityError, ResourceError, UsageError
+from tests.contracts.checkout import ROOMS, ROOT
+
+
+def process_and(value: int) -> tuple[int, int]:
+    return os.getpid(), value
+
+
+def refuse(message: str) -> None:
+    raise UsageError(message)
+
+
+def end_by(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+
+def test_the_answer_comes_from_another_process() -> None:
+    process, value = run_isolated("answering", process_and, 7)
+    assert value == 7
+    assert process != os.getpid()
+
+
+def test_an_error_keeps_its_type_and_its_words() -> None:
+    with pytest.raises(UsageError, match=r"^two apples, expected one$"):
+        run_isolated("refusing", refuse, "two apples, expected one")
+
+
+def test_a_killed_process_is_said_to_have_run_out_of_memory() -> None:
+    with pytest.raises(ResourceError, match=r"exporting x was killed, most likely for want of memory"):
+        run_isolated("exporting x", end_by, signal.SIGKILL)
+
+
+def test_a_crash_names_the_signal() -> None:
+    with pytest.raises(CompatibilityError, match=r"exporting x crashed \(SIGSEGV\)"):
+        run_isolated("exporting x", end_by, signal.SIGSEGV)
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from nerve_export.isolation import run_isolated
+from tests.unit.nerve_export.test_isolation import write_slowly
+if __name__ == "__main__":
+    run_isolated("writing", write_slowly, Path(sys.argv[1]))
+"""
+
+
+def write_slowly(path: Path) -> None:
+    path.with_suffix(".started").touch()
+    time.sleep(3)
+    path.touch()
+
+
+def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
+    """An orphan would write into a folder that belongs to the next builder by then."""
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *ROOMS)))}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "late")], env=env)
+    for _ in range(600):
+        if (tmp_path / "late.started").exists():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "late.started").exists()
+    parent.kill()
+    parent.wait()
+    time.sleep(4)
+    assert not (tmp_path / "late").exists()
