@@ -134,8 +134,8 @@ def build_engines(
 ) -> tuple[list[EngineRecord], list[EngineFacts]]:
     """Compile engines into a bundle's folder, which may still be staged; its manifest is left to the caller.
 
-    Every engine is compiled in a process of its own, one after another, after its graph was verified; its hash is noted
-    in the ledger as built here.
+    All graphs that are to be compiled are verified first; then every engine is compiled in a process of its own, one
+    after another, and its hash is noted in the ledger as built here.
 
     Args:
         bundle: the folder; its `manifest.files` must list the graphs.
@@ -158,17 +158,20 @@ def build_engines(
     ledger = ledger or Ledger()
     plans = plan_engines(bundle, manifest, targets, stages)
     sources = [(bundle, manifest)] + ([(earlier, load_manifest(earlier))] if earlier and not force else [])
+    taken = [None if force else _taken(bundle, sources, plan) for plan in plans]
+    for stage in dict.fromkeys(plan.stage for plan, found in zip(plans, taken, strict=True) if found is None):
+        _refuse_changed_graph(bundle, manifest, stage)
     records, facts = [], []
-    for number, plan in enumerate(plans):
+    for number, (plan, found) in enumerate(zip(plans, taken, strict=True)):
 
         def told(phase: str, share: float, number: int = number, plan: EnginePlan = plan) -> None:
             if progress:
                 progress(f"{plan.stage} for {plan.target}: {phase}", (number + share) / len(plans))
 
-        record = None if force else _taken(bundle, sources, plan)
-        if record is None:
+        if found is None:
             record, fact = _compiled(bundle, manifest, plan, told)
         else:
+            record = found
             fact = EngineFacts(
                 plan.stage, plan.target, record.path, (bundle / record.path).stat().st_size, 0.0, 0.0, True
             )
@@ -192,13 +195,18 @@ def _taken(bundle: Path, sources: Sequence[tuple[Path, Manifest]], plan: EngineP
     return None
 
 
+def _refuse_changed_graph(bundle: Path, manifest: Manifest, name: StageName) -> None:
+    """Verify a graph with its external data, and look it over, before any parser of a library sees it."""
+    stage = manifest.stages[name]
+    for relative in (stage.onnx, *stage.external_data):
+        verify_file(bundle, manifest, relative)
+    check_graph(bundle, stage.onnx, opset=manifest.opset, external_data=stage.external_data)
+
+
 def _compiled(
     bundle: Path, manifest: Manifest, plan: EnginePlan, progress: Progress
 ) -> tuple[EngineRecord, EngineFacts]:
     stage = manifest.stages[plan.stage]
-    for relative in (stage.onnx, *stage.external_data):
-        verify_file(bundle, manifest, relative)
-    check_graph(bundle, stage.onnx, opset=manifest.opset, external_data=stage.external_data)
     job = EngineJob(
         onnx=str((bundle / stage.onnx).resolve()),
         spec=stage.spec.model_dump(mode="json"),

@@ -24,7 +24,6 @@ from nerve_runtime.manifest import (
     file_sha256,
     load_manifest,
     manifest_bytes,
-    verify_bundle,
 )
 from nerve_runtime.spec import StageName
 
@@ -64,11 +63,11 @@ def engines(
         for plan in plan_engines(bundle, load_manifest(bundle), targets, stages):
             typer.echo(json.dumps(asdict(plan)) if as_json else _plan_line(plan))
         return
+    load_manifest(bundle)  # refuses what is no bundle before a lock is made beside it
     if not targets:
         return
-    with bundle_lock(bundle):
+    with bundle_lock(bundle.resolve()):
         manifest = load_manifest(bundle)
-        verify_bundle(bundle, manifest, engines=False)
         wanted = [plan for plan in plan_engines(bundle, manifest, targets, stages) if force or not plan.is_there]
         _say_memory(console, wanted)
         with _bar(console) as told:

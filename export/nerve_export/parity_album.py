@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from nerve_export.parity import compare_bundle
 from nerve_export.parity_measures import CHAIN, STAGE_ORDER, ParityReport, Tap
-from nerve_export.parity_runners import POLYGRAPHY_PREFIX, import_polygraphy, open_runner
+from nerve_export.parity_runners import (
+    ENGINE_LIBRARIES,
+    POLYGRAPHY_PREFIX,
+    engine_stages,
+    import_polygraphy,
+    open_runner,
+)
 from nerve_export.parity_taps import TapFolder
 from nerve_export.png import differences, enlarged, heat_map, histogram, label_colors, png
 from nerve_export.stages import MERGED, TABLE
@@ -89,7 +95,7 @@ def illustrated_comparison(bundle: Path, taps_folder: Path, runner: str) -> Comp
     size, grid = (" x ".join(map(str, sides)) for sides in (manifest.geometry.working_hw, manifest.geometry.grid_hw))
     seed = manifest.random_seed
     facts = {
-        "compared": "all stages" if stages is None else f"{', '.join(stages)}: the processor cannot run bf16 networks",
+        "compared": "all stages" if stages is None else ", ".join(stages),
         "preset": manifest.preset,
         "precision": manifest.precision,
         "opset": str(manifest.opset),
@@ -104,8 +110,14 @@ def illustrated_comparison(bundle: Path, taps_folder: Path, runner: str) -> Comp
 
 
 def comparable_stages(manifest: Manifest, runner: str) -> list[StageName] | None:
-    """The stages that a runner can run, None for all: ONNX Runtime's processor has no convolution in bf16."""
-    if manifest.precision != "bf16" or not runner.endswith("ort"):
+    """The stages that a runner can run, None for all.
+
+    Engines may be built for some stages only, and ONNX Runtime's processor has no convolution in bf16.
+    """
+    backend = runner.removeprefix(POLYGRAPHY_PREFIX)
+    if backend in ENGINE_LIBRARIES:
+        return engine_stages(manifest, backend)
+    if manifest.precision != "bf16" or backend != "ort":
         return None
     return [name for name in STAGE_ORDER if TABLE[name].network is None and name != MERGED]
 
@@ -127,7 +139,7 @@ class Album:
         if tap.stage == CHAIN and expected.dtype == np.uint8:
             self._draw_labels(tap, expected, found)
             return
-        if tap.stage == CHAIN or tap.frame > 0 or expected.size != found.size:
+        if tap.frame > 0 or expected.size != found.size:
             return
         found = found.reshape(expected.shape)
         if (tap.stage, tap.tensor) in ERROR_TAPS:

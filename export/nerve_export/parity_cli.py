@@ -3,19 +3,28 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from nerve_export import cli_options as options
 from nerve_export.bundle import bundle_lock
 from nerve_export.isolation import run_isolated
 from nerve_export.parity_album import Comparison, illustrated_comparison
 from nerve_export.parity_measures import CHAIN, ParityReport, Tap
 from nerve_export.parity_reference import reference_of_bundle
 from nerve_export.parity_report import tensor_name, verdict, write_html, write_markdown
-from nerve_export.parity_runners import POLYGRAPHY_BACKENDS, POLYGRAPHY_PREFIX, import_polygraphy
+from nerve_export.parity_runners import (
+    ENGINE_LIBRARIES,
+    POLYGRAPHY_BACKENDS,
+    POLYGRAPHY_PREFIX,
+    engine_stages,
+    import_polygraphy,
+    open_engines,
+)
 from nerve_ref.weight_files import WeightChoice
 from nerve_runtime.atomic import refuse_existing, write_bytes_whole
 from nerve_runtime.errors import NumericError, UsageError
@@ -54,12 +63,12 @@ def parity(
             show_default="4 of preset tiny, 1 of the others",
         ),
     ] = None,
-    clip: Annotated[Path | None, typer.Option(help="CLIP's weights, as for building.", show_default=False)] = None,
-    sd: Annotated[Path | None, typer.Option(help="Stable Diffusion, as for building.", show_default=False)] = None,
-    vae: Annotated[Path | None, typer.Option(help="Autoencoder, as for building.", show_default=False)] = None,
-    dinov2: Annotated[Path | None, typer.Option(help="DINOv2, as for building.", show_default=False)] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer, as for building.", show_default=False)] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    clip: options.Clip = None,
+    sd: options.StableDiffusion = None,
+    vae: options.Vae = None,
+    dinov2: options.Dinov2 = None,
+    tokenizer: options.TokenizerFile = None,
+    offline: options.Offline = False,
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per comparison on stdout.")] = False,
 ) -> None:
@@ -81,13 +90,17 @@ def parity(
         _say(comparison, as_json=as_json)
         if comparison.engines:
             record_engine_parity(folder, comparison)
+    _write_reports(comparisons, html, markdown)
+    broken = [comparison for comparison in comparisons if not comparison.report.passed]
+    if broken:
+        raise NumericError("; ".join(f"{comparison.bundle}: {verdict(comparison)}" for comparison in broken))
+
+
+def _write_reports(comparisons: Sequence[Comparison], html: Path | None, markdown: Path | None) -> None:
     if html is not None:
         write_html(html, comparisons)
     if markdown is not None:
         write_markdown(markdown, comparisons)
-    broken = [comparison for comparison in comparisons if not comparison.report.passed]
-    if broken:
-        raise NumericError("; ".join(f"{comparison.bundle}: {verdict(comparison)}" for comparison in broken))
 
 
 def _check_request(bundles: Sequence[Path], backend: str, frames: int | None) -> None:
@@ -98,6 +111,9 @@ def _check_request(bundles: Sequence[Path], backend: str, frames: int | None) ->
         raise UsageError(f"--frames is {frames}, expected 1 or more")
     import_polygraphy(tensorrt_rtx=backend == "rtx")
     first, *others = [load_manifest(folder) for folder in bundles]
+    if backend in ENGINE_LIBRARIES:
+        for folder, manifest in zip(bundles, (first, *others), strict=True):
+            _require_engines(folder, manifest, backend)
     for folder, other in zip(bundles[1:], others, strict=True):
         differing = _differing(first, other)
         if differing:
@@ -105,6 +121,13 @@ def _check_request(bundles: Sequence[Path], backend: str, frames: int | None) ->
                 f"--against {folder} is of another method: {', '.join(differing)} differ from {bundles[0]}; the two may "
                 "differ in precision, opset and engines only"
             )
+
+
+def _require_engines(bundle: Path, manifest: Manifest, backend: str) -> None:
+    stages = engine_stages(manifest, backend)
+    with closing(open_engines(bundle, manifest, backend)) as engines:
+        for stage in stages:
+            engines.approved_engine(stage)
 
 
 def _differing(first: Manifest, second: Manifest) -> list[str]:

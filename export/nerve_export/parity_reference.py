@@ -57,6 +57,8 @@ def reference_taps(models: "Models", params: "NerveParams", classes: str, frames
     with torch.no_grad():
         templates = TEMPLATE_SETS[params.template_set][:TEMPLATES]
         bank = text_bank(models.clip, models.tokenizer, parse_classes(classes), templates)
+        if models.random_seed is not None:
+            bank = replace(bank, embeddings=_telling_words(models, params, video_frames[0], len(bank.embeddings)))
         write_tensors(folder, "text", _text(models, params, classes))
         video = VideoReference(models, bank, params, keyframe_every=len(video_frames))
         keyframe = video.step(_torch(video_frames[0]))
@@ -162,6 +164,23 @@ def _require_same_weights(manifest: Manifest, found: set[tuple[str, str]]) -> No
             f"the bundle was made of other weights than these: {', '.join(roles)} differ; give those that it was built "
             "from with --clip, --sd or --vae"
         )
+
+
+def _telling_words(models: "Models", params: "NerveParams", frame: NDArray[np.uint8], rows: int) -> Any:
+    """Embeddings (r,d) that tell the patches of a frame apart, in place of random networks' words, which are all alike.
+
+    Words are an input of what is compared. A random text tower gives them cosines of 0.97, so that one class takes the
+    whole picture and labels agree whatever the graphs do. These are patch features at even distances, their mean taken
+    out.
+    """
+    import torch
+    from torch.nn import functional
+
+    from nerve_ref.pipeline import observe_clip
+
+    features = observe_clip(models, _torch(frame), params).flatten(0, 1)
+    chosen = features[torch.linspace(0, len(features) - 1, rows).long()]
+    return functional.normalize(chosen - features.mean(0), dim=-1)
 
 
 def _text(models: "Models", params: "NerveParams", classes: str) -> dict[str, NDArray[Any]]:

@@ -188,6 +188,21 @@ def open_engines(bundle: Path, manifest: Manifest, backend: str) -> TrtBackend:
     return TrtBackend(bundle, unjudged, library=ENGINE_LIBRARIES[backend], allow_unchecked=True)
 
 
+def engine_stages(manifest: Manifest, backend: str) -> list[StageName]:
+    """The stages that a bundle has engines of for a library, in the order of the manifest's stages.
+
+    Raises:
+        CompatibilityError: there are none.
+    """
+    built = {record.stage for record in manifest.engines if record.target.partition("-")[0] == backend}
+    if not built:
+        raise CompatibilityError(
+            f"the bundle has no {backend} engines to compare; build them with: nerve-build engines BUNDLE --target "
+            f"{'tensorrt' if backend == 'tensorrt' else 'auto'}"
+        )
+    return [stage for stage in manifest.stages if stage in built]
+
+
 def open_runner(name: str, bundle: Path, manifest: Manifest) -> Runner:
     """A runner by name: a back end of ours ("ort"), or "polygraphy:" and "ort", "rtx" or "tensorrt".
 

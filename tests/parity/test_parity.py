@@ -49,8 +49,13 @@ def first_broken(report: ParityReport) -> tuple[str, str]:
     return tap.stage, tap.tensor
 
 
-def test_the_sound_bundle_agrees_at_every_tap(bundle: Path, manifest: Manifest, models: Models, preset: Preset) -> None:
-    report = check_parity(bundle, manifest, models, preset.params, preset.parity_classes)
+@pytest.fixture(scope="module")
+def report(bundle: Path, manifest: Manifest, models: Models, preset: Preset) -> ParityReport:
+    """Parity of the sound bundle."""
+    return check_parity(bundle, manifest, models, preset.params, preset.parity_classes)
+
+
+def test_the_sound_bundle_agrees_at_every_tap(report: ParityReport, manifest: Manifest) -> None:
     assert failed_stages(report) == set()
     assert report.passed
     assert report.first_broken() is None
@@ -62,8 +67,7 @@ def test_the_sound_bundle_agrees_at_every_tap(bundle: Path, manifest: Manifest, 
     assert {tap.frame for tap in report.taps} == set(range(FRAMES))
 
 
-def test_the_taps_come_in_the_order_of_the_method(bundle: Path, manifest: Manifest, taps: Path) -> None:
-    report = compare_bundle(bundle, manifest, taps)
+def test_the_taps_come_in_the_order_of_the_method(report: ParityReport) -> None:
     tensors = [tap.tensor for tap in report.in_method_order() if tap.frame == 0]
     heads = [f"{letter}{layer}" for layer in range(3) for letter in "qk"]
     expected = ["text_embeddings", "latent", *heads, "features", "seed_scores", "head_affinity", "local_weights"]

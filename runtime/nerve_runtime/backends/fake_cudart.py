@@ -57,11 +57,13 @@ class CudaFaults:
 
     Attributes:
         failing_allocations: numbers, from 0, of the allocations that find no room.
+        device_bytes: all the device memory there is; None for no bound.
         no_driver: every question for the device is refused.
         capture_refused: streams cannot be captured.
     """
 
     failing_allocations: frozenset[int] = frozenset()
+    device_bytes: int | None = None
     no_driver: bool = False
     capture_refused: bool = False
 
@@ -164,7 +166,9 @@ class FakeCudart:
         if size <= 0:
             raise MisuseError(f"{size} bytes of {kind} memory were asked for")
         number, self.allocations = self.allocations, self.allocations + 1
-        if number in self.faults.failing_allocations:
+        held = sum(piece.nbytes for piece in self._memory[kind].values())
+        too_many = kind == "device" and self.faults.device_bytes is not None and held + size > self.faults.device_bytes
+        if too_many or number in self.faults.failing_allocations:
             return FakeErrorCode.cudaErrorMemoryAllocation, None
         piece = np.full(size, 0xA5, dtype=np.uint8)  # rubbish, as in fresh device memory
         self._memory[kind][piece.ctypes.data] = piece

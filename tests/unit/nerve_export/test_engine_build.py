@@ -271,6 +271,14 @@ def test_too_little_memory_is_a_warning_before_it_starts(
     assert "warning: that is more than is available, and the system may kill the compiler" in err
 
 
+def test_what_is_no_bundle_is_refused_and_nothing_is_made_beside_it(
+    tmp_path: Path, install: Install, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    with pytest.raises(BundleError, match="is not a bundle"):
+        command(tmp_path / "nowhere" / "bundle", "--target", "rtx:sm89")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_failed_build_changes_nothing(
     bundle: Path, install: Install, command: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nerve_export.parity_album import Comparison
+from nerve_export.parity_album import Comparison, comparable_stages
 from nerve_export.parity_cli import record_engine_parity
 from nerve_export.parity_measures import ParityReport, Tap
-from nerve_export.parity_runners import with_class_slots
-from nerve_runtime.errors import UsageError
+from nerve_export.parity_runners import engine_stages, with_class_slots
+from nerve_runtime.errors import CompatibilityError, UsageError
 from nerve_runtime.manifest import EngineRecord, load_manifest
 from nerve_runtime.spec import Array, StageName, StageSpec, TensorSpec
 from tests.data.fake_bundle import make_fake_bundle
@@ -128,6 +128,22 @@ def test_only_the_engine_whose_stage_breaks_fails(bundle: Path) -> None:
 def test_where_only_the_row_of_all_stages_breaks_no_engine_passes(bundle: Path) -> None:
     found = verdicts_after(bundle, ("walk", True), ("mix", True), ("chain", False))
     assert (found["rtx-sm89/walk.engine"], found["rtx-sm89/mix.engine"]) == ("failed", "failed")
+
+
+def test_only_stages_with_an_engine_of_the_library_are_compared(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    assert engine_stages(manifest, "rtx") == comparable_stages(manifest, "polygraphy:rtx") == ["mix", "walk"]
+    with pytest.raises(
+        CompatibilityError, match=r"no tensorrt engines to compare; build them with: .*--target tensorrt"
+    ):
+        engine_stages(manifest, "tensorrt")
+
+
+def test_of_a_bf16_bundle_the_processor_runs_the_methods_own_stages_only(bundle: Path) -> None:
+    manifest = load_manifest(bundle)
+    assert comparable_stages(manifest, "polygraphy:ort") is None
+    half = manifest.model_copy(update={"precision": "bf16"})
+    assert comparable_stages(half, "polygraphy:ort") == ["mix", "walk", "walk_warm", "readout"]
 
 
 def test_an_engine_that_failed_may_pass_later(bundle: Path) -> None:

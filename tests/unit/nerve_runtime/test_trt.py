@@ -257,6 +257,17 @@ def test_row_15_memory_that_is_short_for_a_moment_at_a_run_costs_one_more_try(be
         assert other.run(mix_inputs())["affinity"].shape == (TOKENS, POOLED_KEYS)  # its memory had been given back
 
 
+def test_row_15_memory_that_other_stages_keep_is_given_back_for_the_one_that_runs(bench: Bench) -> None:
+    mixing = sum(array.nbytes for array in FakeBackend(bench.manifest).compute("mix", mix_inputs()).values())
+    mixing += sum(array.nbytes for array in mix_inputs().values())
+    bench.cuda_faults = CudaFaults(device_bytes=mixing)  # enough for the largest stage, not for two
+    with bench.open() as backend:
+        mix, text = backend.open_session("mix"), backend.open_session("text")
+        for _ in range(3):
+            assert mix.run(mix_inputs())["affinity"].shape == (TOKENS, POOLED_KEYS)
+            assert text.run(token_ids(2))["text_embeddings"].shape[0] == 2
+
+
 def test_row_15_memory_that_stays_short_at_a_run_is_an_error_with_what_to_do_and_the_next_run_can_be_tried(
     bench: Bench,
 ) -> None:
