@@ -31,38 +31,43 @@ from nerve_runtime.errors import NumericError, UsageError
 from nerve_runtime.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
 
 COLUMNS = ("verdict", "stage", "tensor", "cosine", "max abs", "p99 abs", "agreement")
+Runs = Annotated[
+    str,
+    typer.Option(
+        help="What runs the bundle: ort its graphs with ONNX Runtime on the processor, rtx or tensorrt its engines on "
+        "the GPU here; each through polygraphy."
+    ),
+]
+Against = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Another bundle of the same method, such as the fp16 one, compared in the same report; repeatable.",
+        show_default=False,
+    ),
+]
+Html = Annotated[
+    Path | None, typer.Option(help="Write the report as one HTML file, pictures inside.", show_default=False)
+]
+Markdown = Annotated[
+    Path | None,
+    typer.Option(help="Write the report as Markdown, its pictures in a folder beside it.", show_default=False),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        help="Frames to compare; at true size the reference takes half a minute or more for each.",
+        show_default="4 of preset tiny, 1 of the others",
+    ),
+]
 
 
 def parity(
     bundle: Annotated[Path, typer.Argument(help="Folder of an installed bundle.", show_default=False)],
-    backend: Annotated[
-        str,
-        typer.Option(
-            help="What runs the bundle: ort its graphs with ONNX Runtime on the processor, rtx or tensorrt its engines on "
-            "the GPU here; each through polygraphy."
-        ),
-    ] = "ort",
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Another bundle of the same method, such as the fp16 one, compared in the same report; repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write the report as one HTML file, pictures inside.", show_default=False)
-    ] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(help="Write the report as Markdown, its pictures in a folder beside it.", show_default=False),
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(
-            help="Frames to compare; at true size the reference takes a minute or more for each.",
-            show_default="4 of preset tiny, 1 of the others",
-        ),
-    ] = None,
+    backend: Runs = "ort",
+    against: Against = None,
+    html: Html = None,
+    markdown: Markdown = None,
+    frames: Frames = None,
     clip: options.Clip = None,
     sd: options.StableDiffusion = None,
     vae: options.Vae = None,
