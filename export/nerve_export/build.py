@@ -8,6 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,11 @@ from nerve_export.bundle import (
     staging_folder,
     write_manifest,
 )
-from nerve_export.isolation import run_isolated
+from nerve_export.isolation import kill_running, run_isolated
 from nerve_export.parity_measures import ParityReport
-from nerve_export.plan import BuildPlan, plan_key, plan_weights, tool_versions
+from nerve_export.plan import BuildPlan, plan_key, plan_weights, presets, tool_versions
 from nerve_export.precision import PrecisionPlan, StagePrecision
-from nerve_export.stages import TABLE, Sizes, sizes_of
+from nerve_export.stages import MERGED, TABLE, Sizes, sizes_of
 from nerve_ref.weight_files import ResolvedWeights, licences_text
 from nerve_runtime.errors import BundleError, NumericError, UsageError
 from nerve_runtime.manifest import (
@@ -49,6 +50,8 @@ TOKENIZER_NAME = "tokenizer.json"
 PARITY_NAME = "parity.json"
 PRECISION_NAME = "precision.json"
 LICENCES_NAME = "licences.txt"
+SMALL_AT_ONCE = 2
+"""Stages of the tiny models exported at a time; those of true size go one by one, so that memory is one stage's."""
 GRAPH_INPUTS = ("tau", "alpha", "beta", "head_temperature", "threshold")
 Progress = Callable[[str], None]
 """Called with a short text whenever a new part of the build begins; what follows a colon is a part of that part."""
@@ -145,11 +148,24 @@ def _export_all(
 ) -> "dict[StageName, Exported]":
     from nerve_export import stage_worker
 
-    exported = {}
-    for stage in TABLE:
-        progress(f"exporting {stage}")
+    def export(stage: StageName) -> "Exported":
         what = f"exporting stage {stage!r}"
-        exported[stage] = run_isolated(what, stage_worker.export_stage, plan, resolved, sizes, stage, folder)
+        return run_isolated(what, stage_worker.export_stage, plan, resolved, sizes, stage, folder)
+
+    exported = {}
+    with ThreadPoolExecutor(SMALL_AT_ONCE if presets()[plan.preset].is_packaged else 1) as pool:
+        # The merged stage is made of the others' files, so it waits for them.
+        waiting = {stage: pool.submit(export, stage) for stage in TABLE if stage != MERGED}
+        try:
+            for stage, future in waiting.items():
+                progress(f"exporting {stage}")
+                exported[stage] = future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            kill_running()
+            raise
+    progress(f"exporting {MERGED}")
+    exported[MERGED] = export(MERGED)
     return exported
 
 

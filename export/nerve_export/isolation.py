@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, ParamSpec, TypeVar
 
 from nerve_runtime.errors import CompatibilityError, ResourceError
@@ -16,6 +17,8 @@ from nerve_runtime.errors import CompatibilityError, ResourceError
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 PRELOADED = ["nerve_export.stage_worker"]
+_running: set[BaseProcess] = set()
+"""Processes that are at work, so that one failure or Ctrl-C ends all of them."""
 
 
 def run_isolated(what: str, function: Callable[Given, Answer], *given: Given.args, **named: Given.kwargs) -> Answer:
@@ -37,6 +40,7 @@ def run_isolated(what: str, function: Callable[Given, Answer], *given: Given.arg
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, given, named), name=what)
     process.start()
+    _running.add(process)
     sender.close()
     try:
         raised, answer = receiver.recv()
@@ -49,9 +53,16 @@ def run_isolated(what: str, function: Callable[Given, Answer], *given: Given.arg
     finally:
         receiver.close()
         process.join()
+        _running.discard(process)
     if raised:
         raise answer
     return answer
+
+
+def kill_running() -> None:
+    """End all processes that are at work; whoever waits for one gets the error of a killed process."""
+    for process in list(_running):
+        process.kill()
 
 
 def _answer(sender: Connection, function: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -57,15 +57,15 @@ def presets() -> dict[str, Preset]:
             Backbones("tiny", "tiny"),
             "128 px, our own tiny models of a synthetic world; builds in a minute, 1.6 GMAC",
         ),
-        "sd21": (Backbones(large, sd21), "512 px, CLIP L/14 and Stable Diffusion 2.1, two layers, L 20; 1100 GMAC"),
-        "sd21-fast": (Backbones(large, sd21, "taesd"), "as sd21 with TAESD, one layer, L 8; half its cost, 570 GMAC"),
+        "sd21": (Backbones(large, sd21), "512 px, CLIP L/14 and Stable Diffusion 2.1, two layers, L 20; 1095 GMAC"),
+        "sd21-fast": (Backbones(large, sd21, "taesd"), "as sd21 with TAESD, one layer, L 8; half its cost, 566 GMAC"),
         "paper": (
             Backbones(large, sd21),
-            "inferred: linear affinity and plain entropy, the nearest reading of the paper; 1100 GMAC",
+            "inferred: linear affinity and plain entropy, the nearest reading of the paper; 1099 GMAC",
         ),
-        "edge": (Backbones(base, sd21, "taesd"), "384 px, CLIP B/16 and TAESD, one layer, L 8; 240 GMAC"),
-        "sd15": (Backbones(large, "stable-diffusion-v1-5"), "as sd21 with Stable Diffusion 1.5; 1100 GMAC"),
-        "dinov2": (Backbones(large, "dinov2-base"), "512 px, affinity from DINOv2 B/14 instead of diffusion; 290 GMAC"),
+        "edge": (Backbones(base, sd21, "taesd"), "384 px, CLIP B/16 and TAESD, one layer, L 8; 260 GMAC"),
+        "sd15": (Backbones(large, "stable-diffusion-v1-5"), "as sd21 with Stable Diffusion 1.5; 1095 GMAC"),
+        "dinov2": (Backbones(large, "dinov2-base"), "512 px, affinity from DINOv2 B/14 instead of diffusion; 285 GMAC"),
     }
     tiny_classes = "grass; water; road; ladybug, strawberry; zebra; orange; sapphire"
     return {

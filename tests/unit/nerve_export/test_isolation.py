@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from nerve_export.isolation import run_isolated
+from nerve_export.isolation import kill_running, run_isolated
 from nerve_runtime.errors import CompatibilityError, ResourceError, UsageError
 from tests.contracts.checkout import ROOMS, ROOT
 
@@ -46,6 +47,18 @@ def test_a_killed_process_is_said_to_have_run_out_of_memory() -> None:
 def test_a_crash_names_the_signal() -> None:
     with pytest.raises(CompatibilityError, match=r"exporting x crashed \(SIGSEGV\)"):
         run_isolated("exporting x", end_by, signal.SIGSEGV)
+
+
+def test_all_that_is_at_work_can_be_ended_at_once() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(run_isolated, f"sleeping {number}", time.sleep, 60) for number in range(2)]
+        started = time.monotonic()
+        while not all(future.done() for future in waiting) and time.monotonic() - started < 30:
+            time.sleep(0.2)
+            kill_running()
+        for future in waiting:
+            with pytest.raises(ResourceError, match=r"sleeping \d was killed"):
+                future.result(timeout=30)
 
 
 ORPHAN = """
