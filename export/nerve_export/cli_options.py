@@ -21,7 +21,7 @@ Target = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="fp32, fp16 or bf16, written into the graphs of the networks; norms, softmax and the method itself stay "
+        help="fp32, fp16 or bf16, written into the graphs of the networks; norms, softmax outside the one attention op of opset 23, and the method itself stay "
         "float32. fp16 halves memory and disk. bf16 graphs run on engines alone, not on ONNX Runtime's CPU."
     ),
 ]

@@ -15,6 +15,8 @@ from torch.nn import functional
 from nerve_export.precision import Precision, is_kept
 from nerve_runtime.errors import UsageError
 
+KEY_OF_QUERY = {"to_q": "to_k", "q_proj": "k_proj"}
+HEADS = ("heads", "num_heads", "num_attention_heads")
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -94,25 +96,50 @@ def _casting(dtype: torch.dtype) -> Callable[..., tuple[tuple[Any, ...], dict[st
 
 @contextmanager
 def watched_ranges(network: nn.Module) -> Iterator[dict[str, float]]:
-    """Record the greatest absolute output of every module of a float32 network while it runs; inf where not finite."""
+    """Record the greatest absolute output of every module of a float32 network while it runs; inf where not finite.
+
+    An attention counts with its logits too, which no module gives out: the greatest length of a head's query times that
+    of a key bounds every product of the two. They are added when the watch ends.
+    """
     largest: dict[str, float] = {}
+    lengths: dict[str, float] = {}
+    modules = dict(network.named_modules())
     handles = []
 
     def watch(path: str) -> Callable[..., None]:
+        parent, _, name = path.rpartition(".")
+        heads = _heads(modules[parent]) if name in (*KEY_OF_QUERY, *KEY_OF_QUERY.values()) else 0
+
         def hook(_module: nn.Module, _given: Any, made: Any) -> None:
-            tensors = made if isinstance(made, tuple | list) else (made,)
-            for tensor in tensors:
+            for tensor in made if isinstance(made, tuple | list) else (made,):
                 if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
-                    value = float(tensor.detach().abs().amax())
-                    largest[path] = max(largest.get(path, 0.0), value if value == value else float("inf"))
+                    _keep_greatest(largest, path, tensor.detach().abs().amax())
+                    if heads:
+                        rows = tensor.detach().unflatten(-1, (heads, -1))
+                        _keep_greatest(lengths, path, rows.norm(dim=-1).amax())
 
         return hook
 
     try:
-        for path, module in network.named_modules():
+        for path, module in modules.items():
             if path:
                 handles.append(module.register_forward_hook(watch(path)))
         yield largest
     finally:
         for handle in handles:
             handle.remove()
+    for path, length in lengths.items():
+        parent, _, name = path.rpartition(".")
+        if name in KEY_OF_QUERY:
+            other = lengths.get(f"{parent}.{KEY_OF_QUERY[name]}", 0.0)
+            largest[parent] = max(largest.get(parent, 0.0), length * other)
+
+
+def _heads(attention: nn.Module) -> int:
+    """Heads of an attention of diffusers, of CLIP or of DINOv2; 0 for a module that is none."""
+    return next((int(getattr(attention, name)) for name in HEADS if hasattr(attention, name)), 0)
+
+
+def _keep_greatest(greatest: dict[str, float], path: str, found: Tensor) -> None:
+    value = float(found)
+    greatest[path] = max(greatest.get(path, 0.0), value if value == value else float("inf"))

@@ -28,7 +28,8 @@ class StagePrecision(_Strict):
     Attributes:
         keep_fp32: layers by the name of their torch module; each stands for all layers inside it too.
         frames: on how many frames the audit ran.
-        largest: the greatest absolute output of the layers that come nearest to the limit.
+        largest: the greatest absolute output of the layers that come nearest to the limit; of an attention, a bound of
+            the products of its queries and keys.
     """
 
     keep_fp32: tuple[ModulePath, ...] = ()

@@ -96,6 +96,30 @@ def test_a_number_that_is_none_counts_as_beyond_every_limit(block: Block) -> Non
     assert largest["norm"] == float("inf")
 
 
+class Attending(nn.Module):
+    """Self-attention whose queries and keys fit float16 one by one, while their products do not."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.heads, self.to_q, self.to_k = 2, nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        with torch.no_grad():
+            self.to_q.weight.copy_(size * torch.eye(4))
+            self.to_k.weight.copy_(size * torch.eye(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return probabilities(self.to_q(x), self.to_k(x))
+
+
+@pytest.mark.parametrize(("size", "named"), [(1.0, []), (100.0, ["attention"])])
+def test_the_audit_names_an_attention_whose_logits_float16_cannot_hold(size: float, named: list[str]) -> None:
+    network = nn.ModuleDict({"attention": Attending(size)})
+    with torch.no_grad(), watched_ranges(network) as largest:
+        network["attention"](X)
+    assert [path for path, value in largest.items() if value > 32752] == named
+    # Heads are the first two and the last two of (1, -2, 3, 0.5): the longer one has the square 9.25.
+    assert largest["attention"] == pytest.approx(max(9.25 * size**2, 1), rel=1e-5)
+
+
 def test_a_layer_to_keep_that_does_not_exist_is_named(block: Block) -> None:
     with pytest.raises(
         UsageError, match=r"keep_fp32 names 'growth', which is no layer; layers are named as in \['norm'"
