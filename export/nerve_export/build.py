@@ -52,6 +52,7 @@ PRECISION_NAME = "precision.json"
 LICENCES_NAME = "licences.txt"
 SMALL_AT_ONCE = 2
 """Stages of the tiny models exported at a time; those of true size go one by one, so that memory is one stage's."""
+WORKER = "nerve_export.stage_worker"
 GRAPH_INPUTS = ("tau", "alpha", "beta", "head_temperature", "threshold")
 Progress = Callable[[str], None]
 """Called with a short text whenever a new part of the build begins; what follows a colon is a part of that part."""
@@ -93,7 +94,7 @@ def build(
     progress("looking for weights")
     resolved = plan_weights(plan, progress)
     key = plan_key(plan, resolved)
-    with bundle_lock(plan.out):
+    with bundle_lock(plan.out, lambda: progress(f"looking for weights: waiting for another builder of {plan.out}")):
         found = None if force else installed_manifest(plan.out, key)
         if found is not None and {engine.target for engine in found.engines} == set(targets):
             return BuildResult(found, (), None)
@@ -146,11 +147,9 @@ def _build_into(
 def _export_all(
     folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, sizes: Sizes, progress: Progress
 ) -> "dict[StageName, Exported]":
-    from nerve_export import stage_worker
-
     def export(stage: StageName) -> "Exported":
         what = f"exporting stage {stage!r}"
-        return run_isolated(what, stage_worker.export_stage, plan, resolved, sizes, stage, folder)
+        return run_isolated(what, f"{WORKER}:export_stage", plan, resolved, sizes, stage, folder)
 
     exported = {}
     with ThreadPoolExecutor(SMALL_AT_ONCE if presets()[plan.preset].is_packaged else 1) as pool:
@@ -173,15 +172,13 @@ def _write_papers(
     folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, exported: "dict[StageName, Exported]"
 ) -> None:
     """What lies beside the graphs: tokenizer, licences, and which layers stayed in float32."""
-    from nerve_export import stage_worker
-
-    run_isolated("writing the tokenizer", stage_worker.write_tokenizer, plan, resolved, folder / TOKENIZER_NAME)
+    run_isolated("writing the tokenizer", f"{WORKER}:write_tokenizer", plan, resolved, folder / TOKENIZER_NAME)
     licences = (
         "random weights: no licence; labels mean nothing\n" if resolved is None else licences_text(resolved.records)
     )
     (folder / LICENCES_NAME).write_text(licences, encoding="utf-8")
     if plan.precision != "fp32":
-        stages: dict[str, StagePrecision] = {
+        stages: dict[StageName, StagePrecision] = {
             stage: done.precision for stage, done in exported.items() if done.precision is not None
         }
         text = PrecisionPlan(precision=plan.precision, stages=stages).model_dump_json(indent=2)
@@ -196,14 +193,12 @@ def _checked(
     Raises:
         NumericError: they do not agree.
     """
-    from nerve_export import stage_worker
-
     with tempfile.TemporaryDirectory(".tmp", f".{plan.out.name}.taps.", folder.parent) as taps:
         progress("running the reference")
-        reference_mb = run_isolated("running the reference", stage_worker.write_reference, plan, resolved, Path(taps))
+        reference_mb = run_isolated("running the reference", f"{WORKER}:write_reference", plan, resolved, Path(taps))
         progress("comparing with the reference")
         report, comparison_mb = run_isolated(
-            "comparing with the reference", stage_worker.compare_with_reference, folder, manifest, Path(taps)
+            "comparing with the reference", f"{WORKER}:compare_with_reference", folder, manifest, Path(taps)
         )
     if not report.passed:
         worst = report.worst()

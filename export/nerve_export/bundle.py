@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +20,16 @@ from nerve_runtime.manifest import (
     verify_file,
 )
 
-LOCK_TIMEOUT_S = 1800
+LOCK_TIMEOUT_S = 7200
 
 
 @contextmanager
-def bundle_lock(out: Path) -> Iterator[None]:
+def bundle_lock(out: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep other builders of this bundle out; held locks of dead processes are released by the system.
+
+    Args:
+        out: the bundle's folder.
+        waiting: called once where another builder holds the lock.
 
     Raises:
         ResourceError: the folder cannot be written, or another builder holds the lock for too long.
@@ -33,7 +37,11 @@ def bundle_lock(out: Path) -> Iterator[None]:
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
     except Timeout as error:
         raise ResourceError(f"another builder has been making {out} for {LOCK_TIMEOUT_S} s; wait or stop it") from error
     except OSError as error:

@@ -110,15 +110,15 @@ def _key_without_downloads(plan: BuildPlan) -> str | None:
 
 
 def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
-    console = Console(stderr=True)
-    if target in ("auto", "ort") and not force and _is_up_to_date(plan, target):
-        _say_up_to_date(plan, as_json=as_json)
-        return
     from nerve_export.build import build, build_steps
     from nerve_export.engine import resolve_targets
 
+    console = Console(stderr=True)
     targets, why = resolve_targets(target)
-    console.print(f"building {plan.out}: {why}", highlight=False)
+    if not force and _is_up_to_date(plan, targets):
+        _say_up_to_date(plan, as_json=as_json)
+        return
+    console.print(f"building {plan.out}: {why}", highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("starting", total=build_steps(targets))
@@ -131,7 +131,7 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
             steps.append(step)
             bar.update(task, description=what, advance=1 if is_new else 0)
             if is_new and not console.is_terminal:
-                console.print(step, highlight=False)
+                console.print(step, highlight=False, soft_wrap=True)
 
         result = build(plan, targets, progress, force=force)
     if not result.artefacts:
@@ -154,14 +154,14 @@ def _say_parity(result: Any) -> None:
         )
 
 
-def _is_up_to_date(plan: BuildPlan, target: str) -> bool:
-    """Answer without torch where the target needs no look at the GPU beyond what the bundle already has."""
+def _is_up_to_date(plan: BuildPlan, targets: tuple[str, ...]) -> bool:
+    """Whether the bundle in place was built by the same plan, with engines for the same targets; needs no torch."""
     from nerve_export.bundle import installed_manifest
 
     if not plan.out.is_dir():
         return False
     manifest = installed_manifest(plan.out, plan_key(plan, plan_weights(plan, lambda _what: None)))
-    return manifest is not None and (target == "auto" or not manifest.engines)
+    return manifest is not None and {engine.target for engine in manifest.engines} == set(targets)
 
 
 def _say_up_to_date(plan: BuildPlan, *, as_json: bool) -> None:

@@ -79,6 +79,8 @@ Locked = Annotated[
 RandomWeights = Annotated[
     int | None,
     typer.Option(
+        min=0,
+        max=2**32 - 1,
         help="Seed: build the true architecture with random weights, to try size and speed; labels mean nothing.",
         show_default="off",
     ),

@@ -19,13 +19,17 @@ def merged_graph(parts: "Sequence[tuple[str, onnx.ModelProto]]", spec: StageSpec
         spec: doors of the result. Outputs of parts that it does not name are dropped.
 
     Raises:
-        CompatibilityError: the parts do not give what `spec` names, or have no inner graphs of one opset.
+        CompatibilityError: the parts are of several opsets, have functions or graphs within nodes, or do not give what
+            `spec` names.
     """
     import onnx
 
     opsets = {tuple((entry.domain, entry.version) for entry in model.opset_import) for _, model in parts}
     if len(opsets) != 1:
         raise CompatibilityError(f"graphs of opsets {sorted(opsets)} cannot be merged; export them with one --opset")
+    nested = [name for name, model in parts if model.functions or _has_inner_graphs(model.graph)]
+    if nested:
+        raise CompatibilityError(f"the graphs {nested} have functions or graphs within nodes, which cannot be merged")
     merged = onnx.ModelProto()
     merged.ir_version = max(model.ir_version for _, model in parts)
     merged.opset_import.extend(parts[0][1].opset_import)
@@ -45,6 +49,10 @@ def merged_graph(parts: "Sequence[tuple[str, onnx.ModelProto]]", spec: StageSpec
     merged.graph.value_info.extend(value for name, value in doors.items() if name not in outer)
     _drop_unused(merged.graph, {tensor.name for tensor in spec.outputs})
     return merged
+
+
+def _has_inner_graphs(graph: "onnx.GraphProto") -> bool:
+    return any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
 
 
 def _append(merged: "onnx.GraphProto", graph: "onnx.GraphProto", prefix: str, doors: set[str]) -> None:

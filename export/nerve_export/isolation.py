@@ -3,36 +3,38 @@
 Processes come from a fork server that has imported PyTorch once: a process starts in milliseconds, not in seconds.
 """
 
+import importlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from nerve_runtime.errors import CompatibilityError, ResourceError
+from nerve_runtime.errors import CompatibilityError, NerveError, ResourceError
 
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
+MEMORY_PHRASES = ("allocate memory", "not enough memory", "bad_alloc", "out of memory")
 PRELOADED = ["nerve_export.stage_worker"]
 _running: set[BaseProcess] = set()
 """Processes that are at work, so that one failure or Ctrl-C ends all of them."""
 
 
-def run_isolated(what: str, function: Callable[Given, Answer], *given: Given.args, **named: Given.kwargs) -> Answer:
-    """Call a function of this package's in another process and return its answer, or raise its error here.
+def run_isolated(what: str, function: Callable[..., Any] | str, *given: Any, **named: Any) -> Any:
+    """Call a function in another process and return its answer, or raise its error here.
 
     Args:
         what: for messages, such as "exporting attention".
-        function: importable by name; arguments and answer can be pickled.
+        function: importable by name, or the name, "module:function", so that this process need not import the module;
+            arguments and answer can be pickled.
         given: its arguments.
         named: likewise.
 
     Raises:
-        ResourceError: the process was killed, most often for memory.
-        CompatibilityError: the process crashed.
+        ResourceError: the process ran out of memory, or was killed, most often for that.
+        CompatibilityError: the process crashed, or misses a library.
         Exception: whatever the function raised.
     """
     context = multiprocessing.get_context("forkserver")
@@ -65,14 +67,45 @@ def kill_running() -> None:
         process.kill()
 
 
-def _answer(sender: Connection, function: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any]) -> None:
+def _answer(
+    sender: Connection, function: Callable[..., Any] | str, given: tuple[Any, ...], named: dict[str, Any]
+) -> None:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers and ends us
     try:
-        answer = (False, function(*given, **named))
+        answer = (False, _found(function)(*given, **named))
     except Exception as error:  # noqa: BLE001 - raised again by the parent, with its type
-        answer = (True, error)
+        answer = (True, _told(error))
     sender.send(answer)
+
+
+def _found(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _told(error: Exception) -> Exception:
+    """The error as the parent is to raise it: ours as they are, want of memory and of a library as ours."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    if isinstance(error, NerveError):
+        return error
+    if any(isinstance(one, MemoryError) or any(word in str(one) for word in MEMORY_PHRASES) for one in chain):
+        return ResourceError("memory ran out; close other programs, add swap, or use a smaller preset or size")
+    for one in chain:
+        if isinstance(one, ModuleNotFoundError):
+            return CompatibilityError(f"{one.name} is not installed; run: pip install 'nerve-deploy[export]'")
+    try:
+        pickle.loads(pickle.dumps(error))  # our own bytes, to see whether they survive the way
+    except Exception:  # noqa: BLE001 - whatever pickling raises, the text survives
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _die_with_parent() -> None:

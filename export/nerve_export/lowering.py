@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nerve_export.precision import Precision, is_kept
-from nerve_runtime.errors import UsageError
+from nerve_runtime.errors import NumericError, UsageError
 
 KEY_OF_QUERY = {"to_q": "to_k", "q_proj": "k_proj"}
+NORMS = (nn.GroupNorm, nn.LayerNorm)
 HEADS = ("heads", "num_heads", "num_attention_heads")
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -48,6 +49,7 @@ def lower(network: nn.Module, precision: Precision, keep_fp32: tuple[str, ...] =
 
     Raises:
         UsageError: a path to keep is no layer of this network.
+        NumericError: a weight is beyond the range of the precision.
     """
     paths = dict(network.named_modules())
     unknown = [path for path in keep_fp32 if path not in paths]
@@ -59,21 +61,27 @@ def lower(network: nn.Module, precision: Precision, keep_fp32: tuple[str, ...] =
         return
     half = DTYPES[precision]
     for path, module in paths.items():
-        kept, norm = is_kept(path, keep_fp32), isinstance(module, nn.GroupNorm | nn.LayerNorm)
+        kept, norm = is_kept(path, keep_fp32), isinstance(module, NORMS)
         dtype = torch.float32 if kept or norm else half
         if precision == "bf16" and type(module).__name__ == "Upsample2D":
             module.register_forward_pre_hook(_casting(torch.float32), with_kwargs=True)  # no bf16 Resize in TensorRT
-        elif _convert_own(module, dtype):
+        elif _convert_own(module, dtype, path):
             module.register_forward_pre_hook(_casting(dtype), with_kwargs=True)
         if norm and not kept:
             module.register_forward_hook(lambda _module, _given, made: made.to(half))
 
 
-def _convert_own(module: nn.Module, dtype: torch.dtype) -> bool:
+def _convert_own(module: nn.Module, dtype: torch.dtype, path: str) -> bool:
     """Convert a module's own weights, not those of modules inside it; returns whether it has any."""
     weights = list(module.parameters(recurse=False))
     for weight in weights:
-        weight.data = weight.data.to(dtype)
+        converted = weight.data.to(dtype)
+        if not converted.isfinite().all():
+            raise NumericError(
+                f"a weight of {path} is {float(weight.data.abs().amax()):.3g}, beyond {dtype}; name {path} under keep_fp32 "
+                "in a precision plan"
+            )
+        weight.data = converted
     named: tuple[str, ...] = getattr(module, "lowered_buffers", ())
     for name in named:
         setattr(module, name, getattr(module, name).to(dtype))
@@ -96,9 +104,10 @@ def _casting(dtype: torch.dtype) -> Callable[..., tuple[tuple[Any, ...], dict[st
 
 @contextmanager
 def watched_ranges(network: nn.Module) -> Iterator[dict[str, float]]:
-    """Record the greatest absolute output of every module of a float32 network while it runs; inf where not finite.
+    """Record the greatest absolute number at every module of a float32 network while it runs; inf where not finite.
 
-    An attention counts with its logits too, which no module gives out: the greatest length of a head's query times that
+    A module counts with what it gives out, a layer with weights also with what it reads: both would be rounded. What a
+    norm reads counts for the module around it, where the sum was made that the norm is to tame. An attention counts with its logits too, which no module gives out: the greatest length of a head's query times that
     of a key bounds every product of the two. They are added when the watch ends.
     """
     largest: dict[str, float] = {}
@@ -109,10 +118,15 @@ def watched_ranges(network: nn.Module) -> Iterator[dict[str, float]]:
     def watch(path: str) -> Callable[..., None]:
         parent, _, name = path.rpartition(".")
         heads = _heads(modules[parent]) if name in (*KEY_OF_QUERY, *KEY_OF_QUERY.values()) else 0
+        reader = (parent or path) if isinstance(modules[path], NORMS) else path
+        reads = any(True for _ in modules[path].parameters(recurse=False))
 
-        def hook(_module: nn.Module, _given: Any, made: Any) -> None:
+        def hook(_module: nn.Module, given: Any, made: Any) -> None:
+            if reads:
+                for tensor in filter(_has_range, given):
+                    _keep_greatest(largest, reader, tensor.detach().abs().amax())
             for tensor in made if isinstance(made, tuple | list) else (made,):
-                if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
+                if _has_range(tensor):
                     _keep_greatest(largest, path, tensor.detach().abs().amax())
                     if heads:
                         rows = tensor.detach().unflatten(-1, (heads, -1))
@@ -133,6 +147,10 @@ def watched_ranges(network: nn.Module) -> Iterator[dict[str, float]]:
         if name in KEY_OF_QUERY:
             other = lengths.get(f"{parent}.{KEY_OF_QUERY[name]}", 0.0)
             largest[parent] = max(largest.get(parent, 0.0), length * other)
+
+
+def _has_range(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() > 0
 
 
 def _heads(attention: nn.Module) -> int:

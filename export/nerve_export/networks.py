@@ -67,7 +67,7 @@ class TextTower(nn.Module):
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """Embed prompts."""
-        hidden = self.embeddings(input_ids=token_ids)
+        hidden = self.embeddings(input_ids=token_ids).float()  # sums of the residual stream are float32
         for block in self.blocks:
             heads = split_heads(block, block.layer_norm1(hidden), "q_proj", "k_proj", "v_proj")
             hidden = hidden + merge_heads(block, attend(*heads, native=self.native, mask=self.mask))
@@ -106,7 +106,7 @@ class DenseClip(nn.Module):
         """Unit features of the patches, row-major."""
         pixels = scaled_pixels(frame, self.clip_hw, CLIP_MEAN, CLIP_STD)
         patches = self.patches(pixels).flatten(2).transpose(1, 2)[0] + self.positions[0]
-        hidden = self.before(torch.cat([self.first[0].to(patches.dtype), patches]))  # (q,e)
+        hidden = self.before(torch.cat([self.first[0].to(patches.dtype), patches])).float()  # (q,e), sums are float32
         total: Tensor | None = None
         for block in self.blocks:
             query, key, value = split_heads(block, block.layer_norm1(hidden), "q_proj", "k_proj", "v_proj")
@@ -250,7 +250,7 @@ class DinoHeads(nn.Module):
         """The blocks up to the last named one, whose output nobody reads."""
         pixels = scaled_pixels(frame, self.input_hw, IMAGENET_MEAN, IMAGENET_STD)
         patches = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions
-        hidden, taken = torch.cat([self.first.to(patches.dtype), patches], dim=1), {}
+        hidden, taken = torch.cat([self.first.to(patches.dtype), patches], dim=1).float(), {}  # sums are float32
         for number, block in enumerate(self.blocks):
             attention = block.attention
             projected = [getattr(attention, name)(block.norm1(hidden)) for name in ("q_proj", "k_proj", "v_proj")]

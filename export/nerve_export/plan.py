@@ -10,7 +10,7 @@ from typing import Literal
 
 import nerve_export
 import nerve_ref
-from nerve_export.precision import PRECISIONS, Precision
+from nerve_export.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.stages import sizes_of
 from nerve_ref.architectures import Backbones, clip_patch_px
 from nerve_ref.params import PRESETS, SIZE_MULTIPLE_PX, NerveParams
@@ -20,7 +20,7 @@ from nerve_runtime import spec
 from nerve_runtime.errors import BundleError, UsageError
 
 Opset = Literal[20, 23]
-TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "numpy")
+TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnx-ir", "onnxscript", "numpy", "tokenizers")
 SHARED_RUNTIME_SOURCES = ("spec.py", "manifest.py")
 MOST_CLASSES = 254
 ANY_CLASSES = "person; dog, puppy; car; road; tree; sky; building; grass"
@@ -135,8 +135,7 @@ def make_plan(
         raise UsageError(
             f"--max-classes is {max_classes}, expected 2 to {MOST_CLASSES}: labels are 8 bit, 255 is 'ignore'"
         )
-    if audit_frames is not None and not audit_frames.is_dir():
-        raise UsageError(f"--audit-frames {audit_frames} is no folder; give a folder of PNG or JPEG files")
+    _check_precision_flags(precision, precision_plan, audit_frames)
     choice = weights or WeightChoice()
     _check_weight_flags(known[preset], preset, choice, random_seed)
     params = _adjusted(known[preset], size_hw, steps)
@@ -159,8 +158,23 @@ def make_plan(
     )
 
 
+def _check_precision_flags(precision: str, precision_plan: Path | None, audit_frames: Path | None) -> None:
+    """Refuse files that would be ignored or cannot be used, before anything slow begins."""
+    if precision_plan is not None:
+        if precision == "fp32":
+            raise UsageError("--precision-plan has no meaning with fp32; add --precision fp16")
+        read_precision_plan(precision_plan, PRECISIONS[PRECISIONS.index(precision)])
+    if audit_frames is not None:
+        if precision != "fp16":
+            raise UsageError(f"--audit-frames has no meaning with {precision}; add --precision fp16")
+        if not audit_frames.is_dir() or not any(path.is_file() for path in audit_frames.iterdir()):
+            raise UsageError(
+                f"--audit-frames {audit_frames} is no folder with files; give a folder of PNG or JPEG files"
+            )
+
+
 def _check_weight_flags(preset: Preset, name: str, choice: WeightChoice, random_seed: int | None) -> None:
-    given = [flag for flag in ("clip", "sd", "vae") if getattr(choice, flag) is not None]
+    given = [flag for flag in ("clip", "sd", "vae", "dinov2") if getattr(choice, flag) is not None]
     if preset.is_packaged and given:
         raise UsageError(f"preset {name!r} carries its own weights; leave out --{given[0]}")
     if given and random_seed is not None:

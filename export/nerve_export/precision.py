@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nerve_runtime.errors import NumericError, UsageError
+from nerve_runtime.spec import StageName
 
 Precision = Literal["fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -42,15 +43,15 @@ class PrecisionPlan(_Strict):
 
     Attributes:
         precision: of all layers that are not kept.
-        limit: absolute value beyond which a layer is kept in float32 when the precision is fp16.
+        limit: absolute value beyond which a layer is kept in float32 when the precision is fp16; for the record.
         stages: by stage; a stage without networks has no entry.
     """
 
     precision: Precision
-    limit: float = RANGE_LIMIT
-    stages: dict[str, StagePrecision] = {}
+    limit: Annotated[float, Field(ge=RANGE_LIMIT, le=RANGE_LIMIT)] = RANGE_LIMIT
+    stages: dict[StageName, StagePrecision] = {}
 
-    def kept(self, stage: str) -> tuple[str, ...]:
+    def kept(self, stage: StageName) -> tuple[str, ...]:
         """The layers of a stage that stay in float32."""
         return self.stages[stage].keep_fp32 if stage in self.stages else ()
 

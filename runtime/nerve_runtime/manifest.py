@@ -299,7 +299,10 @@ def _verify(bundle: Path, path: Path, record: FileRecord) -> None:
         raise BundleError(f"{path}: size {path.stat().st_size} bytes != manifest {record.bytes}; copy the bundle again")
     found = file_sha256(path)
     if found != record.sha256:
-        raise BundleError(f"{path}: sha256 {found[:12]}... != manifest {record.sha256[:12]}...; the file was changed")
+        raise BundleError(
+            f"{path}: sha256 {found[:12]}... != manifest {record.sha256[:12]}...; the file was changed, "
+            "copy the bundle again or build it with --force"
+        )
 
 
 def file_sha256(path: Path) -> str:

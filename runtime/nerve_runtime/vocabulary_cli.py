@@ -42,6 +42,8 @@ def write_vocabulary(
         refuse_existing(output, force=force)
         folder = bundle_or_default(bundle)
         manifest = load_manifest(folder)
+        if manifest.random_weights:
+            typer.echo("random weights: labels mean nothing", err=True)
         opened = open_backend(backend, folder, manifest, trust_engines=trust_engines, allow_unchecked=allow_unchecked)
         with opened:
             encoder = TextEncoder(folder, manifest, opened, templates=template_lines(templates), strict=strict)

@@ -112,6 +112,11 @@ class OrtBackend(Backend):
                     f"{path.name} would not run on {self._provider} alone, as asked: {_said(error)}; "
                     "check the driver and libraries of the GPU, or use --providers cpu"
                 ) from error
+            if _mentions(error, NOT_SUPPORTED_PHRASES) and self._manifest.precision == "bf16":
+                raise CompatibilityError(
+                    f"onnxruntime {self._library.__version__} cannot run {path.name} in bf16 on {self._provider}; "
+                    "compile engines from this bundle, or build one with --precision fp16"
+                ) from error
             if _mentions(error, NOT_SUPPORTED_PHRASES):
                 raise CompatibilityError(
                     f"onnxruntime {self._library.__version__} cannot run {path.name} (opset {self._manifest.opset}): "

@@ -23,11 +23,12 @@ from nerve_runtime.manifest import EngineRecord, Manifest, StageRecord, load_man
 from nerve_runtime.spec import StageName
 
 
-def isolated(report: ParityReport, what: str, function: Callable[..., Any], *given: Any) -> Any:
+def isolated(report: ParityReport, what: str, function: str, *given: Any) -> Any:
     """Stands for the processes of a build: the comparison says what a test wants, the tokenizer is the real one."""
-    if function is stage_worker.compare_with_reference:
+    name = function.partition(":")[2]
+    if name == "compare_with_reference":
         return report, 50.0
-    return 50.0 if function is stage_worker.write_reference else function(*given)
+    return 50.0 if name == "write_reference" else getattr(stage_worker, name)(*given)
 
 
 GOOD = Tap("walk", "label_scores", 0, 1.0, 1e-7, None, passed=True)

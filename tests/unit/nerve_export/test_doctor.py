@@ -19,7 +19,6 @@ EXPORT = {
     "diffusers": "0.42.1",
     "onnx": "1.23.2",
     "onnxscript": "0.7.2",
-    "onnxslim": "0.1.98",
     "safetensors": "0.8.0",
     "jaxtyping": "0.3.11",
     "huggingface_hub": "2.4.0",

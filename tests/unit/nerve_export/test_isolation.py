@@ -39,6 +39,38 @@ def test_an_error_keeps_its_type_and_its_words() -> None:
         run_isolated("refusing", refuse, "two apples, expected one")
 
 
+class UnpicklableError(Exception):
+    """Its constructor wants two words, of which pickling keeps one."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def fail_with(kind: str) -> None:
+    if kind == "memory":
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 3 bytes")
+    if kind == "module":
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+    raise UnpicklableError("first", "second")
+
+
+def test_a_function_may_be_given_by_its_name() -> None:
+    assert run_isolated("answering", "tests.unit.nerve_export.test_isolation:process_and", 7)[1] == 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "expected"),
+    [
+        ("memory", ResourceError, r"memory ran out; close other programs"),
+        ("module", CompatibilityError, r"torch is not installed; run: pip install 'nerve-deploy\[export\]'"),
+        ("unpicklable", RuntimeError, r"UnpicklableError: first second"),
+    ],
+)
+def test_errors_of_libraries_become_ours_or_keep_their_words(kind: str, error: type[Exception], expected: str) -> None:
+    with pytest.raises(error, match=expected):
+        run_isolated("failing", fail_with, kind)
+
+
 def test_a_killed_process_is_said_to_have_run_out_of_memory() -> None:
     with pytest.raises(ResourceError, match=r"exporting x was killed, most likely for want of memory"):
         run_isolated("exporting x", end_by, signal.SIGKILL)

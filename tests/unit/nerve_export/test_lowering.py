@@ -14,7 +14,7 @@ from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe_affinity, observe_clip
 from nerve_ref.providers import StableDiffusion
 from nerve_ref.weights import Models
-from nerve_runtime.errors import UsageError
+from nerve_runtime.errors import NumericError, UsageError
 
 
 class Block(nn.Module):
@@ -25,7 +25,7 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(4)
         self.grow, self.shrink = nn.Linear(4, 4), nn.Linear(4, 4)
         with torch.no_grad():
-            self.grow.weight.copy_(1e5 * torch.eye(4))
+            self.grow.weight.copy_(6e4 * torch.eye(4))
             self.shrink.weight.copy_(1e-5 * torch.eye(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,14 +78,65 @@ def test_what_float16_cannot_hold_comes_out_right_when_it_is_kept(block: Block) 
     torch.testing.assert_close(kept(X), expected, atol=2e-3, rtol=2e-3)
 
 
-def test_the_audit_names_what_is_beyond_float16_and_leaves_the_network_as_it_was(block: Block) -> None:
-    expected = block(X)
+def test_the_audit_names_what_is_beyond_float16(block: Block) -> None:
     with torch.no_grad(), watched_ranges(block) as largest:
         block(X)
         block(0.5 * X)
     assert set(largest) == {"norm", "grow", "shrink"}
     assert largest["grow"] == pytest.approx(float(block.grow(block.norm(X)).detach().abs().max()), rel=0.01)
-    assert [path for path, value in largest.items() if value > 32752] == ["grow"]
+    assert [path for path, value in largest.items() if value > 32752] == ["grow", "shrink"], "who reads it too"
+
+
+def test_what_the_audit_names_is_enough_to_come_out_right(block: Block) -> None:
+    expected = block(X)
+    with torch.no_grad(), watched_ranges(block) as largest:
+        block(X)
+    lower(block, "fp16", tuple(path for path, value in largest.items() if value > 32752))
+    torch.testing.assert_close(block(X), expected, atol=2e-3, rtol=2e-3)
+
+
+class Summing(nn.Module):
+    """A sum that float16 cannot hold, tamed by a norm, of parts that it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow, self.norm = nn.Linear(4, 4, bias=False), nn.LayerNorm(4)
+        with torch.no_grad():
+            self.grow.weight.copy_(15000 * torch.eye(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grown: Tensor = self.grow(x)
+        tamed: Tensor = self.norm(grown + grown)
+        return tamed
+
+
+def test_a_sum_before_a_norm_keeps_the_module_that_makes_it() -> None:
+    network = nn.ModuleDict({"block": Summing()})
+    small = 0.5 * X
+    expected = network["block"](small)
+    with torch.no_grad(), watched_ranges(network) as largest:
+        network["block"](small)
+    beyond = tuple(path for path, value in largest.items() if value > 32752)
+    assert beyond == ("block",), "grow gives at most 22500, the sum is 45000"
+    lower(network, "fp16", beyond)
+    torch.testing.assert_close(network["block"](small), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_weight_beyond_float16_is_named() -> None:
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.fill_(1e5)
+    network = nn.ModuleDict({"layer": layer})
+    with pytest.raises(
+        NumericError, match=r"a weight of layer is 1e\+05, beyond torch.float16; name layer under keep_fp32"
+    ):
+        lower(network, "fp16")
+
+
+def test_the_audit_leaves_the_network_as_it_was(block: Block) -> None:
+    expected = block(X)
+    with torch.no_grad(), watched_ranges(block):
+        block(X)
     assert torch.equal(block(X), expected)
     assert all(not module._forward_hooks for module in block.modules())
 
