@@ -19,6 +19,7 @@ from nerve_runtime.errors import BundleError, CompatibilityError
 from nerve_runtime.manifest import EngineRecord, load_manifest, manifest_bytes, verify_bundle, verify_file
 from nerve_runtime.segmenter import Segmenter
 from tests.data.fake_bundle import make_fake_bundle
+from tests.data.tiny_bundle import tiny_bundle_folder
 
 pytestmark = pytest.mark.onnx
 SEEDS = 500
@@ -99,6 +100,35 @@ def test_row_2_a_bit_flipped_anywhere_in_a_bundle_is_refused_before_any_parser_r
     assert parsers.read <= {
         intact.files["tokenizer.json"].sha256
     }  # the intact one may be read before a graph is refused
+
+
+@pytest.mark.slow
+def test_row_2_a_bit_flipped_anywhere_in_the_tiny_bundle_is_refused_before_any_parser_reads_it(
+    tmp_path: Path, parsers: Parsers
+) -> None:
+    """Every byte of the bundle is hit with the same chance, so most flips are in weights."""
+    folder = shutil.copytree(tiny_bundle_folder(), tmp_path / "tiny")
+    rng = random.Random(8248)
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    sizes = [path.stat().st_size for path in paths]
+    intact = load_manifest(folder)
+    for _ in range(SEEDS):
+        (path,) = rng.choices(paths, sizes)
+        place, bit = rng.randrange(path.stat().st_size), 1 << rng.randrange(8)
+        flip_at(path, place, bit)
+        with pytest.raises(BundleError, match=r"sha256|not a valid manifest"):
+            Segmenter.open(folder, classes=["grass", "zebra"], backend="ort", cache_dir=None).close()
+        flip_at(path, place, bit)
+    assert parsers.read <= {intact.files["tokenizer.json"].sha256}
+    assert load_manifest(folder) == intact
+
+
+def flip_at(path: Path, place: int, bit: int) -> None:
+    with path.open("r+b") as stream:
+        stream.seek(place)
+        byte = stream.read(1)[0]
+        stream.seek(place)
+        stream.write(bytes([byte ^ bit]))
 
 
 def test_row_2_the_intact_bundle_does_reach_the_parsers(own_bundle: Path, parsers: Parsers) -> None:
