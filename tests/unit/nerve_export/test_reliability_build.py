@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -148,31 +149,32 @@ def test_row_17_a_bundle_that_a_killed_builder_had_moved_aside_comes_back(tmp_pa
 # Row 16
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Let no file grow beyond a size, as on a full disk: the system says so with an error, not a signal, in Python."""
+@contextmanager
+def small_files(size_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk: the system says so with an error, not a signal, in Python.
+
+    Only around what is tried: pytest itself may be writing to a larger file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def limit(size_bytes: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
 
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def write_until_full(out: Path, write: Callable[[Path], object], limit: Callable[[int], None]) -> None:
-    """Begin a build at `out`, then write more than `limit` allows."""
-    with bundle_lock(out), staging_folder(out) as folder:
-        limit(1000)
+def write_until_full(out: Path, write: Callable[[Path], object]) -> None:
+    """Begin a build at `out`, then write more than fits."""
+    with bundle_lock(out), staging_folder(out) as folder, small_files(1000):
         write(folder)
 
 
 def test_row_16_a_disk_that_fills_up_during_a_build_leaves_the_old_bundle_and_nothing_else(
-    tmp_path: Path, small_files: Callable[[int], None]
+    tmp_path: Path,
 ) -> None:
     out = make_fake_bundle(tmp_path / "tiny", preset="old")
     with pytest.raises(ResourceError, match=r"cannot write .*File too large.*another place with --out") as refused:
-        write_until_full(out, lambda folder: (folder / "walk.onnx").write_bytes(bytes(100_000)), small_files)
+        write_until_full(out, lambda folder: (folder / "walk.onnx").write_bytes(bytes(100_000)))
     assert refused.value.exit_code == 6
     assert load_manifest(out).preset == "old"
     verify_bundle(out, load_manifest(out))
@@ -180,12 +182,12 @@ def test_row_16_a_disk_that_fills_up_during_a_build_leaves_the_old_bundle_and_no
 
 
 def test_row_16_a_disk_that_is_full_at_the_manifest_installs_nothing(
-    tmp_path: Path, small_files: Callable[[int], None]
+    tmp_path: Path,
 ) -> None:
     made = load_manifest(make_fake_bundle(tmp_path / "made"))
     out = tmp_path / "tiny"
     with pytest.raises(ResourceError, match=r"cannot write .*File too large"):
-        write_until_full(out, lambda folder: bundle_module.write_manifest(folder, made), small_files)
+        write_until_full(out, lambda folder: bundle_module.write_manifest(folder, made))
     assert not out.exists()
     assert leftovers(tmp_path) == []
 
