@@ -161,7 +161,9 @@ def _export_all(
                 exported[stage] = future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            kill_running()
+            while not all(future.done() for future in waiting.values()):
+                kill_running()  # until all have ended: one may have been starting
+                time.sleep(0.1)
             raise
     progress(f"exporting {MERGED}")
     exported[MERGED] = export(MERGED)

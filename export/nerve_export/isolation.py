@@ -40,7 +40,7 @@ def run_isolated(what: str, function: Callable[..., Any] | str, *given: Any, **n
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, given, named), name=what)
+    process = context.Process(target=_answer, args=(sender, function, given, named), name=what, daemon=True)
     process.start()
     _running.add(process)
     sender.close()
