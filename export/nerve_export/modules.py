@@ -45,15 +45,11 @@ class NetworkStage(nn.Module):
 
     Attributes:
         network: what `lowering.lower` gives its precision; the rest of the stage is float32.
-        tap_names: inner tensors that `tapped` gives, in its order.
+        tap_names: inner tensors, by name, that the method `tapped` of a stage that has any gives behind its outputs.
     """
 
     network: nn.Module
     tap_names: tuple[str, ...] = ()
-
-    def tapped(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Taps]:
-        """Outputs as `forward` gives them, and inner tensors by name, for parity to look at."""
-        raise NotImplementedError
 
 
 class TextStage(NetworkStage):
