@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,8 @@ def test_row_17_a_real_build_killed_with_its_children_leaves_nothing_and_the_nex
             cwd=ROOT,
             env=environment,
             start_new_session=True,
+            # A shell starts what it puts in the background with Ctrl-C ignored, and children would inherit that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
