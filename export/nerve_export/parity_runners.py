@@ -17,6 +17,7 @@ import numpy as np
 from nerve_export.parity_graph import tapped_graph
 from nerve_export.parity_taps import Tensors
 from nerve_runtime.backends import BACKEND_NAMES, Backend, open_backend
+from nerve_runtime.backends.ort import import_onnxruntime
 from nerve_runtime.backends.tensorrt_library import LibraryName
 from nerve_runtime.backends.trt import TrtBackend
 from nerve_runtime.errors import CompatibilityError, UsageError
@@ -98,7 +99,7 @@ class Runner(ABC):
 
     @staticmethod
     def _inner_session(graph: bytes, folder: Path) -> Any:
-        library = _onnxruntime()
+        library = import_onnxruntime()
         options = _session_options(library)
         options.add_session_config_entry(EXTERNAL_FOLDER_KEY, str(folder))
         return library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -145,7 +146,9 @@ class PolygraphyRunner(Runner):
 
     def describe(self) -> str:
         """Version of polygraphy and what it runs."""
-        runs = f"onnxruntime {_onnxruntime().__version__}" if self._backend == "ort" else f"{self._backend} engines"
+        runs = (
+            f"onnxruntime {import_onnxruntime().__version__}" if self._backend == "ort" else f"{self._backend} engines"
+        )
         return f"polygraphy {self._polygraphy.__version__}: {runs}"
 
     @contextmanager
@@ -159,7 +162,7 @@ class PolygraphyRunner(Runner):
     def _onnx(self, stage: StageName) -> tuple[Any, None]:
         from polygraphy.backend.onnxrt import OnnxrtRunner
 
-        library, path = _onnxruntime(), self.verified(stage)
+        library, path = import_onnxruntime(), self.verified(stage)
         providers = ["CPUExecutionProvider"]
         return OnnxrtRunner(lambda: library.InferenceSession(str(path), _session_options(library), providers)), None
 
@@ -275,18 +278,6 @@ def _filled(name: str, array: Array, slots: int) -> Array:
     if name == "class_rows":
         return np.concatenate([array, np.repeat(array[:1], added, axis=0)])
     return np.concatenate([array, np.zeros((added, *array.shape[1:]), array.dtype)])
-
-
-def _onnxruntime() -> Any:
-    # Its telemetry is on by default and starts with the import.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise CompatibilityError(
-            f"onnxruntime cannot be imported ({error}); install it with: pip install 'nerve-deploy[ort]'"
-        ) from error
-    return onnxruntime
 
 
 def _session_options(library: Any) -> Any:

@@ -2,13 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
-from nerve_export.stages import TABLE
+from nerve_export.gmac import count_gmac
+from nerve_export.isolation import run_isolated
+from nerve_export.onnx_graph import export_graph
+from nerve_export.plan import presets
+from nerve_export.stages import TABLE, sizes_of
+from nerve_ref.weights import random_models
 from nerve_runtime.manifest import Manifest, load_manifest
 from tests.contracts.checkout import ROOT
 
@@ -17,8 +23,6 @@ FOLDER = ROOT / "build" / "true-size"
 UNCUT_GMAC = 558 + 402 + 191
 """The whole encoder, the whole UNet and CLIP, as counted in the design notes."""
 EXPECTED_GMAC = {"sd21": {"attention": 558 + 352, "scores": 191}, "sd21-fast": {"attention": 61 + 321, "scores": 191}}
-LAST_BLOCK_OF_CLIP = 6.4
-"""What the last block of L/14 saves by giving attention output alone: its MLP (4.84), Q and K (1.21), attention (0.35)."""
 BEHIND = {
     "sd21": ("up_blocks.3.attentions.2", "up_blocks.3.resnets.2", "conv_norm_out", "conv_out"),
     "sd21-fast": (
@@ -59,11 +63,27 @@ def test_every_stage_has_its_engine_and_the_peak_is_below_14_gb(preset: str) -> 
     assert all((FOLDER / preset / Path(line["path"]).name).exists() for line in lines if line["kind"] == "onnx")
 
 
-def test_the_cost_is_that_of_the_design_notes_within_3_percent(preset: str) -> None:
-    stages = manifest_of(preset).stages
-    assert stages["attention"].gmac == pytest.approx(EXPECTED_GMAC[preset]["attention"], rel=0.03)
-    whole = stages["scores"].gmac + LAST_BLOCK_OF_CLIP
-    assert whole == pytest.approx(EXPECTED_GMAC[preset]["scores"], rel=0.03)
+def whole_tower_gmac(folder: Path) -> float:
+    """What the same counter finds for CLIP L/14@336 with its last block run whole."""
+    preset = presets()["sd21"]
+    params = replace(preset.params, clip_mode="vanilla")
+    sizes, row = sizes_of(preset.backbones, params), TABLE["scores"]
+    module = row.module(random_models(preset.backbones, 0), params, sizes, True)
+    model, _ = export_graph(module, row.spec(sizes), 23, {}, folder / "scores.onnx")
+    return count_gmac(model)
+
+
+def test_the_cost_of_attention_is_that_of_the_design_notes_within_3_percent(preset: str) -> None:
+    assert manifest_of(preset).stages["attention"].gmac == pytest.approx(EXPECTED_GMAC[preset]["attention"], rel=0.03)
+
+
+def test_scores_cost_the_design_notes_clip_less_what_early_fusion_leaves_out(preset: str, tmp_path: Path) -> None:
+    """185.0, which is 3.1 % below the notes' 191: of the last block only values and their projection are of use."""
+    tower = run_isolated("counting the whole tower", whole_tower_gmac, tmp_path)
+    assert tower == pytest.approx(EXPECTED_GMAC[preset]["scores"], rel=0.03)
+    width, tokens = 1024, 577
+    mlp_queries_and_keys = 10 * width**2 * tokens / 1e9
+    assert manifest_of(preset).stages["scores"].gmac == pytest.approx(tower - mlp_queries_and_keys, rel=0.005)
 
 
 def test_fast_costs_about_half() -> None:

@@ -51,7 +51,7 @@ class OrtBackend(Backend):
         chosen_by_auto: bool = False,
         why: str = "",
     ) -> None:
-        self._library = _import_onnxruntime()
+        self._library = import_onnxruntime()
         self._bundle = bundle
         self._manifest = manifest
         self._provider = PROVIDER_NAMES[providers]
@@ -206,7 +206,12 @@ def _mentions(error: Exception, phrases: tuple[str, ...]) -> bool:
     return any(phrase in str(error) for phrase in phrases)
 
 
-def _import_onnxruntime() -> ModuleType:
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime with its reports to its vendor switched off.
+
+    Raises:
+        CompatibilityError: it is not installed, or its libraries are broken.
+    """
     # Its telemetry is on by default and starts with the import; a device that looks at the world reports to nobody.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:

@@ -34,6 +34,7 @@ RUNTIME_DOORS = {
     "nerve_runtime.atomic",
     "nerve_runtime.backends",
     "nerve_runtime.backends.engine_records",
+    "nerve_runtime.backends.ort",
     "nerve_runtime.backends.tensorrt_library",
     "nerve_runtime.backends.trt",
     "nerve_runtime.errors",

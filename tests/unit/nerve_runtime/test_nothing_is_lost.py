@@ -85,9 +85,9 @@ def test_telemetry_of_onnxruntime_is_off_before_it_is_loaded_unless_the_user_cho
 ) -> None:
     program = (
         "import os, sys\n"
-        "from nerve_runtime.backends.ort import _import_onnxruntime\n"
+        "from nerve_runtime.backends.ort import import_onnxruntime\n"
         "assert 'onnxruntime' not in sys.modules\n"
-        "_import_onnxruntime()\n"
+        "import_onnxruntime()\n"
         "print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
     )
     env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
