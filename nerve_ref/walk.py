@@ -1,14 +1,15 @@
 """The random walk and its read-out (method, section 8; E5 to E7)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from nerve_ref.affinity import MixedAffinity
-from nerve_ref.grids import Scalar
+from nerve_ref.affinity import MixedAffinity, MixedPooled
+from nerve_ref.grids import Scalar, mean_pool
 from nerve_ref.local import local_apply, local_dense
 
 Step = Callable[[Tensor], Tensor]
@@ -54,6 +55,28 @@ def closed_form(G: Float[Tensor, "c p"], S: Float[Tensor, "p p"], alpha: float) 
     """
     identity = torch.eye(len(S), dtype=torch.float64)
     return (1 - alpha) * torch.linalg.solve(identity - alpha * S.double(), G.double().T).T
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedSum:
+    """What the exact walk keeps of a keyframe (method, section 8; ours).
+
+    Attributes:
+        LB: (I - alpha (1 - beta) W)^-1 B, float64.
+        X: (I - alpha beta R LB)^-1, float64.
+    """
+
+    LB: Float[Tensor, "p m"]
+    X: Float[Tensor, "m m"]
+
+
+def closed_sum(S_global: MixedPooled, W: Float[Tensor, "8 h w"], alpha: float, beta: float) -> ClosedSum:
+    """Woodbury's identity for S = beta B R + (1 - beta) W, solved directly in float64; B is p x m, R averages cells."""
+    B = S_global.S.double()
+    near = torch.eye(len(B), dtype=torch.float64) - alpha * (1 - beta) * local_dense(W).double()
+    LB = torch.linalg.solve(near, B)
+    pooled = mean_pool(LB.T, S_global.grid_hw, S_global.pooled_hw).T
+    return ClosedSum(LB, torch.linalg.inv(torch.eye(B.shape[1], dtype=torch.float64) - alpha * beta * pooled))
 
 
 def readout(

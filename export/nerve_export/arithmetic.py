@@ -80,3 +80,20 @@ def normalised_entropy(distributions: Tensor, seed_scores: Tensor) -> Tensor:
     active = (seed_scores.amax(1) > 0).sum().clamp_min(2).to(torch.float32)
     plogp = distributions * torch.log(distributions.clamp_min(PROBABILITY_FLOOR))
     return -plogp.sum(2).mean(1) / torch.log(active)
+
+
+def neighbour_weights(features: Tensor, reach: Tensor, sigma: float) -> Tensor:
+    """exp(-(1 - cos) / sigma) of unit vectors (f,h,w) to each of the 8 neighbours, diagonals less, borders
+    renormalised: (8,h,w). `reach` is `log_reach` of the grid.
+    """
+    height, width = features.shape[1:]
+    padded = functional.pad(features[None], (1, 1, 1, 1))[0]
+    windows = [padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in NEIGHBOURS]
+    cosines = torch.stack([(features * window).sum(0) for window in windows])
+    return torch.softmax((cosines - 1) / sigma + reach, dim=0)
+
+
+def colour_features(frame: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """Unit vectors (3,h,w) of each token's mean colour around grey, from a frame uint8 (1,H,W,3)."""
+    maps = pool(frame.to(torch.float32).permute(0, 3, 1, 2) / 255, grid_hw) - 0.5
+    return functional.normalize(maps[0], dim=0)

@@ -28,7 +28,7 @@ from nerve_export.isolation import kill_running, run_isolated
 from nerve_export.parity_measures import ParityReport
 from nerve_export.plan import BuildPlan, plan_key, plan_weights, presets, tool_versions
 from nerve_export.precision import PrecisionPlan, StagePrecision
-from nerve_export.stages import MERGED, TABLE, Sizes, sizes_of
+from nerve_export.stages import MERGED, Sizes, sizes_of, stages_of
 from nerve_ref.weight_files import ResolvedWeights, licences_text
 from nerve_runtime.errors import BundleError, NumericError, UsageError
 from nerve_runtime.manifest import (
@@ -103,9 +103,9 @@ def build(
             return _build_into(folder, plan, key, resolved, targets, progress)
 
 
-def build_steps(targets: tuple[str, ...]) -> int:
+def build_steps(plan: BuildPlan, targets: tuple[str, ...]) -> int:
     """How often `progress` is called: loading, each graph, each engine, the reference, the comparison."""
-    return 3 + len(TABLE) * (1 + len(targets))
+    return 3 + len(stages_of(plan.params)) * (1 + len(targets))
 
 
 def _build_into(
@@ -154,7 +154,7 @@ def _export_all(
     exported = {}
     with ThreadPoolExecutor(SMALL_AT_ONCE if presets()[plan.preset].is_packaged else 1) as pool:
         # The merged stage is made of the others' files, so it waits for them.
-        waiting = {stage: pool.submit(export, stage) for stage in TABLE if stage != MERGED}
+        waiting = {stage: pool.submit(export, stage) for stage in stages_of(plan.params) if stage != MERGED}
         try:
             for stage, future in waiting.items():
                 progress(f"exporting {stage}")

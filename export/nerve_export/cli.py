@@ -80,7 +80,7 @@ def build_engines(
 
 
 def _say_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
-    from nerve_export.stages import TABLE
+    from nerve_export.stages import stages_of
 
     facts: dict[str, Any] = {
         "preset": plan.preset,
@@ -93,7 +93,7 @@ def _say_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
         "steps": plan.params.steps,
         "max_classes": plan.max_classes,
         "random_weights": plan.random_seed is not None,
-        "stages": list(TABLE),
+        "stages": stages_of(plan.params),
         "plan_key": _key_without_downloads(plan),
     }
     typer.echo(json.dumps(facts) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
@@ -121,7 +121,7 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     console.print(f"building {plan.out}: {why}", highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=build_steps(targets))
+        task = bar.add_task("starting", total=build_steps(plan, targets))
 
         steps: list[str] = []
 

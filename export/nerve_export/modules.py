@@ -17,7 +17,9 @@ from torch.nn import functional
 
 from nerve_export.arithmetic import (
     NEIGHBOURS,
+    colour_features,
     log_reach,
+    neighbour_weights,
     normalised_entropy,
     own_cells,
     pool,
@@ -129,7 +131,7 @@ class AttentionStage(NetworkStage):
         else:
             affinity = torch.cat([self._pooled_affinity(q, k, layer_hw) for q, k, layer_hw in layers])
         features = self._local_features(frame, latent, [(k, layer_hw) for _, k, layer_hw in layers])
-        return affinity, self._local_weights(features)
+        return affinity, neighbour_weights(features, self.reach, self.params.sigma)
 
     def _linear_factors(self, q: Tensor, k: Tensor, layer_hw: tuple[int, int]) -> Tensor:
         """One layer's rows and columns (2,n,p,e), S_h = rows_h columns_h^T."""
@@ -171,7 +173,7 @@ class AttentionStage(NetworkStage):
                 raise UsageError("local_features 'latent' needs Stable Diffusion; name 'keys' or 'rgb'")
             maps = pool(latent, self.grid_hw)
         elif self.params.local_features == "rgb":
-            maps = pool(frame.to(torch.float32).permute(0, 3, 1, 2) / 255, self.grid_hw) - 0.5
+            return colour_features(frame, self.grid_hw)
         else:
             layers = [k.transpose(1, 2).flatten(0, 1).unflatten(1, layer_hw)[None] for k, layer_hw in keys]
             maps = torch.cat([self._to_grid(layer) for layer in layers], dim=1)
@@ -181,14 +183,6 @@ class AttentionStage(NetworkStage):
         if tuple(maps.shape[2:]) == self.grid_hw:
             return maps
         return functional.interpolate(maps, size=self.grid_hw, mode="bilinear", align_corners=False)
-
-    def _local_weights(self, features: Tensor) -> Tensor:
-        """exp(-(1 - cos) / sigma) to each of the 8 neighbours, diagonals less, borders renormalised: (8,h,w)."""
-        height, width = self.grid_hw
-        padded = functional.pad(features[None], (1, 1, 1, 1))[0]
-        windows = [padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in NEIGHBOURS]
-        cosines = torch.stack([(features * window).sum(0) for window in windows])
-        return torch.softmax((cosines - 1) / self.params.sigma + self.reach, dim=0)
 
 
 class MixStage(nn.Module):
@@ -283,11 +277,18 @@ class WalkStage(nn.Module):
         near = alpha * (1 - beta) * local_weights  # (8,h,w)
         scores = start
         for _ in range(self.steps):
-            maps = scores.unflatten(1, self.grid_hw)[:, None]  # classes as batch: (c,1,h,w)
-            pooled = scores @ affinity[1] if self.linear else pool(maps, self.pooled_hw).flatten(1)
-            around = (functional.conv2d(maps, self.kernels, padding=1) * near).sum(1).flatten(1)
-            scores = stay + pooled @ far + around
+            pooled = scores @ affinity[1] if self.linear else self.pooled(scores)
+            scores = stay + pooled @ far + self.around(scores, near)
         return scores
+
+    def pooled(self, scores: Tensor) -> Tensor:
+        """Scores (c,p) averaged over the cells, (c,m)."""
+        return pool(scores.unflatten(1, self.grid_hw)[:, None], self.pooled_hw).flatten(1)
+
+    def around(self, scores: Tensor, near: Tensor) -> Tensor:
+        """Scores (c,p) of the 8 neighbours, weighed by `near` (8,h,w) and summed: one convolution, classes as batch."""
+        maps = scores.unflatten(1, self.grid_hw)[:, None]  # (c,1,h,w)
+        return (functional.conv2d(maps, self.kernels, padding=1) * near).sum(1).flatten(1)
 
 
 class WalkWarmStage(WalkStage):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_export.stages import Tolerance
+from nerve_export.stages import TABLE, Tolerance
 from nerve_runtime.spec import StageName
 
 CHAIN = "chain"
-STAGE_ORDER: tuple[StageName, ...] = ("text", "scores", "attention", "mix", "walk", "walk_warm", "readout", "frame")
+STAGE_ORDER: tuple[StageName, ...] = tuple(TABLE)
 METHOD_ORDER = (
     "text_embeddings",
     "latent",
@@ -24,6 +24,9 @@ METHOD_ORDER = (
     "head_entropies",
     "head_weights",
     "affinity",
+    "local_affinity",
+    "closed_sum",
+    "carried_scores",
     "label_scores",
     "labels",
     "confidence",

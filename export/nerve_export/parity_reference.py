@@ -19,6 +19,7 @@ from nerve_runtime.manifest import Manifest, load_manifest, verify_file
 
 if TYPE_CHECKING:
     from nerve_ref.affinity import Affinity, LayeredAffinity, MixedAffinity
+    from nerve_ref.motion import Motion
     from nerve_ref.params import NerveParams
     from nerve_ref.pipeline import Intermediates
     from nerve_ref.text import TextBank
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 TEMPLATES = 2
 """Prompt templates of the set that are averaged: the embeddings are an input of what is compared, and 80 templates of
 eight names take CLIP L/14's text tower ten times as long as the frame takes all other networks."""
+KEEP = 0.75
+"""How much of the scores of the frame before the compared `carry` keeps; any number between 0 and 1 tells."""
 SCALARS = ("tau", "alpha", "beta", "head_temperature")
 
 
@@ -223,6 +226,8 @@ def _frame(
     tensors: dict[str, Any] = {
         "previous_scores": start,
         "walk_warm.label_scores": warm,
+        **_moving(reference, params, start),
+        **_exact(reference, params),
         "seed_scores": reference.G,
         "local_weights": reference.local_weights,
         "head_weights": reference.head_weights,
@@ -239,6 +244,62 @@ def _frame(
         tensors |= {f"q{index}": layer.q, f"k{index}": layer.k}
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(reference, bank, params)}
+
+
+def _moving(reference: "Intermediates", params: "NerveParams", start: Any) -> dict[str, Any]:
+    """Inputs and results of the stages that follow the picture, for a made-up motion."""
+    import torch
+
+    from nerve_ref.motion import carried_dense, carried_walk, carry
+
+    motion = made_up_motion(reference.grid_hw)
+    keep = torch.tensor(KEEP)
+    S = carried_dense(reference.S_global, reference.local_weights, motion, params.beta)
+    return {
+        "origin_tokens": motion.origin_tokens,
+        "origin_visible": motion.origin_visible,
+        "previous_tokens": motion.previous_tokens,
+        "previous_weights": motion.previous_weights,
+        "keep": keep,
+        "carried_scores": carry(reference.G, start, motion, keep),
+        "walk_carried.label_scores": carried_walk(reference.G, S, params.alpha, params.warm_steps, start),
+    }
+
+
+def made_up_motion(grid_hw: tuple[int, int]) -> "Motion":
+    """A picture that drifts down and right, the lower half faster, with a band that the keyframe did not show."""
+    import torch
+
+    from nerve_ref.motion import Motion
+
+    height, width = grid_hw
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    fast = 1 + (rows >= height // 2).long()
+    origins = (rows - fast).clamp_min(0) * width + (columns - 2 * fast).clamp_min(0)
+    visible = torch.where(columns < 2 * fast, 0.0, 0.25 + 0.75 * rows / height)
+    corners = [
+        (rows - 1 + down).clamp_min(0) * width + (columns - 1 + right).clamp_min(0) for down in (0, 1) for right in (0, 1)
+    ]
+    shares = torch.tensor([0.1, 0.2, 0.3, 0.4])[:, None] * visible.flatten()
+    return Motion(origins.flatten(), visible.flatten(), torch.stack(corners).flatten(1), shares)
+
+
+def _exact(reference: "Intermediates", params: "NerveParams") -> dict[str, Any]:
+    """What the keyframe keeps for the exact walk, and its limit solved directly; nothing where keys are not pooled."""
+    from nerve_ref.affinity import MixedPooled
+    from nerve_ref.walk import closed_form, closed_sum, mixed_dense
+
+    if not isinstance(reference.S_global, MixedPooled):
+        return {}
+    closed = closed_sum(reference.S_global, reference.local_weights, params.alpha, params.beta)
+    limit = closed_form(
+        reference.G, mixed_dense(reference.S_global, reference.local_weights, params.beta), params.alpha
+    )
+    return {
+        "local_affinity": closed.LB.float(),
+        "closed_sum": closed.X.float(),
+        "walk_exact.label_scores": limit.float(),
+    }
 
 
 def _affinity(affinity: "Affinity", mixed: "MixedAffinity") -> dict[str, Any]:

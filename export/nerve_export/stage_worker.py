@@ -176,6 +176,6 @@ def compare_with_reference(bundle: Path, manifest: Manifest, taps: Path) -> tupl
 
     Its processor has no convolution in bf16: of such a bundle only the method's own stages, float32, are compared.
     """
-    method = [stage for stage in TABLE if TABLE[stage].network is None and stage != MERGED]
+    method = [stage for stage in manifest.stages if TABLE[stage].network is None and stage != MERGED]
     stages = method if manifest.precision == "bf16" else None
     return compare_bundle(bundle, manifest, taps, stages=stages), _peak_rss_mb()

@@ -99,6 +99,7 @@ class StageRow:
         spec: its doors for given sizes.
         tolerance: per precision.
         network: the network inside, "clip" or "affinity"; None for the method's own arithmetic, always float32.
+        exists: whether a variant of the method has this graph.
     """
 
     name: StageName
@@ -106,6 +107,7 @@ class StageRow:
     spec: Callable[[Sizes], StageSpec]
     tolerance: dict[str, Tolerance]
     network: str | None = None
+    exists: "Callable[[NerveParams], bool]" = lambda params: True
 
 
 def _tensor(name: str, dtype: Dtype, *axes: int | str) -> TensorSpec:
@@ -184,6 +186,36 @@ def _walk_warm_spec(s: Sizes) -> StageSpec:
     return _doors(_walk_inputs(s, _scores("previous_scores", s)), _scores("label_scores", s))
 
 
+def _carry_spec(s: Sizes) -> StageSpec:
+    places = (_tensor("previous_tokens", "int64", 4, s.tokens), _float("previous_weights", 4, s.tokens))
+    inputs = (_scores("seed_scores", s), _scores("previous_scores", s), *places, *_scalars("keep"))
+    return _doors(inputs, _scores("carried_scores", s))
+
+
+def _local_spec(s: Sizes) -> StageSpec:
+    return _doors((_frame(s),), _float("local_weights", 8, *s.grid_hw))
+
+
+def _walk_carried_spec(s: Sizes) -> StageSpec:
+    origins = (_tensor("origin_tokens", "int64", s.tokens), _float("origin_visible", s.tokens))
+    return _doors(_walk_inputs(s, _scores("previous_scores", s), *origins), _scores("label_scores", s))
+
+
+def _closed(sizes: Sizes) -> tuple[TensorSpec, TensorSpec]:
+    m = sizes.pooled_keys
+    return _float("local_affinity", sizes.tokens, m), _float("closed_sum", m, m)
+
+
+def _solve_spec(s: Sizes) -> StageSpec:
+    inputs = (_affinity(s, per_head=False), _float("local_weights", 8, *s.grid_hw), *_scalars("alpha", "beta"))
+    return _doors(inputs, *_closed(s))
+
+
+def _walk_exact_spec(s: Sizes) -> StageSpec:
+    graph = (_scores("seed_scores", s), *_closed(s), _float("local_weights", 8, *s.grid_hw))
+    return _doors((*graph, *_scalars("alpha", "beta")), _scores("label_scores", s))
+
+
 def _readout_spec(s: Sizes) -> StageSpec:
     size_hw = _tensor("size_hw", "int64", 2)
     return _doors((_scores("label_scores", s), size_hw, *_scalars("threshold")), *_labels("H", "W"))
@@ -198,6 +230,20 @@ def _modules() -> Any:
     from nerve_export import modules
 
     return modules
+
+
+def _video() -> Any:
+    from nerve_export import modules_video
+
+    return modules_video
+
+
+def _is_pooled(params: "NerveParams") -> bool:
+    return params.affinity == "softmax_pooled"
+
+
+def _compares_colours(params: "NerveParams") -> bool:
+    return params.local_features == "rgb"
 
 
 def _tolerances(fp32: Tolerance, half: Tolerance) -> dict[str, Tolerance]:
@@ -250,6 +296,41 @@ TABLE: dict[StageName, StageRow] = {
             _walk_warm_spec,
             _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
         ),
+        # Between keyframes: what moved, near affinity of the frame itself, and the walk with both.
+        StageRow(
+            "carry",
+            lambda m, p, s, native: _video().CarryStage(),
+            _carry_spec,
+            _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
+        ),
+        StageRow(
+            "local",
+            lambda m, p, s, native: _video().LocalStage(p, s.grid_hw),
+            _local_spec,
+            _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.9999, 1e-3)),
+            exists=_compares_colours,
+        ),
+        StageRow(
+            "walk_carried",
+            lambda m, p, s, native: _video().WalkCarriedStage(p, s.grid_hw, p.warm_steps),
+            _walk_carried_spec,
+            _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
+        ),
+        # The exact walk is an iteration that was cut off: its bound is that of its steps, not of rounding.
+        StageRow(
+            "solve",
+            lambda m, p, s, native: _video().SolveStage(p, s.grid_hw),
+            _solve_spec,
+            _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.9999, 1e-3)),
+            exists=_is_pooled,
+        ),
+        StageRow(
+            "walk_exact",
+            lambda m, p, s, native: _video().WalkExactStage(p, s.grid_hw),
+            _walk_exact_spec,
+            _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.9999, 1e-3)),
+            exists=_is_pooled,
+        ),
         StageRow(
             "readout",
             lambda m, p, s, native: _modules().ReadoutStage(s.grid_hw),
@@ -267,6 +348,15 @@ TABLE: dict[StageName, StageRow] = {
 }
 MERGED: StageName = "frame"
 """The stage that is made of the others' graphs."""
+
+
+def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
+    """The graphs that a variant of the method has, in the order of the table.
+
+    `local` compares colours, so only a variant whose neighbours are compared by colour can compute it from the frame
+    alone; the exact walk needs pooled keys.
+    """
+    return tuple(name for name, row in TABLE.items() if row.exists(params))
 
 
 def fixed_readout_spec(s: Sizes) -> StageSpec:

@@ -11,7 +11,21 @@ from nerve_runtime.errors import UsageError
 
 Array = NDArray[Any]
 Dtype = Literal["uint8", "bool", "int64", "float32"]
-StageName = Literal["text", "scores", "attention", "mix", "walk", "walk_warm", "readout", "frame"]
+StageName = Literal[
+    "text",
+    "scores",
+    "attention",
+    "mix",
+    "walk",
+    "walk_warm",
+    "carry",
+    "local",
+    "walk_carried",
+    "solve",
+    "walk_exact",
+    "readout",
+    "frame",
+]
 
 
 class TensorSpec(BaseModel):

@@ -16,11 +16,28 @@ PAN_MARGIN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MovingFrame:
-    """One frame of a clip: `rgb` uint8 (H,W,3), `labels` uint8 (H,W), `cut` true on the first frame of a shot."""
+    """One frame of a clip with its truth.
+
+    Attributes:
+        rgb: uint8 (H,W,3).
+        labels: uint8 (H,W), index into `CLASS_NAMES`.
+        cut: true on the first frame of a shot.
+        surfaces: uint8 (H,W), which surface a pixel shows: 0 what is behind, then the bodies in the order of painting.
+        motion_yx: float64 (n,2), by how many pixels each surface has moved in the picture since the frame before;
+            zeros on the first frame of a shot.
+    """
 
     rgb: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     cut: bool
+    surfaces: NDArray[np.uint8]
+    motion_yx: NDArray[np.float64]
+
+    def came_from(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Row and column, (H,W) each, of every pixel's surface point in the frame before; may lie outside of it."""
+        rows, columns = np.indices(self.labels.shape)
+        shift = np.round(self.motion_yx).astype(np.intp)[self.surfaces]
+        return rows - shift[..., 0], columns - shift[..., 1]
 
 
 @dataclass(slots=True)
@@ -39,17 +56,23 @@ class _Shot:
     pan_yx: NDArray[np.float64]
     size_px: int
 
-    def render(self, rng: np.random.Generator, time: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def render(self, rng: np.random.Generator, time: int) -> MovingFrame:
         """Draw the shot `time` frames after its start, with fresh sensor noise."""
-        room = PAN_MARGIN * self.size_px
-        drift = room * np.sin(self.pan_yx * time / room)
-        corner = np.round(room + drift).astype(int)
-        window = tuple(slice(int(start), int(start) + self.size_px) for start in corner)
+        places_yx = self._places_yx(time)
+        window = tuple(slice(-int(place), self.size_px - int(place)) for place in places_yx[0])
         canvas, labels = self.canvas[window].copy(), self.labels[window].copy()
-        for body in self.bodies:
-            center = _bounce(body.center_yx + body.velocity_yx * time, self.size_px) - (corner - room)
-            paste(body.sprite, canvas, labels, (float(center[0]), float(center[1])))
-        return expose(canvas * self.light, rng, self.size_px / WORLD_PX), labels
+        surfaces = np.zeros_like(labels)
+        for number, (body, place) in enumerate(zip(self.bodies, places_yx[1:], strict=True), start=1):
+            surfaces[paste(body.sprite, canvas, labels, (float(place[0]), float(place[1])))] = number
+        rgb = expose(canvas * self.light, rng, self.size_px / WORLD_PX)
+        return MovingFrame(rgb, labels, time == 0, surfaces, places_yx - self._places_yx(max(0, time - 1)))
+
+    def _places_yx(self, time: int) -> NDArray[np.float64]:
+        """Where in the frame the canvas's corner and the centres of the bodies are, pixels (1 + bodies, 2)."""
+        room = PAN_MARGIN * self.size_px
+        corner = np.round(room + room * np.sin(self.pan_yx * time / room))
+        centers = [_bounce(body.center_yx + body.velocity_yx * time, self.size_px) + room - corner for body in self.bodies]
+        return np.stack([-corner, *centers])
 
 
 def moving_scene(seed: int, frames: int = 120, *, size_px: int = WORLD_PX, cuts: int = 1) -> Iterator[MovingFrame]:
@@ -68,11 +91,9 @@ def moving_scene(seed: int, frames: int = 120, *, size_px: int = WORLD_PX, cuts:
     starts = {round(k * frames / (cuts + 1)) for k in range(cuts + 1)}
     shot, since = _make_shot(rng, size_px), 0
     for index in range(frames):
-        cut = index in starts
-        if cut and index:
+        if index in starts and index:
             shot, since = _make_shot(rng, size_px), index
-        rgb, labels = shot.render(rng, index - since)
-        yield MovingFrame(rgb, labels, cut)
+        yield shot.render(rng, index - since)
 
 
 def _make_shot(rng: np.random.Generator, size_px: int) -> _Shot:

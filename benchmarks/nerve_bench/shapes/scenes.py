@@ -122,15 +122,23 @@ def _outline(rng: np.random.Generator, radius: float, half: int) -> NDArray[np.i
     return np.round(points * 16).astype(np.int32)
 
 
-def paste(sprite: Sprite, canvas: FloatImage, labels: NDArray[np.uint8], center_yx: tuple[float, float]) -> None:
-    """Draw a sprite onto colours and labels in place, its centre at `center_yx` (pixels, fractions allowed)."""
+def paste(
+    sprite: Sprite, canvas: FloatImage, labels: NDArray[np.uint8], center_yx: tuple[float, float]
+) -> NDArray[np.bool_]:
+    """Draw a sprite onto colours and labels in place, its centre at `center_yx` (pixels, fractions allowed).
+
+    Returns:
+        Which pixels it covers, bool (H,W).
+    """
     half = sprite.alpha.shape[0] // 2
     height, width = labels.shape
     shift = np.array([[1, 0, center_yx[1] - half], [0, 1, center_yx[0] - half]], np.float32)
     alpha = cv2.warpAffine(sprite.alpha, shift, (width, height))
     rgb = cv2.warpAffine(sprite.rgb, shift, (width, height), borderMode=cv2.BORDER_REPLICATE)
     canvas += (rgb - canvas) * alpha[..., None]
-    labels[alpha > 0.5] = sprite.label
+    covered = np.asarray(alpha > 0.5)
+    labels[covered] = sprite.label
+    return covered
 
 
 def light(rng: np.random.Generator, size_hw: tuple[int, int]) -> FloatImage:

@@ -52,21 +52,22 @@ def test_things_move_in_every_clip() -> None:
 
 def test_a_panning_camera_shifts_picture_and_labels_together() -> None:
     shot = _still_shot((0.0, 2.0))
-    (first_rgb, first), (later_rgb, later) = (shot.render(np.random.default_rng(0), time) for time in (0, 3))
-    assert np.array_equal(later[:, :-6], first[:, 6:])
+    before, after = (shot.render(np.random.default_rng(0), time) for time in (0, 3))
+    assert np.array_equal(after.labels[:, :-6], before.labels[:, 6:])
     # Sensor noise of standard deviation 4 is fresh in each frame: the difference of two has 5.7.
-    assert np.std(later_rgb[:, :-6].astype(float) - first_rgb[:, 6:]) < 8
+    assert np.std(after.rgb[:, :-6].astype(float) - before.rgb[:, 6:]) < 8
 
 
 def test_a_pan_never_leaves_the_background() -> None:
     shot = _still_shot((1.0, -2.0))
-    shapes = {shot.render(np.random.default_rng(0), time)[1].shape for time in range(0, 400, 7)}
+    shapes = {shot.render(np.random.default_rng(0), time).labels.shape for time in range(0, 400, 7)}
     assert shapes == {(64, 64)}
 
 
 def test_a_resting_camera_sees_the_same_background() -> None:
     shot = _still_shot((0.0, 0.0))
-    assert np.array_equal(shot.render(np.random.default_rng(0), 0)[1], shot.render(np.random.default_rng(0), 9)[1])
+    first, later = (shot.render(np.random.default_rng(0), time) for time in (0, 9))
+    assert np.array_equal(first.labels, later.labels)
 
 
 def test_bodies_bounce_off_the_walls() -> None:

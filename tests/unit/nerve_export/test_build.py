@@ -210,7 +210,7 @@ def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: py
     assert all(verify_file(plan.out, load_manifest(plan.out), engine.path) for engine in engines)
     assert len(result.artefacts) == 3 * len(TABLE) + 1
     assert result.artefacts[-1].peak_rss_mb == 300
-    assert len({what.partition(":")[0] for what in said}) == build_steps(("rtx-sm86", "rtx-sm89"))
+    assert len({what.partition(":")[0] for what in said}) == build_steps(plan, ("rtx-sm86", "rtx-sm89"))
 
 
 def test_other_targets_than_those_in_place_are_built_from_what_is_there(

@@ -1,0 +1,75 @@
+"""Affinities and scores that move with the picture (ours; method, section 9): what is compared with the keyframe moves.
+
+The paper is about still pictures. Between keyframes the affinity stays that of the keyframe; where things have moved
+since, each token of the frame looks up the token of the keyframe that showed the same surface, and two tokens are as
+near to each other as their origins were. How origins are found is not this module's business.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nerve_ref.affinity import MixedAffinity
+from nerve_ref.grids import Scalar
+from nerve_ref.local import local_dense
+from nerve_ref.walk import walk
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """Where the tokens of a frame come from.
+
+    Attributes:
+        origin_tokens: token of the keyframe that showed the same surface, one a token.
+        origin_visible: how far that can be believed, 0 (newly uncovered, or lost) to 1.
+        previous_tokens: the four tokens of the frame before around the place a token came from.
+        previous_weights: their bilinear weights, at least 0; they sum to 1, or to less where the place is not believed.
+    """
+
+    origin_tokens: Int[Tensor, " p"]
+    origin_visible: Float[Tensor, " p"]
+    previous_tokens: Int[Tensor, "4 p"]
+    previous_weights: Float[Tensor, "4 p"]
+
+
+def carry(
+    fresh: Float[Tensor, "c p"], previous: Float[Tensor, "c p"], motion: Motion, keep: Scalar
+) -> Float[Tensor, "c p"]:
+    """Scores of the frame before, at the places where their surfaces are now, mixed with fresh ones.
+
+    A token keeps `keep` of what it was as far as its origin is believed, and takes the rest from `fresh`.
+    """
+    matrix = torch.zeros(fresh.shape[1], fresh.shape[1])
+    rows = torch.arange(fresh.shape[1])
+    for tokens, weights in zip(motion.previous_tokens, motion.previous_weights, strict=True):
+        matrix.index_put_((rows, tokens), weights, accumulate=True)
+    believed = keep * matrix.sum(1)
+    return (1 - believed) * fresh + keep * previous @ matrix.T
+
+
+def carried_dense(
+    S_global: MixedAffinity, W: Float[Tensor, "8 h w"], motion: Motion, beta: Scalar
+) -> Float[Tensor, "p p"]:
+    """S of a frame between keyframes, whose rows sum to 1: far affinity of the origins, near affinity W of the frame.
+
+    A pair of tokens has the affinity of its origins, times how far the second is visible; where a row then exceeds 1,
+    because surfaces grew, it is divided by its sum. What a row lacks, and what its own token does not believe, goes to
+    the neighbours.
+    """
+    between = S_global.dense()[motion.origin_tokens][:, motion.origin_tokens] * motion.origin_visible
+    far = between / between.sum(1, keepdim=True).clamp_min(1)
+    trusted = beta * motion.origin_visible[:, None] * far
+    return trusted + (1 - trusted.sum(1, keepdim=True)) * local_dense(W)
+
+
+def carried_walk(
+    G: Float[Tensor, "c p"],
+    S: Float[Tensor, "p p"],
+    alpha: Scalar,
+    steps: int,
+    start: Float[Tensor, "c p"],
+) -> Float[Tensor, "c p"]:
+    """`steps` steps of the walk with `carried_dense`, from `carry`-ed scores."""
+    return walk(G, lambda P: P @ S.T, alpha, steps, start)
