@@ -13,8 +13,11 @@ from torch import Tensor
 
 from nerve_ref.affinity import MixedAffinity
 from nerve_ref.grids import Scalar
-from nerve_ref.local import local_dense
+from nerve_ref.local import local_dense, neighbour_values
 from nerve_ref.walk import walk
+
+BORDER_FLOOR = 1e-6
+"""Weight of a neighbour that lay outside of the keyframe and is inside now (ours)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,14 @@ def carried_dense(
     far = between / between.sum(1, keepdim=True).clamp_min(1)
     trusted = beta * motion.origin_visible[:, None] * far
     return trusted + (1 - trusted.sum(1, keepdim=True)) * local_dense(W)
+
+
+def carried_neighbours(W: Float[Tensor, "8 h w"], motion: Motion) -> Float[Tensor, "8 h w"]:
+    """W of the keyframe at the origins of a frame's tokens, where the frame itself cannot be compared cheaply."""
+    found = W.flatten(1)[:, motion.origin_tokens].unflatten(1, W.shape[1:])
+    inside = neighbour_values(torch.ones(1, *W.shape[1:]))[:, 0]
+    weights = (found + BORDER_FLOOR) * inside
+    return weights / weights.sum(0)
 
 
 def carried_walk(

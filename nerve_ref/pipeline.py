@@ -1,6 +1,6 @@
 """The whole method on one frame: networks first (`observe`), then the arithmetic (`solve`), every intermediate by name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,9 +156,20 @@ def _check_frame(frame: UInt8[Tensor, "H W 3"], params: NerveParams) -> None:
 
 
 def solve(
-    observation: Observation, bank: TextBank, params: NerveParams, output_size_hw: tuple[int, int] | None = None
+    observation: Observation,
+    bank: TextBank,
+    params: NerveParams,
+    output_size_hw: tuple[int, int] | None = None,
+    smoothed: Callable[[Tensor], Tensor] | None = None,
 ) -> Intermediates:
     """The method on what the networks said: cheap, so that sweeps over constants share one observation.
+
+    Args:
+        observation: what the networks said.
+        bank: vocabulary.
+        params: constants of the method.
+        output_size_hw: size of the labels; the frame's by default.
+        smoothed: on video, G (c, p) to the G that the rest goes on with.
 
     Raises:
         ValueError: if fewer than two classes are in use.
@@ -166,6 +177,7 @@ def solve(
     with torch.no_grad():
         parts = structure(observation.heads, observation.latent, observation.frame, params)
         G = seeds(observation.features, bank, params, parts.grid_hw)
+        G = G if smoothed is None else smoothed(G)
         mix = mix_heads(parts.affinity, G, params)
         P = walk(G, mixed_step(mix.S_global, parts.local_weights, params.beta), params.alpha, params.steps)
         size_hw = output_size_hw or params.size_hw

@@ -1,12 +1,15 @@
 """The method on video: keyframes for the slow part, warm starts for the walk (method, section 9)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from nerve_ref.local import local_features, local_weights
+from nerve_ref.motion import Motion, carried_dense, carried_neighbours, carried_walk, carry
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import (
     Intermediates,
@@ -29,6 +32,9 @@ class VideoReference:
     the previous frame's result. Keyframes are every `keyframe_every` frames, counted from the last one, and frames
     that differ from the last keyframe by more than `change_threshold`, such as the first after a cut.
 
+    Where the caller says how the picture moved, scores and affinities move along (`nerve_ref.motion`), and what is left
+    of the seed scores of the frame before is `smoothing`.
+
     State: the last keyframe with its intermediates, the frames since, the previous result, the vocabulary.
     """
 
@@ -39,6 +45,7 @@ class VideoReference:
         params: NerveParams,
         keyframe_every: int,
         change_threshold: float = math.inf,
+        smoothing: float = 0.0,
     ) -> None:
         """Open a video.
 
@@ -48,6 +55,7 @@ class VideoReference:
             params: constants of the method.
             keyframe_every: greatest age of an affinity in frames; 1 makes every frame a keyframe.
             change_threshold: mean absolute difference of pixels, 0 to 255, above which a frame is a keyframe.
+            smoothing: share of the seed scores kept from the frame before where its motion is told, 0 to below 1.
 
         Raises:
             ValueError: if keyframe_every is below 1.
@@ -59,6 +67,7 @@ class VideoReference:
         self.params = params
         self.keyframe_every = keyframe_every
         self.change_threshold = change_threshold
+        self.smoothing = smoothing
         self.keyframe: UInt8[Tensor, "H W 3"] | None = None
         self.previous: Intermediates | None = None
         self.age = 0
@@ -69,18 +78,27 @@ class VideoReference:
         self.bank = bank
         self.classes_changed = True
 
-    def step(self, frame: UInt8[Tensor, "H W 3"]) -> Intermediates:
+    def step(
+        self, frame: UInt8[Tensor, "H W 3"], motion: Motion | None = None, keyframe: bool | None = None
+    ) -> Intermediates:
         """Segment the next frame.
+
+        Args:
+            frame: of the working size.
+            motion: where its tokens come from; None after a cut, and where nothing is followed.
+            keyframe: whether it is one; None to decide here.
 
         Raises:
             ValueError: if the frame has another size than `params.size_hw`.
         """
-        if self.previous is None or self._is_keyframe(frame):
-            result = solve(observe(self.models, frame, self.params), self.bank, self.params)
+        due = self._is_keyframe(frame) if keyframe is None else keyframe
+        if self.previous is None or due:
+            smoothed = self._smoothing_of(self.previous, motion)
+            result = solve(observe(self.models, frame, self.params), self.bank, self.params, smoothed=smoothed)
             self.keyframe, self.age = frame.clone(), 1
         else:
             with torch.no_grad():
-                result = self._between_keyframes(frame, self.previous)
+                result = self._between_keyframes(frame, self.previous, motion)
             self.age += 1
         self.previous, self.classes_changed = result, False
         return result
@@ -91,7 +109,14 @@ class VideoReference:
         change = (frame.float() - self.keyframe.float()).abs().mean().item()
         return change > self.change_threshold
 
-    def _between_keyframes(self, frame: UInt8[Tensor, "H W 3"], previous: Intermediates) -> Intermediates:
+    def _smoothing_of(self, previous: Intermediates | None, motion: Motion | None) -> Callable[[Tensor], Tensor] | None:
+        if previous is None or motion is None or self.classes_changed or not self.smoothing:
+            return None
+        return lambda G: carry(G, previous.G, motion, self.smoothing)
+
+    def _between_keyframes(
+        self, frame: UInt8[Tensor, "H W 3"], previous: Intermediates, motion: Motion | None
+    ) -> Intermediates:
         params = self.params
         features = observe_clip(self.models, frame, params)
         G = seeds(features, self.bank, params, previous.grid_hw)
@@ -100,9 +125,23 @@ class VideoReference:
             previous = replace(
                 previous, S_global=mix.S_global, head_entropies=mix.head_entropies, head_weights=mix.head_weights
             )
-        P = self._walk(G, previous)
+        smoothed = self._smoothing_of(previous, motion)
+        G = G if smoothed is None else smoothed(G)
+        P = self._walk(G, previous) if motion is None else self._walk_after(frame, G, previous, motion)
         labels, confidence = readout(P, previous.grid_hw, params.size_hw, params.threshold, self.bank.has_background)
         return replace(previous, features=features, G=G, P=P, labels=labels, confidence=confidence)
+
+    def _walk_after(
+        self, frame: UInt8[Tensor, "H W 3"], G: Float[Tensor, "c p"], previous: Intermediates, motion: Motion
+    ) -> Float[Tensor, "c p"]:
+        """With the keyframe's affinity at the tokens' origins; near affinity is the frame's own where colours make it."""
+        params = self.params
+        if params.local_features == "rgb":
+            W = local_weights(local_features("rgb", (), None, frame, previous.grid_hw), params.sigma)
+        else:
+            W = carried_neighbours(previous.local_weights, motion)
+        S = carried_dense(previous.S_global, W, motion, params.beta)
+        return carried_walk(G, S, params.alpha, params.warm_steps, carry(G, previous.P, motion, 1.0))
 
     def _walk(self, G: Float[Tensor, "c p"], previous: Intermediates) -> Float[Tensor, "c p"]:
         """Cold after a change of classes, and after a result that was not finite, which would otherwise stay so."""

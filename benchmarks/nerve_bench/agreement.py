@@ -11,6 +11,7 @@ from nerve_bench.accuracy import Confusion, World
 from nerve_bench.shapes import CLASS_NAMES, moving_scene
 from nerve_ref.video import VideoReference
 from nerve_runtime import Segmenter
+from nerve_runtime.temporal import Temporal
 
 
 def measure_agreement(
@@ -20,7 +21,7 @@ def measure_agreement(
     for mode, every in (("cold", 1), ("warm", keyframe_every)):
         video = VideoReference(world.models, world.bank, world.params, every)
         shares, table = [], Confusion(len(CLASS_NAMES))
-        with Segmenter.open(bundle, list(CLASS_NAMES), backend="ort", keyframe_every=every) as segmenter:
+        with Segmenter.open(bundle, list(CLASS_NAMES), backend="ort", temporal=Temporal.plain(every)) as segmenter:
             clip = moving_scene(seed, frames, size_px=world.params.size_hw[0])
             for frame in progress(clip, f"comparing, {mode}", total=frames):
                 expected = video.step(torch.from_numpy(frame.rgb)).labels.numpy()

@@ -17,6 +17,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 LIVELY_CLIP = 10
 """Seed offset of the demo: a clip where things of many kinds stay in view, chosen by looking at the pictures alone."""
 
+CLIPS_OF_VALIDATION = 500_000
+"""Where validation clips start among the validation seeds; the scenes before are for still pictures."""
+WALKED_FRAMES = 48
+
 PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
@@ -168,6 +172,59 @@ def agreement(
     _emit(
         records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "pixel_accuracy", "frames")
     )
+
+
+@app.command()
+def video(
+    preset: PresetOption = "tiny",
+    bundle: BundleOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many clips.")] = 10,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of each clip.")] = 120,
+    variants: Annotated[str, typer.Option(help="Which ways, ',' between them.", show_default="all")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="Threads of ONNX Runtime; 0 lets it choose.")] = 0,
+    split: Annotated[str, typer.Option(help="Which clips: test, or validation for choosing constants.")] = "test",
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw from the records.")] = None,
+    seed_offset: OffsetOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ways of going on between keyframes: cost and accuracy on moving scenes, every frame against its truth.
+
+    cold computes each frame from nothing; temporal is what nerve-segment does on video. flicker: labels that change where
+    nothing moves, per cent; consistency: labels that stay with a surface as it moves; ghosts: labels left behind where
+    something was. The last lines compare truncated, warm and exact walk. About three minutes for 10 clips on 2 cores.
+    """
+    from nerve_bench.shapes import SEEDS
+    from nerve_bench.video import VARIANTS, measure_video
+    from nerve_bench.walks import measure_walks
+
+    if preset != "tiny":
+        raise UsageError(f"--preset is {preset!r}, expected tiny: the only preset with weights so far")
+    if split not in ("test", "validation"):
+        raise UsageError(f"--split is {split!r}, expected test or validation")
+    chosen = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
+    unknown = [name for name in chosen if name not in VARIANTS]
+    if unknown:
+        raise UsageError(f"--variants names {', '.join(unknown)}, expected of: {', '.join(VARIANTS)}")
+    seeds = (SEEDS["clips"] if split == "test" else SEEDS["validation"][CLIPS_OF_VALIDATION:])[seed_offset:][:limit]
+    folder = bundle or Path("bundles") / preset
+    records = list(measure_video(folder, seeds, frames, chosen, threads, _progress()))
+    records += measure_walks(folder, seeds[0], min(frames, WALKED_FRAMES), threads, _progress())
+    if plot is not None:
+        from nerve_bench.video_plot import draw_video
+
+        draw_video(records, plot)
+    columns = (
+        "variant",
+        "ms_per_frame",
+        "ratio_to_cold",
+        "miou",
+        "flicker",
+        "consistency",
+        "ghosts",
+        "recovery_frames",
+    )
+    walks = ("walk", "mean_ms", "error_l1", "labels_as_limit_percent")
+    _emit(records, as_json=as_json, columns=(*columns, "keyframe_percent", *walks))
 
 
 @app.command()

@@ -22,6 +22,7 @@ from nerve_ref.sd_attention import CaptureProcessor, LayerHeads, latent, noised
 from nerve_ref.walk import mixed_step, readout, walk
 from nerve_runtime import Segmenter
 from nerve_runtime.errors import CompatibilityError, UsageError
+from nerve_runtime.temporal import Temporal
 
 Frame = NDArray[np.uint8]
 Timings = dict[str, list[float]]
@@ -148,7 +149,7 @@ class BundleStages:
             bundle,
             classes if isinstance(classes, str) else list(classes),
             backend="ort",
-            keyframe_every=keyframe_every,
+            temporal=Temporal.plain(keyframe_every),
             threads=threads,
             spinning=spinning,
             templates=templates,

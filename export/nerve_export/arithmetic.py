@@ -83,8 +83,12 @@ def normalised_entropy(distributions: Tensor, seed_scores: Tensor) -> Tensor:
 
 
 def neighbour_weights(features: Tensor, reach: Tensor, sigma: float) -> Tensor:
-    """exp(-(1 - cos) / sigma) of unit vectors (f,h,w) to each of the 8 neighbours, diagonals less, borders
-    renormalised: (8,h,w). `reach` is `log_reach` of the grid.
+    """exp(-(1 - cos) / sigma) to each of the 8 neighbours, diagonals less, borders renormalised: (8,h,w).
+
+    Args:
+        features: unit vectors (f,h,w).
+        reach: `log_reach` of the grid.
+        sigma: width of the kernel.
     """
     height, width = features.shape[1:]
     padded = functional.pad(features[None], (1, 1, 1, 1))[0]

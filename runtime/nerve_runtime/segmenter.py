@@ -1,10 +1,8 @@
-"""Frames in, labels out. `Segmenter` is the only object of the runtime that has state."""
+"""Frames in, labels out: `Segmenter` opens a bundle once; each `Video` of it keeps what its next frame needs."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -12,16 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.backends import Backend, Providers, Session, open_backend
-from nerve_runtime.candidates import possible_winners
-from nerve_runtime.errors import ResourceError, UsageError
-from nerve_runtime.frames import Frame, FrameSource, resize_frame
+from nerve_runtime.backends import Backend, Providers, open_backend
+from nerve_runtime.errors import UsageError
+from nerve_runtime.frames import Frame, FrameSource
+from nerve_runtime.graphs import Graphs, Words
 from nerve_runtime.manifest import Manifest, Method, load_manifest
-from nerve_runtime.readout import enlarged, readout_size_hw
-from nerve_runtime.result import IGNORE_LABEL, FrameResult
-from nerve_runtime.spec import Array, StageName
-from nerve_runtime.temporal import Decision, KeyframePolicy
+from nerve_runtime.result import FrameResult
+from nerve_runtime.spec import Array
+from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.text_encoder import Classes, TextEncoder, default_cache_dir
+from nerve_runtime.video import Video
 from nerve_runtime.vocabulary import TextBank, pad_classes
 
 INVALID_FRAMES_LIMIT = 5  # in a row; then nobody should wait for the next one to be good
@@ -70,28 +68,20 @@ class Constants:
         return scalars
 
 
-@dataclass(slots=True)
-class _Kept:
-    """What outlives a frame: attention of the keyframe, mixed affinity and label scores, frames since the keyframe."""
-
-    frame_size_hw: tuple[int, int]
-    head_affinity: Array
-    local_weights: Array
-    affinity: Array
-    label_scores: Array
-    frames_since_keyframe: int
-
-
 class Segmenter:
-    """Segments frames with one bundle; opens its graphs once. A context manager; not for use by two threads at a time.
+    """Segments frames with one bundle; opens its graphs once. A context manager.
 
-    State: the class list, and since the last keyframe its attention, the mixed affinity and the latest label scores.
+    Its own `segment` is for one video and one thread at a time; `new_video` gives as many more as there are sources,
+    which share the graphs.
+
+    State: the class list, and a video of its own.
 
     >>> with Segmenter.open("bundles/tiny", classes=["ladybug", "grass"]) as segmenter:   # doctest: +SKIP
     ...     result = segmenter.segment(rgb)
 
     Attributes:
         manifest: of the bundle.
+        temporal: how the frames of a video help each other.
         invalid_frames: how many frames came out with scores that are not finite.
     """
 
@@ -102,23 +92,20 @@ class Segmenter:
         encoder: TextEncoder,
         bank: TextBank,
         *,
-        policy: KeyframePolicy,
+        temporal: Temporal,
         constants: Constants,
     ) -> None:
         self.manifest = manifest
+        self.temporal = temporal
         self.invalid_frames = 0
         self._invalid_in_a_row = 0
         self._backend = backend
         self._encoder = encoder
-        self._policy = policy
         self._threshold_given = constants.threshold is not None
         self._scalars = constants.scalars(manifest.method)
         self._take_bank(bank)
-        needed: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "readout")
-        stages = (*needed, "walk_warm") if policy.every > 1 else needed
-        self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in stages}
-        self._kept: _Kept | None = None
-        self._frames_seen = 0
+        self._graphs = Graphs(manifest, backend, temporal)
+        self._video = self.new_video()
         self._closed = False
 
     @classmethod
@@ -134,7 +121,7 @@ class Segmenter:
         spinning: bool = False,
         trust_engines: bool = False,
         allow_unchecked: bool = False,
-        keyframe_every: int = 1,
+        temporal: Temporal = EVERY_FRAME,
         templates: str | Sequence[str] | None = None,
         constants: Constants | None = None,
         cache_dir: Path | Literal["default"] | None = "default",
@@ -154,7 +141,8 @@ class Segmenter:
                 or anything else shares them.
             trust_engines: run compiled engines that were not built here; they are executable code.
             allow_unchecked: run compiled engines that were never compared with the reference.
-            keyframe_every: attention is computed every so many frames; frames between take a few steps from the last.
+            temporal: how the frames of a video help each other; by default each frame is segmented by itself. For
+                video use `Temporal()`, several times as fast.
             templates: name of a template set, templates with `{}`, or None for the bundle's default.
             constants: of the method, where the bundle's defaults are not wanted.
             cache_dir: where text embeddings are kept; "default" is the user's cache folder, None keeps none.
@@ -165,7 +153,6 @@ class Segmenter:
             BundleError: the bundle, or a file in it, is not what its manifest says.
             CompatibilityError: the back end cannot run here.
         """
-        policy = KeyframePolicy(keyframe_every)
         folder = Path(bundle)
         manifest = load_manifest(folder)
         cache = default_cache_dir() if cache_dir == "default" else cache_dir
@@ -178,7 +165,7 @@ class Segmenter:
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
             bank = encoder.text_bank(classes, _as_words(background))
-            segmenter = cls(manifest, backend, encoder, bank, policy=policy, constants=constants or Constants())
+            segmenter = cls(manifest, backend, encoder, bank, temporal=temporal, constants=constants or Constants())
             undo.pop_all()
             return segmenter
 
@@ -195,7 +182,11 @@ class Segmenter:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each label."""
-        return self._bank.class_names
+        return self._words.bank.class_names
+
+    def new_video(self) -> Video:
+        """Start another video that goes through the same graphs and shares the class list."""
+        return Video(self._graphs, lambda: self._words, self.temporal, self._count)
 
     def set_classes(self, classes: Classes, background: str | Sequence[str] = ()) -> None:
         """Use another class list from the next frame on; nothing is rebuilt and the kept attention stays of use.
@@ -210,8 +201,7 @@ class Segmenter:
         if self._threshold_given and not bank.has_background:
             raise UsageError("a threshold gives pixels to the background; name background words, or leave it out")
         slots = self._backend.class_slots
-        self._bank = bank if slots is None else pad_classes(bank, slots)
-        self._classes_changed = True
+        self._words = Words(bank if slots is None else pad_classes(bank, slots), self._scalars)
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
         """Label every pixel of a frame.
@@ -225,28 +215,7 @@ class Segmenter:
             ResourceError: memory ran out; the next frame can be tried.
         """
         self._refuse_if_closed()
-        pixels, index, time_s = _taken_apart(frame, self._frames_seen)
-        self._frames_seen += 1
-        started = time.perf_counter()
-        timings_ms: dict[str, float] = {}
-        try:
-            working = self._working_frame(pixels, timings_ms, bgr=bgr)
-            size_hw = (pixels.shape[0], pixels.shape[1])
-            scores, keyframe = self._label_scores(working, size_hw, timings_ms)
-            valid = bool(np.isfinite(scores).all())
-            labels, confidence = self._read_out(scores, size_hw, timings_ms) if valid else _no_labels(size_hw)
-        except MemoryError as error:
-            self.reset()
-            raise ResourceError(f"frame {index} of {pixels.shape} ran out of memory; use smaller frames") from error
-        except BaseException:
-            self.reset()
-            raise
-        self._invalid_in_a_row = 0 if valid else self._invalid_in_a_row + 1
-        if not valid:
-            self.invalid_frames += 1
-            self.reset()
-        timings_ms["total"] = 1000 * (time.perf_counter() - started)
-        return FrameResult(labels, confidence, self.class_names, index, time_s, timings_ms, keyframe, valid)
+        return self._video.segment(frame, bgr=bgr)
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
         """Segment frames one after another; a FrameSource is closed at the end."""
@@ -258,7 +227,7 @@ class Segmenter:
 
     def reset(self) -> None:
         """Forget the last keyframe: the next frame is computed from nothing, as after a cut."""
-        self._kept = None
+        self._video.reset()
 
     def stop(self) -> None:
         """From another thread: end the frame under way with an error soon; the segmenter is of no use afterwards."""
@@ -268,7 +237,7 @@ class Segmenter:
         """Release the graphs; closing twice is fine."""
         if not self._closed:
             self._closed = True
-            self._sessions.clear()
+            self._graphs.close()
             self.reset()
             self._backend.close()
 
@@ -286,107 +255,11 @@ class Segmenter:
         if self._closed:
             raise UsageError("this segmenter was closed; open it again")
 
-    def _run(self, stage: StageName, timings_ms: dict[str, float], **tensors: Array) -> dict[str, Array]:
-        started = time.perf_counter()
-        outputs = self._sessions[stage].run(tensors)
-        timings_ms[stage] = 1000 * (time.perf_counter() - started)
-        return outputs
-
-    def _working_frame(self, pixels: UInt8Array, timings_ms: dict[str, float], *, bgr: bool) -> UInt8Array:
-        started = time.perf_counter()
-        resized = resize_frame(pixels, self.manifest.geometry.working_hw)
-        rgb = resized[..., ::-1] if bgr else resized
-        timings_ms["resize"] = 1000 * (time.perf_counter() - started)
-        return np.ascontiguousarray(rgb[None])
-
-    def _label_scores(
-        self, working: UInt8Array, size_hw: tuple[int, int], timings_ms: dict[str, float]
-    ) -> tuple[Array, bool]:
-        """Label scores P, float32 (c, p), and whether the attention was computed anew; keeps what the next frame needs."""
-        bank, scalars, kept = self._bank, self._scalars, self._kept
-        decision = self._decision(size_hw)
-        seeds = self._run(
-            "scores",
-            timings_ms,
-            frame=working,
-            text_embeddings=bank.text_embeddings,
-            class_rows=bank.class_rows,
-            class_mask=bank.class_mask,
-            tau=scalars["tau"],
-        )["seed_scores"]
-        if kept is None or decision == "cold":
-            looked = self._run("attention", timings_ms, frame=working)
-            empty = np.empty((0, 0), dtype=np.float32)
-            kept = _Kept(size_hw, looked["head_affinity"], looked["local_weights"], empty, empty, 0)
-        if decision != "warm":
-            kept.affinity = self._mixed(kept.head_affinity, seeds, timings_ms)
-        kept.label_scores = self._walked(kept, seeds, timings_ms, warm=decision == "warm")
-        kept.frames_since_keyframe += 1
-        self._kept, self._classes_changed = kept, False
-        return kept.label_scores, decision == "cold"
-
-    def _decision(self, size_hw: tuple[int, int]) -> Decision:
-        kept = self._kept
-        return self._policy.decide(
-            kept.frames_since_keyframe if kept else None,
-            size_changed=kept is not None and kept.frame_size_hw != size_hw,
-            classes_changed=self._classes_changed,
-        )
-
-    def _mixed(self, head_affinity: Array, seeds: Array, timings_ms: dict[str, float]) -> Array:
-        temperature = self._scalars["head_temperature"]
-        tensors = {"head_affinity": head_affinity, "seed_scores": seeds, "head_temperature": temperature}
-        return self._run("mix", timings_ms, **tensors)["affinity"]
-
-    def _walked(self, kept: _Kept, seeds: Array, timings_ms: dict[str, float], *, warm: bool) -> Array:
-        tensors = {
-            "seed_scores": seeds,
-            "affinity": kept.affinity,
-            "local_weights": kept.local_weights,
-            "alpha": self._scalars["alpha"],
-            "beta": self._scalars["beta"],
-        }
-        if warm:
-            tensors["previous_scores"] = kept.label_scores
-        return self._run("walk_warm" if warm else "walk", timings_ms, **tensors)["label_scores"]
-
-    def _read_out(
-        self, scores: Array, size_hw: tuple[int, int], timings_ms: dict[str, float]
-    ) -> tuple[UInt8Array, UInt8Array]:
-        has_background = self._bank.has_background
-        threshold = self._scalars["threshold"] if has_background else np.array(0, dtype=np.float32)
-        rows: UInt8Array | None = None
-        if self._backend.class_slots is None:
-            rows = possible_winners(scores, self.manifest.geometry.grid_hw, keep_first=has_background)
-            scores = scores[rows]
-        bounded_hw = readout_size_hw(len(scores), size_hw, self._backend.readout_limit_px)
-        asked_hw = np.array(bounded_hw, dtype=np.int64)
-        outputs = self._run("readout", timings_ms, label_scores=scores, size_hw=asked_hw, threshold=threshold)
-        labels, confidence = outputs["labels"], outputs["confidence"]
-        labels = labels if rows is None else rows[labels]
-        if bounded_hw == size_hw:
-            return labels, confidence
-        return enlarged(labels, size_hw), enlarged(confidence, size_hw)
+    def _count(self, valid: bool) -> None:
+        self._invalid_in_a_row = 0 if valid else self._invalid_in_a_row + 1
+        self.invalid_frames += not valid
 
 
 def _as_words(background: str | Sequence[str]) -> Sequence[str]:
     """A single string is one list of words, not a sequence of letters."""
     return [background] if isinstance(background, str) else background
-
-
-def _no_labels(size_hw: tuple[int, int]) -> tuple[UInt8Array, UInt8Array]:
-    return np.full(size_hw, IGNORE_LABEL, dtype=np.uint8), np.zeros(size_hw, dtype=np.uint8)
-
-
-def _taken_apart(frame: Frame | UInt8Array, index: int) -> tuple[UInt8Array, int, Fraction | None]:
-    if isinstance(frame, Frame):
-        return _checked_pixels(frame.rgb, frame.index), frame.index, frame.time_s
-    return _checked_pixels(frame, index), index, None
-
-
-def _checked_pixels(pixels: object, index: int) -> UInt8Array:
-    if not isinstance(pixels, np.ndarray):
-        raise UsageError(f"frame {index} is a {type(pixels).__name__}, expected an array uint8 (H, W, 3), RGB")
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise UsageError(f"frame {index} is {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3) pixels, RGB")
-    return pixels

@@ -69,6 +69,13 @@ _AFFINITY = _tensor("affinity", "float32", TOKENS, POOLED_KEYS)
 _LOCAL = _tensor("local_weights", "float32", 8, *GRID_HW)
 _HEADS = _tensor("head_affinity", "float32", HEADS, TOKENS, POOLED_KEYS)
 _SCORES = _tensor("label_scores", "float32", "c", TOKENS)
+_PREVIOUS = _tensor("previous_scores", "float32", "c", TOKENS)
+_PLACES = (_tensor("previous_tokens", "int64", 4, TOKENS), _tensor("previous_weights", "float32", 4, TOKENS))
+_ORIGINS = (_tensor("origin_tokens", "int64", TOKENS), _tensor("origin_visible", "float32", TOKENS))
+_CLOSED = (
+    _tensor("local_affinity", "float32", TOKENS, POOLED_KEYS),
+    _tensor("closed_sum", "float32", POOLED_KEYS, POOLED_KEYS),
+)
 _LABELS = (_tensor("labels", "uint8", "H", "W"), _tensor("confidence", "uint8", "H", "W"))
 
 
@@ -93,8 +100,15 @@ STAGES: dict[StageName, StageSpec] = {
     ),
     "walk": _stage((*_WALK, *_scalars("alpha", "beta")), (_SCORES,)),
     "walk_warm": _stage(
-        (*_WALK, _tensor("previous_scores", "float32", "c", TOKENS), *_scalars("alpha", "beta")), (_SCORES,)
+        (*_WALK, _PREVIOUS, *_scalars("alpha", "beta")), (_SCORES,)
     ),
+    "carry": _stage(
+        (_SEEDS, _PREVIOUS, *_PLACES, *_scalars("keep")), (_tensor("carried_scores", "float32", "c", TOKENS),)
+    ),
+    "local": _stage((_FRAME,), (_LOCAL,)),
+    "walk_carried": _stage((*_WALK, _PREVIOUS, *_ORIGINS, *_scalars("alpha", "beta")), (_SCORES,)),
+    "solve": _stage((_AFFINITY, _LOCAL, *_scalars("alpha", "beta")), _CLOSED),
+    "walk_exact": _stage((_SEEDS, *_CLOSED, _LOCAL, *_scalars("alpha", "beta")), (_SCORES,)),
     "readout": _stage((_SCORES, _tensor("size_hw", "int64", 2), *_scalars("threshold")), _LABELS),
     "frame": _stage((_FRAME, *_WORDS, *_scalars("tau", "alpha", "beta", "head_temperature", "threshold")), _LABELS),
 }
@@ -125,7 +139,7 @@ def _lines() -> dict[str, Any]:
             "beta": 0.5,
             "head_temperature": 1.0,
             "threshold": 0.1,
-            "baked": {"steps": 20},
+            "baked": {"steps": 20, "warm_steps": 3},
         },
         "vocabulary": {
             "tokenizer": "tokenizer.json",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nerve_bench.accuracy import World
 from nerve_bench.shapes import CLASS_NAMES, SEEDS, make_scene, moving_scene
+from nerve_ref.motion import Motion
 from nerve_ref.pipeline import segment
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
@@ -20,6 +21,7 @@ from nerve_runtime.backends import open_backend
 from nerve_runtime.frames import resize_frame
 from nerve_runtime.manifest import Manifest
 from nerve_runtime.segmenter import Constants
+from nerve_runtime.temporal import Temporal
 
 pytestmark = pytest.mark.onnx
 
@@ -38,9 +40,9 @@ def bank_of(world: World, classes: str, background: str = "") -> TextBank:
     return text_bank(world.models.clip, world.models.tokenizer, parse_classes(classes, background), templates)
 
 
-def opened(bundle: Path, classes: str | list[str], keyframe_every: int = 1, **options: Any) -> Segmenter:
-    settings: dict[str, Any] = {"backend": "ort", "threads": 1, "cache_dir": None, **options}
-    return Segmenter.open(bundle, classes, keyframe_every=keyframe_every, **settings)
+def opened(bundle: Path, classes: str | list[str], every: int = 1, **options: Any) -> Segmenter:
+    settings: dict[str, Any] = {"backend": "ort", "threads": 1, "cache_dir": None, "temporal": Temporal.plain(every)}
+    return Segmenter.open(bundle, classes, **{**settings, **options})
 
 
 def agreements(found: list[NDArray[np.uint8]], expected: list[NDArray[np.uint8]]) -> list[float]:
@@ -71,6 +73,32 @@ def test_a_clip_gets_the_references_labels_cold_and_warm(
     assert min(agreements([result.labels for result in results], expected)) >= LEAST_AGREEMENT
 
 
+def test_a_clip_that_is_followed_gets_the_references_labels(world: World, bundle: Path) -> None:
+    """The reference is told the motion that the runtime measured; all that follows from it is computed twice."""
+    frames = [frame.rgb for frame in moving_scene(CLIP_SEED, 16, size_px=128, cuts=1)]
+    temporal = Temporal(keyframe_every=6, smoothing=0.5)
+    video = VideoReference(world.models, world.bank, world.params, 100, smoothing=temporal.smoothing)
+    found, expected, kinds = [], [], []
+    with opened(bundle, list(CLASS_NAMES), temporal=temporal) as segmenter:
+        runtime = segmenter.new_video()
+        for rgb in frames:
+            looked = runtime.look(rgb)
+            motion = looked.motion
+            told = None if motion is None else Motion(
+                torch.from_numpy(motion.origin_tokens), torch.from_numpy(motion.origin_visible),
+                torch.from_numpy(motion.previous_tokens), torch.from_numpy(motion.previous_weights),
+            )  # fmt: skip
+            found.append(runtime.label(looked).labels)
+            expected.append(
+                video.step(torch.from_numpy(rgb), told, keyframe=looked.decision != "between").labels.numpy()
+            )
+            kinds.append(looked.decision)
+    assert min(agreements(found, expected)) >= LEAST_AGREEMENT
+    assert [index for index, kind in enumerate(kinds) if kind == "cut"] == [0, 8]
+    assert kinds.count("keyframe") == 2
+    assert np.mean([(one != found[0]).mean() for one in found[1:8]]) > 0.01, "or standing still would pass"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("keyframe_every", [1, 8])
 def test_a_hundred_frames_get_the_references_labels(keyframe_every: int, world: World, bundle: Path) -> None:
@@ -86,7 +114,7 @@ def test_a_change_of_classes_needs_no_new_attention_and_equals_the_references_ch
 ) -> None:
     before, after = "grass; water; ladybug, strawberry", "road; snow; sky; zebra; orange"
     video = VideoReference(world.models, bank_of(world, before), world.params, keyframe_every=12)
-    with opened(bundle, before, keyframe_every=12) as segmenter:
+    with opened(bundle, before, every=12) as segmenter:
         first = segmenter.segment(clip[0]), video.step(torch.from_numpy(clip[0]))
         segmenter.set_classes(after)
         video.set_bank(bank_of(world, after))

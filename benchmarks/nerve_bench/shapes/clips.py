@@ -71,7 +71,9 @@ class _Shot:
         """Where in the frame the canvas's corner and the centres of the bodies are, pixels (1 + bodies, 2)."""
         room = PAN_MARGIN * self.size_px
         corner = np.round(room + room * np.sin(self.pan_yx * time / room))
-        centers = [_bounce(body.center_yx + body.velocity_yx * time, self.size_px) + room - corner for body in self.bodies]
+        centers = [
+            _bounce(body.center_yx + body.velocity_yx * time, self.size_px) + room - corner for body in self.bodies
+        ]
         return np.stack([-corner, *centers])
 
 

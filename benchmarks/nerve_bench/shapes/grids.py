@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nerve_bench.shapes.clips import MovingFrame, moving_scene
 from nerve_bench.shapes.scenes import SEEDS, Scene, make_scene
 from nerve_bench.shapes.textures import CLASS_NAMES
-from nerve_runtime.overlay import palette
+from nerve_runtime.colours import palette
 
 UInt8Image = NDArray[np.uint8]
 

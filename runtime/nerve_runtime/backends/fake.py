@@ -195,6 +195,36 @@ def _mix(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
+def _local(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    return {"local_weights": _attention(manifest, tensors)["local_weights"]}
+
+
+def _carry(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    weights = tensors["keep"] * tensors["previous_weights"]
+    moved = np.einsum("ckp,kp->cp", tensors["previous_scores"][:, tensors["previous_tokens"]], weights)
+    carried = (1 - weights.sum(axis=0)) * tensors["seed_scores"] + moved
+    return {"carried_scores": np.asarray(carried, dtype=np.float32)}
+
+
+def _walk_carried(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The far affinity of what is not visible is left out, and the rest looked up at the origins."""
+    known = dict(tensors)
+    visible = tensors["origin_visible"][:, None]
+    looked_up = tensors["affinity"][tensors["origin_tokens"]]
+    known["affinity"] = looked_up * visible + (1 - visible) / looked_up.shape[1]
+    return _walk_of(STEPS_WARM, "previous_scores")(manifest, known)
+
+
+def _solve(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    keys = manifest.geometry.pooled_keys
+    return {"local_affinity": tensors["affinity"], "closed_sum": np.eye(keys, dtype=np.float32)}
+
+
+def _walk_exact(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    known = {**tensors, "affinity": tensors["local_affinity"] @ tensors["closed_sum"]}
+    return _walk_of(STEPS_COLD, "seed_scores")(manifest, known)
+
+
 def _walk_of(steps: int, start: str) -> Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]:
     def walk(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
         seeds, alpha, beta = tensors["seed_scores"], tensors["alpha"], tensors["beta"]
@@ -242,6 +272,11 @@ _STAGES: Mapping[StageName, Callable[[Manifest, Mapping[str, Array]], dict[str, 
     "mix": _mix,
     "walk": _walk_of(STEPS_COLD, "seed_scores"),
     "walk_warm": _walk_of(STEPS_WARM, "previous_scores"),
+    "carry": _carry,
+    "local": _local,
+    "walk_carried": _walk_carried,
+    "solve": _solve,
+    "walk_exact": _walk_exact,
     "readout": _readout,
     "frame": _frame,
 }

@@ -20,6 +20,7 @@ from nerve_runtime.manifest import Manifest
 from nerve_runtime.result import IGNORE_LABEL
 from nerve_runtime.segmenter import INVALID_FRAMES_LIMIT, Segmenter
 from nerve_runtime.spec import Array, StageName
+from nerve_runtime.temporal import Temporal
 from tests.contracts.checkout import ROOMS
 from tests.data.clips import halves, write_clip
 
@@ -89,7 +90,7 @@ def test_row_14_a_run_that_finds_no_memory_fails_alone_and_the_session_goes_on(t
 def test_row_14_the_segmenter_tries_the_next_frame_from_nothing(bundle: Path, manifest: Manifest) -> None:
     error = ResourceError("stage 'scores' ran out of memory")
     backend = FakeBackend(manifest, Faults(errors_at={("scores", 1): error}))
-    with opened(bundle, backend, keyframe_every=8) as segmenter:
+    with opened(bundle, backend, temporal=Temporal.plain(8)) as segmenter:
         assert segmenter.segment(halves()).keyframe
         with pytest.raises(ResourceError, match="'scores' ran out of memory"):
             segmenter.segment(halves())

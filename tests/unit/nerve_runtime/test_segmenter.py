@@ -6,21 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nerve_runtime import readout
 from nerve_runtime import segmenter as segmenter_module
+from nerve_runtime import readout
 from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.class_list import ClassList
 from nerve_runtime.errors import BundleError, ResourceError, UsageError
-from nerve_runtime.frames import Frame, open_frames
+from nerve_runtime.frames import Frame
 from nerve_runtime.manifest import Manifest
 from nerve_runtime.readout import readout_size_hw
 from nerve_runtime.segmenter import Constants, Segmenter
+from nerve_runtime.sources import open_frames
+from nerve_runtime.temporal import Temporal
 from nerve_runtime.text_encoder import TextEncoder, default_cache_dir
 from nerve_runtime.vocabulary import build_text_bank, save_vocabulary, text_sha256
 from tests.data.clips import halves, write_clip
 from tests.data.fake_bundle import TEXT_WIDTH
 
-COLD = ["resize", "scores", "attention", "mix", "walk", "readout", "total"]
+COLD = ["resize", "attention", "scores", "mix", "walk", "readout", "total"]
 WARM = ["resize", "scores", "walk_warm", "readout", "total"]
 REMIX = ["resize", "scores", "mix", "walk", "readout", "total"]
 CLASSES = ("red", "grass", "sky")
@@ -75,21 +77,21 @@ def test_each_frame_is_cold_by_default(bundle: Path) -> None:
 
 
 def test_frames_between_keyframes_run_the_warm_walk(bundle: Path) -> None:
-    with opened(bundle, keyframe_every=3) as segmenter:
+    with opened(bundle, temporal=Temporal.plain(3)) as segmenter:
         stages = [list(segmenter.segment(halves()).timings_ms) for _ in range(4)]
     assert stages == [COLD, WARM, WARM, COLD]
 
 
 def test_on_a_still_picture_the_warm_walk_agrees_with_the_cold_one(bundle: Path) -> None:
     picture = np.random.default_rng(1).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    with opened(bundle, keyframe_every=9) as segmenter:
+    with opened(bundle, temporal=Temporal.plain(9)) as segmenter:
         results = [segmenter.segment(picture) for _ in range(5)]
     np.testing.assert_array_equal(results[0].labels, results[4].labels)
 
 
 def test_a_change_of_classes_keeps_the_attention(bundle: Path, manifest: Manifest) -> None:
     backend = FakeBackend(manifest)
-    with opened(bundle, backend=backend, keyframe_every=8) as segmenter:
+    with opened(bundle, backend=backend, temporal=Temporal.plain(8)) as segmenter:
         segmenter.segment(halves())
         segmenter.set_classes("zebra; road; grass, sky", ["tennis"])
         changed = segmenter.segment(halves())
@@ -102,7 +104,7 @@ def test_a_change_of_classes_keeps_the_attention(bundle: Path, manifest: Manifes
 
 
 def test_changed_classes_give_what_a_fresh_segmenter_gives(bundle: Path) -> None:
-    with opened(bundle, keyframe_every=8) as segmenter, opened(bundle, classes=["zebra", "ball"]) as fresh:
+    with opened(bundle, temporal=Temporal.plain(8)) as segmenter, opened(bundle, classes=["zebra", "ball"]) as fresh:
         segmenter.segment(halves())
         segmenter.set_classes(["zebra", "ball"])
         changed, expected = segmenter.segment(halves()), fresh.segment(halves())
@@ -118,7 +120,7 @@ def test_a_refused_class_list_leaves_the_old_one_in_use(bundle: Path) -> None:
 
 
 def test_another_frame_size_or_a_reset_starts_cold(bundle: Path) -> None:
-    with opened(bundle, keyframe_every=8) as segmenter:
+    with opened(bundle, temporal=Temporal.plain(8)) as segmenter:
         segmenter.segment(halves())
         assert segmenter.segment(halves((50, 64))).keyframe
         assert not segmenter.segment(halves((50, 64))).keyframe
@@ -128,7 +130,7 @@ def test_another_frame_size_or_a_reset_starts_cold(bundle: Path) -> None:
 
 def test_a_frame_of_nan_is_flagged_and_the_run_goes_on(bundle: Path, manifest: Manifest) -> None:
     backend = FakeBackend(manifest, Faults(nan_scores_at=frozenset({1})))
-    with opened(bundle, backend=backend, keyframe_every=8) as segmenter:
+    with opened(bundle, backend=backend, temporal=Temporal.plain(8)) as segmenter:
         results = [segmenter.segment(halves()) for _ in range(3)]
         assert segmenter.invalid_frames == 1
     assert [result.valid for result in results] == [True, False, True]
@@ -139,16 +141,16 @@ def test_a_frame_of_nan_is_flagged_and_the_run_goes_on(bundle: Path, manifest: M
 
 def test_a_frame_that_runs_out_of_memory_fails_alone(bundle: Path, manifest: Manifest) -> None:
     backend = FakeBackend(manifest, Faults(errors_at={("walk_warm", 0): MemoryError()}))
-    with opened(bundle, backend=backend, keyframe_every=8) as segmenter:
+    with opened(bundle, backend=backend, temporal=Temporal.plain(8)) as segmenter:
         segmenter.segment(halves())
-        with pytest.raises(ResourceError, match=r"frame 1 of \(48, 64, 3\) ran out of memory; use smaller frames"):
+        with pytest.raises(ResourceError, match=r"frame 1 of 64 x 48 pixels ran out of memory; use smaller frames"):
             segmenter.segment(halves())
         assert segmenter.segment(halves()).keyframe
 
 
 def test_any_other_error_passes_through_and_forgets_the_keyframe(bundle: Path, manifest: Manifest) -> None:
     backend = FakeBackend(manifest, Faults(errors_at={("readout", 1): OSError("odd")}))
-    with opened(bundle, backend=backend, keyframe_every=8) as segmenter:
+    with opened(bundle, backend=backend, temporal=Temporal.plain(8)) as segmenter:
         segmenter.segment(halves())
         with pytest.raises(OSError, match="odd"):
             segmenter.segment(halves())

@@ -19,6 +19,7 @@ from nerve_runtime.ledger import Ledger
 from nerve_runtime.manifest import Manifest
 from nerve_runtime.segmenter import Segmenter
 from nerve_runtime.spec import Array, StageName
+from nerve_runtime.temporal import Temporal
 from tests.data.fake_bundle import HEADS, POOLED_KEYS, TOKENS, WORDS, make_fake_bundle
 from tests.data.fake_engines import RTX_VERSION, TENSORRT_VERSION, add_engines
 
@@ -82,7 +83,7 @@ def frames(count: int, size_hw: tuple[int, int] = (40, 56)) -> list[Array]:
 
 @pytest.mark.parametrize("keyframe_every", [1, 3])
 def test_engines_give_the_labels_that_the_stand_in_gives(bench: Bench, keyframe_every: int) -> None:
-    options: dict[str, Any] = {"classes": CLASSES, "cache_dir": None, "keyframe_every": keyframe_every}
+    options: dict[str, Any] = {"classes": CLASSES, "cache_dir": None, "temporal": Temporal.plain(keyframe_every)}
     plain = Segmenter.open(bench.folder, backend=FakeBackend(bench.manifest, class_slots=CLASS_SLOTS), **options)
     with plain, Segmenter.open(bench.folder, backend=bench.open(), **options) as segmenter:
         for rgb in frames(5) + frames(3, (31, 17)):
