@@ -242,7 +242,7 @@ def _frame(
         tensors["latent"] = reference.latent
     for index, layer in enumerate(reference.heads):
         tensors |= {f"q{index}": layer.q, f"k{index}": layer.k}
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
     return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(reference, bank, params)}
 
 

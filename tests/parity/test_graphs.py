@@ -21,7 +21,17 @@ from tests.parity.damage import constants_of
 
 pytestmark = pytest.mark.onnx
 
-STAGES: tuple[StageName, ...] = ("text", "scores", "attention", "mix", "walk", "walk_warm", "readout", "frame")
+STAGES: tuple[StageName, ...] = (
+    "text",
+    "scores",
+    "attention",
+    "mix",
+    "walk",
+    "walk_warm",
+    "carry",
+    "local",
+    "walk_carried",
+) + ("solve", "walk_exact", "readout", "frame")
 DTYPES = {
     "uint8": TensorProto.UINT8,
     "bool": TensorProto.BOOL,
@@ -144,13 +154,16 @@ def test_no_string_of_a_graph_names_a_file_or_a_folder(stage: StageName, graphs:
     assert [text for text in strings if re.search(r"[/\\]|\.py\b|site-packages", text)] == []
 
 
-@pytest.mark.parametrize("stage", ["attention", "mix", "walk", "walk_warm", "frame"])
+@pytest.mark.parametrize(
+    "stage", ["attention", "mix", "walk", "walk_warm", "walk_carried", "solve", "walk_exact", "frame"]
+)
 def test_no_tensor_is_tokens_by_tokens(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
     sizes = manifest.geometry
     rows = (sizes.tokens, sizes.pooled_keys)  # of all heads, or of one layer's; also seen flat, for the product
     flat = (sizes.tokens * sizes.pooled_keys,)
+    columns = (sizes.pooled_keys, 8, *sizes.grid_hw)  # the neighbours of every column, in `solve`: 8 p m
     shapes = shapes_of(graphs[stage])
     made = [name for node in graphs[stage].graph.node for name in node.output if name]
     assert [name for name in made if name not in shapes or 0 in shapes[name]] == [], "every shape is known"
@@ -158,7 +171,7 @@ def test_no_tensor_is_tokens_by_tokens(
     large = {
         name: shape
         for name, shape in shapes.items()
-        if math.prod(shape) >= sizes.tokens**2 and shape[1:] not in (rows, flat)
+        if math.prod(shape) >= sizes.tokens**2 and shape[1:] not in (rows, flat) and shape != columns
     }
     assert square == {}
     assert large == {}
@@ -173,7 +186,10 @@ def test_attention_gives_rows_over_pooled_keys_and_no_attention_map(
     assert shapes == [(sizes.heads, sizes.tokens, sizes.pooled_keys), (8, *sizes.grid_hw)]
 
 
-@pytest.mark.parametrize(("stage", "constant"), [("walk", "steps"), ("walk_warm", "warm_steps"), ("frame", "steps")])
+@pytest.mark.parametrize(
+    ("stage", "constant"),
+    [("walk", "steps"), ("walk_warm", "warm_steps"), ("walk_carried", "warm_steps"), ("frame", "steps")],
+)
 def test_a_walk_is_one_convolution_with_the_eight_kernels_a_step(
     stage: StageName, constant: str, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:

@@ -71,7 +71,8 @@ def test_the_taps_come_in_the_order_of_the_method(report: ParityReport) -> None:
     tensors = [tap.tensor for tap in report.in_method_order() if tap.frame == 0]
     heads = [f"{letter}{layer}" for layer in range(3) for letter in "qk"]
     expected = ["text_embeddings", "latent", *heads, "features", "seed_scores", "head_affinity", "local_weights"]
-    expected += ["head_entropies", "head_weights", "affinity", "label_scores", "labels", "confidence"]
+    expected += ["head_entropies", "head_weights", "affinity", "local_affinity", "closed_sum", "carried_scores"]
+    expected += ["label_scores", "labels", "confidence"]
     expected += ["label_scores_cold", "labels_cold"]
     assert list(dict.fromkeys(tensors)) == expected
 
@@ -161,7 +162,9 @@ def test_red_and_blue_exchanged_fails(stage: StageName, report_of: ReportOf) -> 
     assert failed_stages(report_of(stage, damage.swapped_colors())) == {stage}
 
 
-@pytest.mark.parametrize("stage", ["walk", *(pytest.param(name, marks=SLOW) for name in ("walk_warm", "frame"))])
+@pytest.mark.parametrize(
+    "stage", ["walk", "walk_carried", *(pytest.param(name, marks=SLOW) for name in ("walk_warm", "frame"))]
+)
 def test_an_alpha_that_is_off_by_two_hundredths_fails(stage: StageName, report_of: ReportOf) -> None:
     assert failed_stages(report_of(stage, damage.shifted("alpha", -0.02))) == {stage}
 
