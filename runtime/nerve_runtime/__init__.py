@@ -24,9 +24,11 @@ from nerve_runtime.errors import (
 
 if TYPE_CHECKING:
     from nerve_runtime.class_list import ClassList
-    from nerve_runtime.frames import Frame, FrameSource, open_frames
+    from nerve_runtime.frames import Frame, FrameSource
     from nerve_runtime.result import FrameResult
     from nerve_runtime.segmenter import Constants, Segmenter
+    from nerve_runtime.sources import LiveOptions, expand_sources, open_frames
+    from nerve_runtime.temporal import Temporal
 
 _HOMES = {
     "ClassList": "class_list",
@@ -34,8 +36,11 @@ _HOMES = {
     "Frame": "frames",
     "FrameResult": "result",
     "FrameSource": "frames",
+    "LiveOptions": "sources",
     "Segmenter": "segmenter",
-    "open_frames": "frames",
+    "Temporal": "temporal",
+    "expand_sources": "sources",
+    "open_frames": "sources",
 }
 
 __all__ = [
@@ -47,12 +52,15 @@ __all__ = [
     "FrameResult",
     "FrameSource",
     "HungError",
+    "LiveOptions",
     "NerveError",
     "NumericError",
     "ResourceError",
     "Segmenter",
     "SourceError",
+    "Temporal",
     "UsageError",
+    "expand_sources",
     "open_frames",
 ]
 

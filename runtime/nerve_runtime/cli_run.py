@@ -1,67 +1,56 @@
-"""What `nerve-segment` does with a segmenter: every source in turn, through to its files and its table of times."""
+"""What `nerve-segment` does: sources through one worker, to their files, their tables of times and an exit code."""
 
 import json
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import FrameType
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from nerve_runtime.errors import NumericError, UsageError
-from nerve_runtime.frames import Frame, FrameSource, open_frames
-from nerve_runtime.result import FrameResult
-from nerve_runtime.segmenter import Segmenter
-from nerve_runtime.sinks import JsonLines, MaskFolder, OverlayVideo, Sink, safe_name
-from nerve_runtime.stream import StreamReport, run_stream
+from nerve_runtime.cli_options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_runtime.cli_outputs import Outputs, Planned, planned_sources
+from nerve_runtime.cli_plan import job_key, live_options, segmenter_options, wants
+from nerve_runtime.cli_progress import shown_progress
+from nerve_runtime.cli_source import OpenSource
+from nerve_runtime.errors import NerveError, NumericError
+from nerve_runtime.health import Health
+from nerve_runtime.jobs import Job, JobKey, open_job, record_beside
+from nerve_runtime.manifest import load_manifest
+from nerve_runtime.metrics import MetricsServer
+from nerve_runtime.sources import expand_sources
+from nerve_runtime.stream import (
+    LocalWorker,
+    ProcessWorker,
+    SegmenterOptions,
+    StreamControl,
+    StreamJob,
+    StreamOptions,
+    StreamReport,
+    Worker,
+    run_streams,
+)
+from nerve_runtime.stream.segmenter_options import open_segmenter
 from nerve_runtime.summary import summary_record, summary_table
-from nerve_runtime.window import Window
+from nerve_runtime.window import Key, Window
 
 SIGNAL_EXIT_BASE = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What to write, and how."""
-
-    overlay: Path | None
-    masks: Path | None
-    jsonl: Path | None
-    rle: bool
-    opacity: float
-    force: bool
-
-    def named(self, name: str) -> "Outputs":
-        """The same outputs with the name of one of several sources in every path."""
-        overlay = self.overlay and self.overlay.with_name(f"{self.overlay.stem}.{name}{self.overlay.suffix}")
-        jsonl = self.jsonl and self.jsonl.with_name(f"{self.jsonl.stem}.{name}{self.jsonl.suffix}")
-        masks = self.masks and self.masks / name
-        return Outputs(overlay, masks, jsonl, self.rle, self.opacity, self.force)
-
-
-@dataclass(frozen=True, slots=True)
-class SourceOptions:
-    """How each source is read."""
-
-    limit: int | None
-    allow_partial: bool
-    show: bool
+FILES_AT_ONCE = 4
+"""Files that are done side by side: enough to hide decoding and encoding, and few enough to stay open."""
+SEEK_S = 5
 
 
 class Interruption:
     """Turns SIGINT and SIGTERM into a wish to stop; a second one ends the program at once."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self) -> None:
         self.stop = threading.Event()
         self.signal_number: int | None = None
-        self._segmenter = segmenter
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
@@ -69,7 +58,6 @@ class Interruption:
             signal.raise_signal(number)
         self.signal_number = number
         self.stop.set()
-        self._segmenter.stop()
 
     @contextmanager
     def handlers(self) -> Iterator[None]:
@@ -85,157 +73,165 @@ class Interruption:
                 signal.signal(number, handler)
 
 
-def announce(segmenter: Segmenter) -> None:
-    """Say on stderr what runs the graphs, and whether the labels can mean anything."""
-    typer.echo(f"backend: {segmenter.backend}", err=True)
-    if segmenter.manifest.random_weights:
-        typer.echo("random weights: labels mean nothing", err=True)
-
-
-def run_sources(
-    segmenter: Segmenter, sources: list[str], outputs: Outputs, options: SourceOptions, *, json_lines: bool
-) -> None:
+def run_command(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: HowToRun) -> None:
     """Segment every source and write its outputs; several sources have their names in the outputs' names.
 
     Raises:
-        NerveError: whatever stopped a source; the outputs of those before it are kept.
+        NerveError: what stopped a source, the first of several; the outputs of the others are kept.
         typer.Exit: 130 or 143 after a signal; what was done by then is kept.
     """
-    names: dict[str, Outputs] = {}
-    for source in sources:
-        name = safe_name(Path(source).stem or source, names)
-        names[name] = outputs if len(sources) == 1 else outputs.named(name)
-    refuse_clashes(sources, list(names.values()))
-    interruption = Interruption(segmenter)
-    all_invalid = []
-    with interruption.handlers():
-        for source, own in zip(sources, names.values(), strict=True):
-            segmenter.reset()
-            report = run_source(segmenter, source, own, options, interruption.stop, json_lines=json_lines)
-            if report.frames and report.invalid == report.frames:
-                all_invalid.append(source)
-            if report.stopped:
-                break
-    if interruption.signal_number is not None:
-        raise typer.Exit(SIGNAL_EXIT_BASE + interruption.signal_number)
-    if all_invalid:
-        raise NumericError(
-            f"every frame of {', '.join(all_invalid)} came out with scores that are not finite; "
-            "rebuild the bundle in fp32, or report it"
-        )
-
-
-def run_source(
-    segmenter: Segmenter,
-    source: str,
-    outputs: Outputs,
-    options: SourceOptions,
-    stop: threading.Event,
-    *,
-    json_lines: bool,
-) -> StreamReport:
-    """Segment one source, then print its files on stdout and its times on stderr (with `json_lines`, on stdout).
-
-    Raises:
-        NerveError: whatever stopped it; then none of its outputs is left.
-    """
-    console = Console(stderr=True)
+    sources = expand_sources(list(read.sources))
+    outputs = Outputs.asked(write)
+    planned = planned_sources(sources, outputs)
+    options = segmenter_options(sources, find, run)
     with ExitStack() as stack:
-        frames = stack.enter_context(open_frames(source, allow_partial=options.allow_partial))
-        sinks = stack.enter_context(opened_sinks(outputs, frames))
-        window = stack.enter_context(_shown(options, stop))
-        progress = stack.enter_context(_progress(console))
-        task = progress.add_task(frames.name, total=_shorter(frames.count, options.limit), fps=0.0)
-
-        def write(frame: Frame, result: FrameResult) -> None:
-            for sink in sinks:
-                sink.write(frame.rgb, result)
-            if window is not None:
-                window.offer(frame.rgb, result, outputs.opacity)
-            _advance(progress, task)
-
-        idle = window.refresh if window is not None else None
-        report = run_stream(islice(frames, options.limit), segmenter.segment, write, stop=stop, idle=idle)
-    written = [sink for sink in sinks if sink.path.exists()]
-    if json_lines:
-        _print_json(frames.name, segmenter.backend, report, written)
-    else:
-        for sink in written:
-            typer.echo(str(sink.path))
-        console.print(summary_table(frames.name, report))
-    if report.invalid:
-        typer.echo(f"{report.invalid} of {report.frames} frames had no finite scores and carry label 255", err=True)
-    return report
-
-
-def _print_json(source: str, backend: str, report: StreamReport, written: list[Sink]) -> None:
-    for sink in written:
-        typer.echo(json.dumps({"artefact": sink.kind, "path": str(sink.path)}))
-    typer.echo(json.dumps(summary_record(source, backend, report)))
+        job = stack.enter_context(_record(outputs, job_key(options, read, write))) if write.resume else None
+        left = _unfinished(planned, job)
+        if not left:
+            return
+        with _opened_worker(options, isolate=wants(run.isolate, sources)) as worker:
+            _announce(worker, options)
+            _Runner(worker, job, read, write, run).run(left)
 
 
 @contextmanager
-def opened_sinks(outputs: Outputs, frames: FrameSource) -> Iterator[list[Sink]]:
-    """The sinks that were asked for; all commit at the end of the block, or all abort."""
-    with ExitStack() as stack:
-        sinks: list[Sink] = []
-        if outputs.jsonl:
-            sinks.append(stack.enter_context(JsonLines(outputs.jsonl, rle=outputs.rle, force=outputs.force)))
-        if outputs.masks:
-            sinks.append(stack.enter_context(MaskFolder(outputs.masks, force=outputs.force)))
-        if outputs.overlay:
-            video = OverlayVideo(outputs.overlay, fps=frames.fps, opacity=outputs.opacity, force=outputs.force)
-            sinks.append(stack.enter_context(video))
-        yield sinks
+def _record(outputs: Outputs, key: JobKey) -> Iterator[Job]:
+    first = outputs.paths()[0]
+    record = record_beside(first, folder=first == outputs.masks)
+    with open_job(record, key, resume=True, force=outputs.force) as job:
+        yield job
 
 
-def refuse_clashes(sources: list[str], outputs: list[Outputs]) -> None:
-    """Refuse, before anything is written, to lose a source or an output to another output, even with --force.
-
-    Raises:
-        UsageError: two outputs share a path, an output is a source, or masks would go into a folder of source pictures.
-    """
-    written = [path.resolve() for own in outputs for path in (own.overlay, own.jsonl, own.masks) if path is not None]
-    twice = sorted({str(path) for path in written if written.count(path) > 1})
-    if twice:
-        raise UsageError(f"two outputs would be written to {', '.join(twice)}; give each a path of its own")
-    existing = [Path(source).resolve() for source in sources if Path(source).exists()]
-    mask_folders = {own.masks.resolve() for own in outputs if own.masks is not None}
-    for source in existing:
-        if source in written:
-            raise UsageError(f"output {source} is the source itself; choose another name")
-        if source.parent in mask_folders:
-            raise UsageError(f"the masks folder {source.parent} holds the source {source.name}; choose another folder")
-
-
-def _shorter(count: int | None, limit: int | None) -> int | None:
-    known = [number for number in (count, limit) if number is not None]
-    return min(known) if known else None
+def _unfinished(planned: list[Planned], job: Job | None) -> list[Planned]:
+    if job is None:
+        return planned
+    left = [plan for plan in planned if not job.finished(plan.source)]
+    if job.resumed:
+        typer.echo(f"resuming: {len(planned) - len(left)} of {len(planned)} sources are finished", err=True)
+    return left
 
 
 @contextmanager
-def _shown(options: SourceOptions, stop: threading.Event) -> Iterator[Window | None]:
-    if not options.show:
-        yield None
+def _opened_worker(options: SegmenterOptions, *, isolate: bool) -> Iterator[Worker]:
+    if isolate:
+        with ProcessWorker(options) as worker:
+            yield worker
         return
-    with Window("NERVE", stop) as window:
-        yield window
+    segmenter = open_segmenter(options)
+    try:
+        with LocalWorker(segmenter, reopen=lambda: open_segmenter(options)) as worker:
+            yield worker
+    finally:
+        segmenter.close()
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[fps]:.1f} fps"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
-        yield progress
+def _announce(worker: Worker, options: SegmenterOptions) -> None:
+    """Say on stderr what runs the graphs, and whether the labels can mean anything."""
+    typer.echo(f"backend: {worker.describe()}", err=True)
+    if load_manifest(Path(options.bundle)).random_weights:
+        typer.echo("random weights: labels mean nothing", err=True)
 
 
-def _advance(progress: Progress, task: TaskID) -> None:
-    progress.advance(task)
-    state = progress.tasks[task]
-    progress.update(task, fps=state.speed or 0.0)
+class _Runner:
+    """Batches of sources through the worker; what they have in common."""
+
+    def __init__(self, worker: Worker, job: Job | None, read: WhatToRead, write: WhatToWrite, run: HowToRun) -> None:
+        self._worker, self._job = worker, job
+        self._read, self._write, self._run = read, write, run
+        self._console = Console(stderr=True)
+        self._interruption = Interruption()
+        self._control = StreamControl()
+        self._health = Health()
+        self._failures: list[NerveError] = []
+        self._invalid: list[str] = []
+        self._open: list[OpenSource] = []
+
+    def run(self, planned: Sequence[Planned]) -> None:
+        realtime = wants(self._run.realtime, (plan.source for plan in planned))
+        size = len(planned) if realtime else FILES_AT_ONCE
+        waiting = iter(planned)
+        with ExitStack() as stack:
+            stack.enter_context(self._interruption.handlers())
+            if self._run.metrics_port is not None:
+                server = stack.enter_context(MetricsServer(self._run.metrics_port, self._health))
+                typer.echo(f"metrics: http://127.0.0.1:{server.port}/metrics", err=True)
+            window = stack.enter_context(Window("NERVE", self._pressed)) if self._write.show else None
+            while (batch := list(islice(waiting, size))) and not self._interruption.stop.is_set():
+                self._batch(batch, window, realtime=realtime)
+        self._end()
+
+    def _batch(self, batch: Sequence[Planned], window: Window | None, *, realtime: bool) -> None:
+        self._open = []
+        alone = len(batch) == 1
+        try:
+            for plan in batch:
+                self._open_source(plan, window, alone=alone)
+            if self._open:
+                self._play(window, realtime=realtime)
+        except BaseException as error:
+            for opened in self._open:
+                opened.end(error)
+            raise
+
+    def _open_source(self, plan: Planned, window: Window | None, *, alone: bool) -> None:
+        try:
+            self._open.append(OpenSource(plan, self._read, live_options(self._read), self._job, window))
+        except NerveError as error:
+            if alone:
+                raise
+            self._failed(error)
+
+    def _play(self, window: Window | None, *, realtime: bool) -> None:
+        jobs = [StreamJob(opened.name, opened.frames, opened.write) for opened in self._open]
+        options = StreamOptions(realtime, self._run.hang_timeout)
+        idle = window.refresh if window is not None else None
+        told = {"stop": self._interruption.stop, "control": self._control, "health": self._health, "idle": idle}
+        with shown_progress(self._open, self._health, self._console, self._run.status_json, realtime=realtime):
+            reports = run_streams(jobs, self._worker, options, **told)  # type: ignore[arg-type]  # four keywords
+        for opened, report in zip(self._open, reports, strict=True):
+            opened.end(report.error)
+            self._report(opened, report)
+
+    def _report(self, opened: OpenSource, report: StreamReport) -> None:
+        if report.error is not None:
+            self._failed(report.error)
+        elif not report.stopped and self._job is not None:
+            self._job.finish(opened.source, report.frames, opened.outputs.paths())
+        written = opened.written()
+        aside = opened.outputs.takes_stdout
+        if self._run.json_lines:
+            for sink in written:
+                typer.echo(json.dumps({"artefact": sink.kind, "path": str(sink.path)}), err=aside)
+            typer.echo(json.dumps(summary_record(opened.title, self._worker.describe(), report)), err=aside)
+        else:
+            for sink in written:
+                typer.echo(str(sink.path), err=aside)
+            self._console.print(summary_table(opened.title, report))
+        if report.invalid:
+            typer.echo(f"{report.invalid} of {report.frames} frames had no finite scores and carry label 255", err=True)
+        if report.frames and report.invalid == report.frames:
+            self._invalid.append(opened.name)
+
+    def _failed(self, error: NerveError) -> None:
+        self._failures.append(error)
+        typer.echo(f"error: {error}", err=True)
+
+    def _end(self) -> None:
+        if self._interruption.signal_number is not None:
+            raise typer.Exit(SIGNAL_EXIT_BASE + self._interruption.signal_number)
+        if self._failures:
+            raise typer.Exit(self._failures[0].exit_code)
+        if self._invalid:
+            raise NumericError(
+                f"every frame of {', '.join(self._invalid)} came out with scores that are not finite; "
+                "rebuild the bundle in fp32, or report it"
+            )
+
+    def _pressed(self, key: Key) -> None:
+        if key == "quit":
+            self._interruption.stop.set()
+        elif key == "pause":
+            (self._control.resume if self._control.paused else self._control.pause)()
+        else:
+            for opened in self._open:
+                opened.move(Fraction(SEEK_S if key == "forward" else -SEEK_S))

@@ -6,10 +6,10 @@ OpenCV reads its pixel limit from the environment once, while it is imported; a 
 
 import os
 
-IMAGE_PIXELS_LIMIT = 50_000_000
+from nerve_runtime.limits import IMAGE_PIXELS_LIMIT
 
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS_LIMIT))
 
-import cv2  # noqa: E402 - the limit above must be set before this line
+import cv2  # after the limit above was set
 
-__all__ = ["IMAGE_PIXELS_LIMIT", "cv2"]
+__all__ = ["cv2"]

@@ -13,8 +13,18 @@ from tests.contracts.checkout import PACKAGES, ROOMS, ROOT, imported_modules, ru
 HEAVY = ("torch", "torchvision", "transformers", "diffusers", "onnx", "onnxscript", "jaxtyping")
 ENGINE_LIBRARIES = {"tensorrt", "tensorrt_rtx"}
 ENGINE_FILES = {PACKAGES["nerve_export"] / "engine.py", PACKAGES["nerve_runtime"] / "backends" / "trt.py"}
-RUNTIME_LIBRARIES = {"av", "cv2", "filelock", "numpy", "platformdirs", "pydantic", "rich", "tokenizers", "typer"}
-RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "tensorrt", "tensorrt_rtx"}
+RUNTIME_LIBRARIES = {
+    "av",
+    "cv2",
+    "filelock",
+    "numpy",
+    "platformdirs",
+    "prometheus_client",
+    "psutil",
+    "pydantic",
+    "rich",
+} | {"tokenizers", "typer"}
+RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 for name in {poisoned!r}:

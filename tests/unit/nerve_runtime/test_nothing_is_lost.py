@@ -10,17 +10,18 @@ import pytest
 import typer
 
 from nerve_runtime.cli_input import exit_codes
-from nerve_runtime.cli_run import Outputs, refuse_clashes
+from nerve_runtime.cli_options import WhatToWrite
+from nerve_runtime.cli_outputs import Outputs, refuse_clashes
 from nerve_runtime.errors import BundleError, SourceError, UsageError
-from nerve_runtime.frames import open_frames
 from nerve_runtime.manifest import load_manifest
+from nerve_runtime.sources import open_frames
 from nerve_runtime.text_encoder import default_cache_dir
 
 TOO_LONG = "x" * 300
 
 
 def _outputs(overlay: Path | None = None, masks: Path | None = None, jsonl: Path | None = None) -> Outputs:
-    return Outputs(overlay, masks, jsonl, rle=False, opacity=0.5, force=True)
+    return Outputs.asked(WhatToWrite(overlay, masks, jsonl, force=True))
 
 
 def test_masks_do_not_replace_the_pictures_they_are_made_from(tmp_path: Path) -> None:

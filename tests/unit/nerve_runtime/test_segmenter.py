@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nerve_runtime import segmenter as segmenter_module
 from nerve_runtime import readout
+from nerve_runtime import segmenter as segmenter_module
 from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.class_list import ClassList
 from nerve_runtime.errors import BundleError, ResourceError, UsageError

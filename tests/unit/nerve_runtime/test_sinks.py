@@ -1,6 +1,12 @@
 import errno
 import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,10 +20,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nerve_runtime.atomic import write_bytes_whole
+from nerve_runtime.colours import class_colours, palette
 from nerve_runtime.errors import ResourceError, UsageError
-from nerve_runtime.overlay import palette
 from nerve_runtime.result import FrameResult
-from nerve_runtime.sinks import JsonLines, MaskFolder, OverlayVideo, Sink, indexed_png, run_lengths, safe_name
+from nerve_runtime.sinks import (
+    JsonLines,
+    MaskFolder,
+    OverlayVideo,
+    Pace,
+    Sink,
+    fitted,
+    indexed_png,
+    mask_name,
+    run_lengths,
+    safe_name,
+)
 from tests.data.clips import halves
 
 
@@ -26,7 +43,7 @@ def result(index: int = 0, size_hw: tuple[int, int] = (48, 64), *, valid: bool =
     labels[:, size_hw[1] // 4 :] = 2 if valid else 255
     confidence = np.full(size_hw, 204 if valid else 0, dtype=np.uint8)
     time_s = Fraction(index, 10)
-    return FrameResult(labels, confidence, ("grass", "sky", "zebra"), index, time_s, {"total": 1.23456}, True, valid)
+    return FrameResult(labels, confidence, ("grass", "sky", "zebra"), index, time_s, {"total": 1.23456}, True, 0, valid)
 
 
 def write_all(sink: Sink, frames: int = 3, size_hw: tuple[int, int] = (48, 64)) -> None:
@@ -102,11 +119,9 @@ def test_an_overlay_of_no_frames_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_overlay_needs_a_known_suffix_and_a_sound_opacity(tmp_path: Path) -> None:
+def test_an_overlay_needs_a_known_suffix_and_no_folder_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"ends in '\.avi', expected one of \.mp4, \.mkv, \.mov"):
         OverlayVideo(tmp_path / "out.avi", fps=None)
-    with pytest.raises(UsageError, match=r"opacity is 1\.5, expected 0 to 1"):
-        OverlayVideo(tmp_path / "out.mp4", fps=None, opacity=1.5)
     (tmp_path / "out.mp4").mkdir()
     with pytest.raises(UsageError, match="is a folder, expected a file name"):
         OverlayVideo(tmp_path / "out.mp4", fps=None, force=True)
@@ -137,6 +152,26 @@ def test_masks_are_named_by_frame_and_a_forced_run_removes_the_old_ones(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["masks"]
 
 
+def test_masks_have_the_colours_of_the_overlay(tmp_path: Path) -> None:
+    write_all(MaskFolder(tmp_path / "masks"), frames=1)
+    bgr = cv2.imread(str(tmp_path / "masks" / mask_name(0)))
+    assert bgr is not None
+    np.testing.assert_array_equal(bgr[..., ::-1], class_colours(("grass", "sky", "zebra"))[result().labels])
+
+
+def test_a_resumed_folder_keeps_what_a_broken_run_wrote_and_ends_as_one_run_would(tmp_path: Path) -> None:
+    write_all(MaskFolder(tmp_path / "whole"), frames=3)
+    with pytest.raises(ValueError, match="not all the input came"), MaskFolder(tmp_path / "m", resume=True) as sink:
+        write_then_break(sink)
+    (tmp_path / "m" / mask_name(7)).write_bytes(b"of a picture that is gone")
+    with MaskFolder(tmp_path / "m", resume=True, keep={0}) as sink:
+        for index in (1, 2):
+            sink.write(halves(), result(index))
+    contents = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "m")]
+    assert sorted(contents[0]) == [mask_name(index) for index in range(3)]
+    assert contents[0] == contents[1]
+
+
 def test_a_masks_folder_may_not_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "masks").write_bytes(b"")
     with pytest.raises(UsageError, match="is a file, expected a folder"):
@@ -156,6 +191,35 @@ def test_a_line_tells_area_share_and_confidence_of_every_class_seen(tmp_path: Pa
     }  # fmt: skip
     assert (zebra["name"], zebra["pixels"]) == ("zebra", 2304)
     assert zebra["rle"] == {"size": [48, 64], "counts": [768, 2304]}
+
+
+def test_a_line_names_its_source_and_the_age_of_its_attention(tmp_path: Path) -> None:
+    with JsonLines(tmp_path / "out.jsonl", source="clip.mp4") as sink:
+        sink.write(halves(), replace(result(), keyframe=False, affinity_age=3))
+    line = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert (line["source"], line["keyframe"], line["affinity_age"]) == ("clip.mp4", False, 3)
+
+
+def test_each_line_is_in_its_file_as_soon_as_it_is_written(tmp_path: Path) -> None:
+    hidden, followed = JsonLines(tmp_path / "a.jsonl"), JsonLines(tmp_path / "b.jsonl", follow=True)
+    for sink in (hidden, followed):
+        sink.write(halves(), result())
+    (temporary,) = tmp_path.glob(".a.*.tmp.jsonl")
+    assert json.loads(temporary.read_text()) == json.loads((tmp_path / "b.jsonl").read_text())
+    assert not (tmp_path / "a.jsonl").exists()
+    hidden.abort()
+    followed.abort()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.jsonl"]
+    with pytest.raises(UsageError, match="exists already"):
+        JsonLines(tmp_path / "b.jsonl", follow=True)
+
+
+def test_lines_to_a_dash_go_to_stdout_which_stays_open(capsys: pytest.CaptureFixture[str]) -> None:
+    write_all(JsonLines(Path("-")), frames=2)
+    sys.stdout.write("after\n")
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["index"] for line in lines[:2]] == [0, 1]
+    assert lines[2] == "after"
 
 
 def test_an_invalid_frame_is_said_to_be_so_and_names_no_class(tmp_path: Path) -> None:
@@ -194,6 +258,50 @@ def test_a_name_never_leaves_its_folder(text: str, name: str) -> None:
 
 def test_a_name_that_is_taken_gets_a_number() -> None:
     assert safe_name("a", {"a": 1, "a_2": 1}) == "a_3"
+
+
+def test_a_frame_of_another_shape_is_letterboxed_and_one_a_pixel_short_is_padded() -> None:
+    assert fitted(halves((48, 64)), (48, 64)).shape == (48, 64, 3)
+    np.testing.assert_array_equal(fitted(halves((47, 63)), (48, 64))[:47, :63], halves((47, 63)))
+    wide = fitted(np.full((20, 80, 3), 200, dtype=np.uint8), (48, 64))
+    assert (wide[:16] == 200).all()
+    assert (wide[16:] == 0).all()
+
+
+def test_the_pace_is_that_of_the_last_two_seconds() -> None:
+    times_s = iter([0.0, 0.1, 0.2, 5.0, 5.5, 6.0])
+    pace = Pace(clock=lambda: next(times_s))
+    assert pace.count() is None
+    assert [round(pace.count() or 0, 3) for _ in range(2)] == [10.0, 10.0]
+    assert [round(pace.count() or 0, 3) for _ in range(3)][-1] == 2.0
+
+
+def _write_until_killed(path: Path) -> None:
+    sink = OverlayVideo(path, fps=Fraction(25))
+    for index in range(1000):
+        sink.write(halves((240, 320)), result(index, (240, 320)))
+        if index == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_run_leaves_no_file_with_the_final_name(tmp_path: Path) -> None:
+    killed = multiprocessing.get_context("spawn").Process(target=_write_until_killed, args=(tmp_path / "out.mp4",))
+    killed.start()
+    killed.join(30)
+    assert killed.exitcode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out.")
+    write_all(OverlayVideo(tmp_path / "out.mp4", fps=None))
+    assert len(decoded(tmp_path / "out.mp4")) == 3
+
+
+def test_an_overlay_is_finished_within_a_second(tmp_path: Path) -> None:
+    sink = OverlayVideo(tmp_path / "out.mp4", fps=Fraction(25))
+    with sink:
+        for index in range(30):
+            sink.write(np.roll(halves((720, 1280)), 40 * index, axis=1), result(index, (720, 1280)))
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 1.0
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,83 @@
+"""Words on pictures: any language where OpenCV can draw it (5 and later), ASCII where it cannot."""
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerve_runtime.opencv import cv2
+
+UInt8Array = NDArray[np.uint8]
+
+HAS_UNICODE_FONTS = hasattr(cv2, "FontFace")
+FONT_NAME = "sans"
+FONT_WEIGHT = 500
+LETTERS_PER_LINE = 0.72  # font size as a share of a line's height; the rest keeps lines apart
+HERSHEY_SCALE = 0.028  # Hershey simplex capitals are 21 px high at scale 1; this fills two thirds of a line
+WHITE = (255, 255, 255)
+SHADE = 0.35  # what remains of the picture's brightness under text; white on it has a contrast of 7 at the least
+CHARACTERS_LIMIT = 32
+
+
+def shortened(text: str) -> str:
+    """The text on one line of at most 32 characters, with dots for what was cut."""
+    line = " ".join(text.split())
+    return line if len(line) <= CHARACTERS_LIMIT else f"{line[: CHARACTERS_LIMIT - 3].rstrip()}..."
+
+
+def drawable(text: str) -> str:
+    """The text in letters that this OpenCV can draw: accents are dropped and other letters become `?` before OpenCV 5."""
+    return text if HAS_UNICODE_FONTS else without_accents(text)
+
+
+def without_accents(text: str) -> str:
+    """The text in ASCII: accents dropped, what has no ASCII form as `?`.
+
+    >>> without_accents("B\u00fchne \u7a7a")
+    'Buhne ?'
+    """
+    apart = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in apart if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
+
+
+def text_width_px(text: str, line_px: int) -> int:
+    """Width of a text in lines of `line_px` pixels."""
+    if not HAS_UNICODE_FONTS:
+        return cv2.getTextSize(drawable(text), cv2.FONT_HERSHEY_SIMPLEX, line_px * HERSHEY_SCALE, 1)[0][0]
+    font: Any = cv2.FontFace(FONT_NAME)
+    no_wrap = (1 << 24, line_px)
+    x, _, width, _ = cv2.getTextSize(no_wrap, text, (0, 0), font, _font_px(line_px), FONT_WEIGHT)
+    return x + width
+
+
+def draw_text(picture: UInt8Array, text: str, top_left_yx: tuple[int, int], line_px: int) -> None:
+    """Draw one line of white text into the picture, in place; what lies outside is cut off.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        text: any; letters that cannot be drawn come out as question marks.
+        top_left_yx: corner of the line in pixels.
+        line_px: height of the line in pixels.
+    """
+    origin = (top_left_yx[1], top_left_yx[0] + line_px * 3 // 4)
+    if not HAS_UNICODE_FONTS:
+        scale, weight = line_px * HERSHEY_SCALE, max(1, line_px // 24)
+        cv2.putText(picture, drawable(text), origin, cv2.FONT_HERSHEY_SIMPLEX, scale, WHITE, weight, cv2.LINE_AA)
+        return
+    font: Any = cv2.FontFace(FONT_NAME)
+    cv2.putText(
+        picture, text, origin, WHITE, font, _font_px(line_px), FONT_WEIGHT, cv2.PUT_TEXT_ALIGN_LEFT, (0, 1 << 24)
+    )
+
+
+def shade(picture: UInt8Array, top_left_yx: tuple[int, int], size_hw: tuple[int, int]) -> None:
+    """Darken a box of the picture, in place, so that white text can be read on it; it may reach over the edges."""
+    top, left = max(0, top_left_yx[0]), max(0, top_left_yx[1])
+    box = picture[top : top_left_yx[0] + size_hw[0], left : top_left_yx[1] + size_hw[1]]
+    if box.size:
+        box[:] = cv2.convertScaleAbs(box, alpha=SHADE)
+
+
+def _font_px(line_px: int) -> int:
+    return max(1, round(line_px * LETTERS_PER_LINE))

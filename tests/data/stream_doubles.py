@@ -1,0 +1,143 @@
+"""Frames, and segmenters that label them at once, slowly, never, or not without a crash; also opened in a child process."""
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from nerve_runtime import errors
+from nerve_runtime.frames import Frame
+from nerve_runtime.result import FrameResult
+from nerve_runtime.stream import SegmenterOptions
+
+OPENER = "tests.data.stream_doubles:open_double"
+
+
+def blank(index: int, size_hw: tuple[int, int] = (2, 3)) -> Frame:
+    """A frame whose pixels hold its index."""
+    return Frame(np.full((*size_hw, 3), index % 256, dtype=np.uint8), index, Fraction(index, 25))
+
+
+def numbered(count: int) -> Iterator[Frame]:
+    """Frames 0 to `count` - 1."""
+    return map(blank, range(count))
+
+
+def labelled(frame: Frame, *, keyframe: bool = False, valid: bool = True, total_ms: float = 2.0) -> FrameResult:
+    """A result whose labels are the frame's first channel and whose confidence is its inverse."""
+    plane = frame.rgb[..., 0]
+    timings_ms = {"walk": total_ms / 2, "total": total_ms}
+    return FrameResult(plane, 255 - plane, ("a", "b"), frame.index, frame.time_s, timings_ms, keyframe, 0, valid)
+
+
+class DoubleVideo:
+    """State of one video: only whether a frame came before."""
+
+    def __init__(self, segmenter: "DoubleSegmenter") -> None:
+        self._segmenter = segmenter
+        self._seen = False
+
+    def look(self, frame: Frame) -> Frame:
+        self._segmenter.spend(self._segmenter.look_s)
+        self._segmenter.misbehave(frame)
+        return frame
+
+    def label(self, looked: Frame) -> FrameResult:
+        self._segmenter.spend(self._segmenter.label_s)
+        keyframe, self._seen = not self._seen, True
+        return labelled(looked, keyframe=keyframe, valid=self._segmenter.ready)
+
+
+class DoubleSegmenter:
+    """Labels frames without looking; what goes wrong is named by the index of the frame it goes wrong at.
+
+    Args:
+        look_s: seconds a look takes.
+        label_s: seconds a label takes.
+        crash_at: the process kills itself with SIGSEGV.
+        hang_at: never comes back, unless it is told to stop.
+        deaf: does not hear that it is to stop, nor SIGTERM.
+        fail_at: raises the error called `failure`.
+        bug_at: raises a ValueError.
+        not_ready_from: frames from here on come out invalid.
+    """
+
+    backend = "a double"
+    class_names = ("a", "b")
+
+    def __init__(
+        self,
+        *,
+        look_s: float = 0.0,
+        label_s: float = 0.0,
+        crash_at: int = -1,
+        hang_at: int = -1,
+        deaf: bool = False,
+        fail_at: int = -1,
+        failure: str = "ResourceError",
+        bug_at: int = -1,
+        not_ready_from: int = -1,
+    ) -> None:
+        self.look_s, self.label_s = look_s, label_s
+        self.ready = True
+        self.closed = 0
+        self.videos = 0
+        self.stopped = threading.Event()
+        self._crash_at, self._hang_at, self._deaf = crash_at, hang_at, deaf
+        self._fail_at, self._failure, self._bug_at = fail_at, failure, bug_at
+        self._not_ready_from = not_ready_from
+
+    def new_video(self) -> DoubleVideo:
+        self.videos += 1
+        return DoubleVideo(self)
+
+    def stop(self) -> None:
+        if not self._deaf:
+            self.stopped.set()
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def spend(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)
+
+    def misbehave(self, frame: Frame) -> None:
+        if frame.index == self._crash_at:
+            os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(10)
+        if frame.index == self._hang_at:
+            self.stopped.wait(60)
+            raise errors.BundleError("told to stop")
+        if frame.index == self._fail_at:
+            raise getattr(errors, self._failure)(f"frame {frame.index} failed on purpose")
+        if frame.index == self._bug_at:
+            raise ValueError(f"a bug at frame {frame.index}")
+        if 0 <= self._not_ready_from <= frame.index:
+            self.ready = False
+
+
+def options_for(**faults: Any) -> SegmenterOptions:
+    """Options with which `open_double` makes a DoubleSegmenter of these faults."""
+    return SegmenterOptions("no bundle", ("a", "b"), temporal=faults)
+
+
+def open_double(options: SegmenterOptions) -> DoubleSegmenter:
+    """Open a double in a worker process; `refuse`, `die` and `stall` say what happens instead."""
+    faults = dict(options.temporal or {})
+    if "refuse" in faults:
+        raise getattr(errors, faults["refuse"])("this bundle is refused on purpose")
+    if "die" in faults:
+        os._exit(faults["die"])
+    time.sleep(faults.pop("stall", 0.0))
+    if faults.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if faults.pop("hold_the_interpreter", False):
+        ctypes.PyDLL(None).sleep(60)  # a call that never gives the interpreter back
+    return DoubleSegmenter(**faults)
