@@ -24,7 +24,7 @@ DEMO_CLASSES := grass; sky; sand; water; snow; road; ladybug; strawberry; zebra;
 WHEEL := build/wheel
 TRUE_SIZE := build/true-size
 
-.PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz bundle wheel train clean
+.PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -61,6 +61,15 @@ contracts: $(VENV)/.linked ## check who imports whom (import-linter)
 
 fuzz: $(VENV)/.linked bundle ## feed 3,000 mutated graphs, manifests and bundles to the runtime
 	@$(PY) -m tests.fuzz
+
+# What a camera in the field does in a week: flaps and freezes, hours in small, ten times too many frames, a long file.
+endurance: $(VENV)/.linked bundle ## run live sources, load, soak and a ten-minute file for about 45 minutes
+	@$(PY) -m tests.load --seconds 60
+	@$(PY) -m tests.load --seconds 30 --overload 10
+	@$(PY) -m tests.soak --seconds 300
+	@if $(PY) -m tests.soak --seconds 60 --leak-bytes-per-frame 1024; then echo "the leaking control was not caught" >&2; exit 1; fi
+	@mkdir -p build && $(PY) -m tests.flaps --kills 50 --freezes 10 --log build/flaps.jsonl
+	@$(PY) -m tests.long_video build/long-video
 
 coverage: $(VENV)/.linked bundle ## measure how much of the runtime the tests reach
 	@$(PY) -m pytest -q -m "not slow and not true_size" --cov --cov-report=term $(PYTEST_ARGS)

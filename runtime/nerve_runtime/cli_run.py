@@ -195,6 +195,8 @@ class _Runner:
     def _report(self, opened: OpenSource, report: StreamReport) -> None:
         if report.error is not None:
             self._failed(report.error)
+        elif report.counts.failed and report.last_failure is not None and not opened.frames.live:
+            self._failed(report.last_failure)
         elif not report.stopped and self._job is not None:
             self._job.finish(opened.source, report.frames, opened.outputs.paths())
         written = opened.written()

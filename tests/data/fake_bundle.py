@@ -99,9 +99,7 @@ STAGES: dict[StageName, StageSpec] = {
         (_AFFINITY, _tensor("head_weights", "float32", HEADS), _tensor("head_entropies", "float32", HEADS)),
     ),
     "walk": _stage((*_WALK, *_scalars("alpha", "beta")), (_SCORES,)),
-    "walk_warm": _stage(
-        (*_WALK, _PREVIOUS, *_scalars("alpha", "beta")), (_SCORES,)
-    ),
+    "walk_warm": _stage((*_WALK, _PREVIOUS, *_scalars("alpha", "beta")), (_SCORES,)),
     "carry": _stage(
         (_SEEDS, _PREVIOUS, *_PLACES, *_scalars("keep")), (_tensor("carried_scores", "float32", "c", TOKENS),)
     ),

@@ -15,9 +15,9 @@ from nerve_runtime.sources.decoder import Decoder, LostError, Picture
 from nerve_runtime.sources.options import LiveOptions, Part
 from nerve_runtime.sources.recipe import Recipe
 
-# With a second for the process to start and one for the camera to answer, it is back within 10 s of its return.
-LONGEST_DELAY_S = 7.5
-STEADY_S = 2.0  # a source that is lost sooner than this after its return has not returned: delays go on growing
+# A camera takes one or two seconds more to show its first frame, and has to be back within 10 s of its return.
+LONGEST_DELAY_S = 6.0
+STEADY_S = 0.5  # a source that is lost sooner than this after its return has not returned: delays go on growing
 LONGEST_STEP_S = 10  # a clock that leaps further ahead of the arrival of its frames was set
 SHORTEST_STEP_S = Fraction(1, 1000)
 NANOSECONDS = 1_000_000_000
@@ -69,7 +69,7 @@ class LiveSource(FrameSource):
     """A camera or a stream, decoded in a process of its own.
 
     `index` counts the frames that were decoded, over all connections; where frames were lost or not wanted it leaps.
-    `time_s` is that of StreamClock. While the source is lost, `next` waits and tries again, 0.5 to 7.5 s between
+    `time_s` is that of StreamClock. While the source is lost, `next` waits and tries again, 0.5 to 6 s between
     attempts; what comes from a decoder process that crashed more than five times in a minute has failed.
     """
 

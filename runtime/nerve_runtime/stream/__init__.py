@@ -9,7 +9,6 @@ from nerve_runtime.stream.local_worker import LocalWorker
 from nerve_runtime.stream.process_worker import ProcessWorker
 from nerve_runtime.stream.run import run_streams
 from nerve_runtime.stream.segmenter_options import SegmenterOptions
-from nerve_runtime.stream.whole import run_stream
 from nerve_runtime.stream.worker import FrameLostError, Worker
 
 __all__ = [
@@ -22,6 +21,5 @@ __all__ = [
     "StreamOptions",
     "StreamReport",
     "Worker",
-    "run_stream",
     "run_streams",
 ]
