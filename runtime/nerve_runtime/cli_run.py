@@ -84,14 +84,16 @@ def run_command(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: How
     outputs = Outputs.asked(write)
     planned = planned_sources(sources, outputs)
     options = segmenter_options(sources, find, run)
+    interruption = Interruption()
     with ExitStack() as stack:
+        stack.enter_context(interruption.handlers())
         job = stack.enter_context(_record(outputs, job_key(options, read, write))) if write.resume else None
         left = _unfinished(planned, job)
         if not left:
             return
         with _opened_worker(options, isolate=wants(run.isolate, sources)) as worker:
             _announce(worker, options)
-            _Runner(worker, job, read, write, run).run(left)
+            _Runner(worker, job, read, write, run, interruption).run(left)
 
 
 @contextmanager
@@ -135,11 +137,19 @@ def _announce(worker: Worker, options: SegmenterOptions) -> None:
 class _Runner:
     """Batches of sources through the worker; what they have in common."""
 
-    def __init__(self, worker: Worker, job: Job | None, read: WhatToRead, write: WhatToWrite, run: HowToRun) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        job: Job | None,
+        read: WhatToRead,
+        write: WhatToWrite,
+        run: HowToRun,
+        interruption: Interruption,
+    ) -> None:
         self._worker, self._job = worker, job
         self._read, self._write, self._run = read, write, run
         self._console = Console(stderr=True)
-        self._interruption = Interruption()
+        self._interruption = interruption
         self._control = StreamControl()
         self._health = Health()
         self._failures: list[NerveError] = []
@@ -151,7 +161,6 @@ class _Runner:
         size = len(planned) if realtime else FILES_AT_ONCE
         waiting = iter(planned)
         with ExitStack() as stack:
-            stack.enter_context(self._interruption.handlers())
             if self._run.metrics_port is not None:
                 server = stack.enter_context(MetricsServer(self._run.metrics_port, self._health))
                 typer.echo(f"metrics: http://127.0.0.1:{server.port}/metrics", err=True)
