@@ -18,7 +18,7 @@ class Camera(http.server.BaseHTTPRequestHandler):
     """`/live` is the stream, `/leave?URL` a redirect, any other path a file of `folder`."""
 
     folder = Path()
-    fps = 25
+    fps = 12
 
     def do_GET(self) -> None:
         """Answer one request."""

