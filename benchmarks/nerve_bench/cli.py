@@ -1,14 +1,23 @@
 """`nerve-bench`, also `python benchmarks/run.py`: one command per question."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from nerve_bench.cli_shared import (
+    BundleOption,
+    JsonOption,
+    LimitOption,
+    OffsetOption,
+    PresetOption,
+    clip_seed,
+    emit,
+    open_world,
+    progress_bars,
+    scene_seeds,
+)
 from nerve_export.cli import run_command
 from nerve_runtime.errors import UsageError
 
@@ -20,16 +29,6 @@ LIVELY_CLIP = 10
 CLIPS_OF_VALIDATION = 500_000
 """Where validation clips start among the validation seeds; the scenes before are for still pictures."""
 WALKED_FRAMES = 48
-
-PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
-BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Only JSON lines on stdout; progress stays on stderr.")]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many scenes.")]
-OffsetOption = Annotated[
-    int, typer.Option("--seed-offset", min=0, help="Skip so many scenes of the range: other scenes, same world.")
-]
 
 
 @app.command("train-tiny")
@@ -59,7 +58,7 @@ def train_tiny_command(
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     folder = out or Path(str(nerve_ref.__file__)).parent / "models" / "tiny"
     card = train_tiny(TrainPlan(folder, work, chosen, shorten))
-    _emit([{"bench": "train", **card}], as_json=as_json, columns=())
+    emit([{"bench": "train", **card}], as_json=as_json, columns=())
     if not as_json:
         typer.echo(f"models: {folder}")
 
@@ -81,10 +80,10 @@ def accuracy(
     """
     from nerve_bench.accuracy import measure_accuracy
 
-    scenes = _scene_seeds(split, seed_offset, limit)
+    scenes = scene_seeds(split, seed_offset, limit)
     chosen = None if reference_only else bundle or Path("bundles") / preset
-    records = measure_accuracy(_world(preset), scenes, chosen, _progress())
-    _emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
+    records = measure_accuracy(open_world(preset), scenes, chosen, progress_bars())
+    emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
 
 
 @app.command()
@@ -110,13 +109,13 @@ def latency(
     from nerve_bench.latency import LatencyPlan, measure_latency
     from nerve_bench.shapes import moving_scene
 
-    world = _world(preset)
-    clip = moving_scene(_clip_seed(seed_offset), warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
+    world = open_world(preset)
+    clip = moving_scene(clip_seed(seed_offset), warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
     frames = [frame.rgb for frame in clip]
     plan = LatencyPlan(limit, warm_up, keyframe_every, threads, spinning)
-    records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, _progress())
+    records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, progress_bars())
     columns = ("runner", "keyframe_every", "stage", "p50_ms", "p90_ms", "p99_ms", "fps", "ratio_to_eager", "n")
-    _emit(records, as_json=as_json, columns=columns)
+    emit(records, as_json=as_json, columns=columns)
 
 
 @app.command()
@@ -152,7 +151,7 @@ def true_size(
             "max_abs",
             "agreement",
         )
-        _emit(records, as_json=as_json, columns=columns)
+        emit(records, as_json=as_json, columns=columns)
 
 
 @app.command()
@@ -167,11 +166,9 @@ def agreement(
     """Share of pixels on which reference and bundle agree along a moving scene, every frame cold, and warm."""
     from nerve_bench.agreement import measure_agreement
 
-    world, folder = _world(preset), bundle or Path("bundles") / preset
-    records = measure_agreement(world, folder, _clip_seed(seed_offset), limit, keyframe_every, _progress())
-    _emit(
-        records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "pixel_accuracy", "frames")
-    )
+    world, folder = open_world(preset), bundle or Path("bundles") / preset
+    records = measure_agreement(world, folder, clip_seed(seed_offset), limit, keyframe_every, progress_bars())
+    emit(records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "pixel_accuracy", "frames"))
 
 
 @app.command()
@@ -207,8 +204,8 @@ def video(
         raise UsageError(f"--variants names {', '.join(unknown)}, expected of: {', '.join(VARIANTS)}")
     seeds = (SEEDS["clips"] if split == "test" else SEEDS["validation"][CLIPS_OF_VALIDATION:])[seed_offset:][:limit]
     folder = bundle or Path("bundles") / preset
-    records = list(measure_video(folder, seeds, frames, chosen, threads, _progress()))
-    records += measure_walks(folder, seeds[0], min(frames, WALKED_FRAMES), threads, _progress())
+    records = list(measure_video(folder, seeds, frames, chosen, threads, progress_bars()))
+    records += measure_walks(folder, seeds[0], min(frames, WALKED_FRAMES), threads, progress_bars())
     if plot is not None:
         from nerve_bench.video_plot import draw_video
 
@@ -224,7 +221,7 @@ def video(
         "recovery_frames",
     )
     walks = ("walk", "mean_ms", "error_l1", "labels_as_limit_percent")
-    _emit(records, as_json=as_json, columns=(*columns, "keyframe_percent", *walks))
+    emit(records, as_json=as_json, columns=(*columns, "keyframe_percent", *walks))
 
 
 @app.command()
@@ -239,8 +236,10 @@ def tune(
 
     if part not in SWEEPS:
         raise UsageError(f"--part is {part!r}, expected one of: {', '.join(SWEEPS)}")
-    _emit(
-        sweep(_world(preset), SWEEPS[part], limit, _progress()), as_json=as_json, columns=("miou", "setting", "scenes")
+    emit(
+        sweep(open_world(preset), SWEEPS[part], limit, progress_bars()),
+        as_json=as_json,
+        columns=("miou", "setting", "scenes"),
     )
 
 
@@ -258,10 +257,10 @@ def pictures(
     from nerve_bench.shapes.grids import write_grids
 
     write_method_picture(
-        _world(preset), list(SEEDS["validation"][seed_offset : seed_offset + limit]), out / "method.png"
+        open_world(preset), list(SEEDS["validation"][seed_offset : seed_offset + limit]), out / "method.png"
     )
     paths = [out / "method.png", *write_grids(out)]
-    _emit([{"bench": "pictures", "path": str(path)} for path in paths], as_json=as_json, columns=("path",))
+    emit([{"bench": "pictures", "path": str(path)} for path in paths], as_json=as_json, columns=("path",))
 
 
 @app.command("write-voc")
@@ -277,7 +276,7 @@ def write_voc_command(
 
     window = slice(seed_offset, seed_offset + limit)
     count = write_voc(out, {"train": SEEDS["train"][window], "val": SEEDS["validation"][window]})
-    _emit([{"bench": "write_voc", "path": str(out), "scenes": count}], as_json=as_json, columns=("path", "scenes"))
+    emit([{"bench": "write_voc", "path": str(out), "scenes": count}], as_json=as_json, columns=("path", "scenes"))
 
 
 @app.command("demo-video")
@@ -295,63 +294,9 @@ def demo_video(
     if size % 2:
         raise UsageError(f"--size is {size}, expected an even number: the video format needs it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    clip = moving_scene(_clip_seed(seed_offset), frames, size_px=size)
-    count = write_video(_progress()(clip, "drawing the video", total=frames), str(out), 25)
-    _emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
-
-
-def _world(preset: str) -> Any:
-    from nerve_bench.accuracy import World
-    from nerve_ref.params import PRESETS
-    from nerve_ref.weights import tiny_models
-
-    if preset != "tiny":
-        raise UsageError(f"--preset is {preset!r}, expected tiny: the only preset with weights so far")
-    return World.open(tiny_models(), PRESETS[preset])
-
-
-def _scene_seeds(split: str, offset: int, limit: int) -> range:
-    from nerve_bench.shapes import SEEDS
-
-    if split not in ("test", "validation"):
-        raise UsageError(f"--split is {split!r}, expected test or validation")
-    return SEEDS[split][offset : offset + limit]
-
-
-def _clip_seed(offset: int) -> int:
-    from nerve_bench.shapes import SEEDS
-
-    if offset >= len(SEEDS["clips"]):
-        raise UsageError(f"--seed-offset is {offset}, expected less than {len(SEEDS['clips'])}")
-    return SEEDS["clips"][offset]
-
-
-def _progress() -> Any:
-    from nerve_bench.tiny.dataset import ProgressFactory
-
-    return ProgressFactory()
-
-
-def _emit(records: Iterable[dict[str, Any]], *, as_json: bool, columns: tuple[str, ...]) -> None:
-    """Print records as they come, one JSON line each, or all of them as one table."""
-    if as_json:
-        for record in records:
-            typer.echo(json.dumps(record))
-        return
-    table = Table(*columns)
-    for record in records:
-        if any(column in record for column in columns):
-            table.add_row(*(_cell(record.get(column, "")) for column in columns))
-        else:
-            typer.echo(json.dumps(record, indent=2))
-    if table.row_count:
-        Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    clip = moving_scene(clip_seed(seed_offset), frames, size_px=size)
+    count = write_video(progress_bars()(clip, "drawing the video", total=frames), str(out), 25)
+    emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
 
 
 def main() -> None:
