@@ -144,6 +144,8 @@ def opened_sinks(
             video = OverlayVideo(outputs.overlay, fps=frames.fps, style=outputs.style, force=outputs.force)
             sinks.append(stack.enter_context(video))
         if outputs.out:
+            if frames.size_hw == (0, 0):
+                raise UsageError("--out has to know the size of the picture; leave out --wait-for-source")
             sinks.append(
                 stack.enter_context(OutgoingStream(outputs.out, frames.size_hw, fps=frames.fps, style=outputs.style))
             )
