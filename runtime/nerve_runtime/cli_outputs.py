@@ -97,8 +97,8 @@ def _spoken(source: str) -> str:
     """A source in a word: a file's name without suffix, or the host and path of an address, without credentials."""
     if not is_address(source):
         return Path(source).stem or source
-    rest = source.partition("://")[2].partition("?")[0]
-    return rest.rpartition("@")[2]
+    # The user's name and password first: people write passwords with ? in them, and half of one would be left.
+    return source.partition("://")[2].rpartition("@")[2].partition("?")[0]
 
 
 def refuse_clashes(sources: Sequence[str], outputs: Sequence[Outputs]) -> None:

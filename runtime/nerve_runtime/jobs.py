@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from nerve_runtime.atomic import resource_errors, write_bytes_whole
 from nerve_runtime.errors import UsageError
+from nerve_runtime.redaction import redacted
 
 RECORD_NAME = ".nerve-job.jsonl"
 SOURCE_FIELDS = frozenset({"source", "outputs"})
@@ -112,7 +113,8 @@ class Job:
             ResourceError: the record cannot be written.
         """
         sizes = {str(path): _size_bytes(path) for path in outputs if path.exists()}
-        self._add({"source": str(source), **(_stamp(Path(source)) or {}), "frames": frames, "outputs": sizes})
+        # A URL is never found finished; that it was is told without its password.
+        self._add({"source": redacted(str(source)), **(_stamp(Path(source)) or {}), "frames": frames, "outputs": sizes})
 
     def finished_pictures(self, source: str | Path, pictures: Sequence[Path], masks: Path) -> frozenset[int]:
         """Numbers of the frames of a folder of pictures whose masks are finished.

@@ -18,6 +18,9 @@ from nerve_runtime.sinks.base import Pace, Sink, UInt8Array
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 VIDEO_CLOCK_HZ = 90_000  # the usual clock of video containers; holds 24, 25, 29.97 and 60 fps without drift
 VIDEO_FPS_IF_UNKNOWN = 25
+# MP4 and MOV hold the steps between frames in 31 bits, 6.6 hours, and the encoder orders frames over a few steps. A
+# camera that was away for a night comes back later than that.
+LONGEST_STEP_TICKS = 3600 * VIDEO_CLOCK_HZ
 # At 720p on one core 10 ms a frame, drawing not counted; superfast saves 1.5 ms and makes files 2.7 times as large.
 VIDEO_OPTIONS = {"crf": "20", "preset": "veryfast"}
 
@@ -26,8 +29,9 @@ class OverlayVideo(Sink):
     """H.264 video of the frames with their labels over them, at the source's own times.
 
     The picture has the size of the first frame, padded to even sides; a frame of another size is fitted into it. The
-    status line tells the pace at which frames are written. Memory does not grow with the video but for the container's
-    index, which MP4 and MOV keep until the end: about 100 bytes a frame, 9 MB an hour at 25 fps.
+    status line tells the pace at which frames are written. No step from frame to frame is longer than an hour; of a longer
+    gap the rest lies between the frames that follow. Memory does not grow with the video but for the container's index,
+    which MP4 and MOV keep until the end: about 100 bytes a frame, 9 MB an hour at 25 fps.
 
     Args:
         path: ends in .mp4, .mkv or .mov.
@@ -66,7 +70,8 @@ class OverlayVideo(Sink):
                 self._open(picture.shape[0], picture.shape[1], time_s)
             frame = av.VideoFrame.from_ndarray(fitted(picture, (self._stream.height, self._stream.width)), "rgb24")
             tick = round((time_s - self._first_time_s) * VIDEO_CLOCK_HZ)
-            self._last_tick = max(tick, self._last_tick + 1)  # encoders refuse a time that does not grow
+            # Encoders refuse a time that does not grow, containers one that leaps.
+            self._last_tick = min(max(tick, self._last_tick + 1), self._last_tick + LONGEST_STEP_TICKS)
             frame.pts, frame.time_base = self._last_tick, Fraction(1, VIDEO_CLOCK_HZ)
             self._container.mux(self._stream.encode(frame))
 
