@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nerve_bench import cli_report
 from nerve_bench.cli_shared import (
     BundleOption,
     JsonOption,
@@ -297,6 +298,9 @@ def demo_video(
     clip = moving_scene(clip_seed(seed_offset), frames, size_px=size)
     count = write_video(progress_bars()(clip, "drawing the video", total=frames), str(out), 25)
     emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
+
+
+app.registered_commands += cli_report.app.registered_commands
 
 
 def main() -> None:
