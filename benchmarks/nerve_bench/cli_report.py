@@ -40,3 +40,26 @@ def figures(
     kept.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
     typer.echo(f"{readme}: {', '.join(sorted(benches)) or 'nothing new'}")
+
+
+@app.command()
+def report(
+    folder: FromOption = Path("out/evidence"),
+    out: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("out/report.html"),
+    pictures: Annotated[bool, typer.Option(help="Put scenes and masks at the top (seconds).")] = True,
+) -> None:
+    """Write one self-contained HTML page of all records of a folder: plots, tables, pictures and the commands."""
+    from nerve_bench.figures import read_records
+    from nerve_bench.report import page
+    from nerve_bench.report_pictures import qualitative_pictures
+    from nerve_bench.report_sections import SECTIONS
+    from nerve_runtime.atomic import write_bytes_whole
+
+    if not folder.is_dir():
+        raise UsageError(
+            f"there is no folder {folder}; write records into it, such as: nerve-bench video --json > {folder}/video.jsonl"
+        )
+    text = page(SECTIONS, read_records(folder), qualitative_pictures() if pictures else {})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_whole(out, text.encode())
+    typer.echo(str(out))
