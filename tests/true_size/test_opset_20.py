@@ -9,7 +9,7 @@ from nerve_export.lowering import lower
 from nerve_export.onnx_graph import export_graph
 from nerve_export.plan import BuildPlan, make_plan, plan_weights, presets
 from nerve_export.stage_worker import export_stage, plan_models
-from nerve_export.stages import TABLE, Sizes, sizes_of
+from nerve_export.stages import TABLE, Sizes, sizes_of, stages_of
 from nerve_runtime.spec import StageName
 
 pytestmark = pytest.mark.true_size
@@ -45,12 +45,12 @@ def test_all_stages_parse(preset: str, size_hw: tuple[int, int] | None, tmp_path
     seed = None if presets()[preset].is_packaged else 0
     plan = make_plan(preset, opset=20, size_hw=size_hw, precision="fp16", random_seed=seed, out=tmp_path / "bundle")
     sizes = sizes_of(plan.backbones, plan.params)
-    for stage, row in TABLE.items():
-        if row.network:
+    for stage in stages_of(plan.params):
+        if TABLE[stage].network:
             run_isolated(f"exporting {stage}", export_unaudited, plan, sizes, stage, tmp_path)
         else:
             run_isolated(f"exporting {stage}", export_stage, plan, None, sizes, stage, tmp_path)
         layers, refused = run_isolated(f"parsing {stage}", problems, tmp_path / f"{stage}.onnx")
         assert refused == [], f"{stage} of {preset}"
-        assert layers > 10
+        assert layers > (3 if stage == "carry" else 10)
         assert layers < 6000, "a chain that blew up, as slices did in place of one convolution"
