@@ -7,8 +7,8 @@ from typing import Any
 AGED = ("temporal", "shift_only", "exact", "warm", "hold")
 """Variants with a keyframe at times, from the best to the worst in the paper's sense of effort."""
 SIZE_INCHES = (11.0, 4.2)
-LABEL_OFFSETS_POINTS = (8, -3, -14)
-"""Names beside the dots, in turn above, level and below: ways of equal cost stand close together."""
+SETTINGS = frozenset({"unsmoothed", "scores_every_2", "every_4", "every_16"})
+"""Variants that are `temporal` with another setting; they lie so close that their names would hide each other."""
 
 
 def draw_video(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -20,11 +20,16 @@ def draw_video(records: Sequence[dict[str, Any]], path: Path) -> None:
 
     found = {record["variant"]: record for record in records if record.get("bench") == "video"}
     figure, (cost, age) = pyplot.subplots(1, 2, figsize=SIZE_INCHES, layout="constrained")
-    for place, (name, record) in enumerate(sorted(found.items(), key=lambda item: item[1]["ratio_to_cold"])):
-        star, at = name == "temporal", (record["ratio_to_cold"], record["miou"])
-        cost.scatter(*at, marker="*" if star else "o", s=160 if star else 40)
-        beside = (6, LABEL_OFFSETS_POINTS[place % len(LABEL_OFFSETS_POINTS)])
-        cost.annotate(name, at, xytext=beside, textcoords="offset points", size=8)
+    for name, record in found.items():
+        at = (record["ratio_to_cold"], record["miou"])
+        if name in SETTINGS:
+            cost.scatter(*at, color="lightgrey", s=30, zorder=1)
+            continue
+        star = name == "temporal"
+        cost.scatter(*at, marker="*" if star else "o", s=160 if star else 40, zorder=2)
+        cost.annotate(name, at, xytext=(8, -3), textcoords="offset points", size=8)
+    cost.scatter([], [], color="lightgrey", s=30, label="temporal with other settings")
+    cost.legend(fontsize=8, loc="lower right")
     cost.set(
         xlabel="cost of a frame, average, cold being 1", ylabel="mIoU, %", title="Cost and accuracy on moving scenes"
     )
