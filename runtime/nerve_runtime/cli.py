@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command(epilog=EXAMPLES)
 @grouped
 def segment(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: HowToRun) -> None:
-    """Label every pixel of SOURCES with class names given in words. Progress goes to stderr, paths written to stdout."""
+    """Label every pixel of each SOURCE with class names given in words. Progress goes to stderr, paths written to stdout."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if run.verbose else logging.WARNING)
     with exit_codes(verbose=run.verbose):
         # Imported here so that --help answers without OpenCV and PyAV.
