@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +31,33 @@ def temporary_beside(path: Path) -> Path:
     """
     with resource_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+        prefix, suffix = _around(path)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
         # mkstemp makes files private; results are as readable as any other file the user writes.
         mask = os.umask(0)
         os.umask(mask)
         Path(name).chmod(0o666 & ~mask)
     return Path(name)
+
+
+def sweep_temporaries(path: Path) -> None:
+    """Delete what killed runs left of `path`; only for who holds a lock that keeps other runs from writing it.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    prefix, suffix = map(re.escape, _around(path))
+    left = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # eight characters of chance, as mkstemp makes them
+    with resource_errors(path):
+        for beside in path.parent.iterdir() if path.parent.is_dir() else ():
+            if left.fullmatch(beside.name):
+                beside.unlink(missing_ok=True)
+
+
+def _around(path: Path) -> tuple[str, str]:
+    """What stands before and after the part of a temporary name that differs each time."""
+    return f".{path.stem[:40]}.", f".tmp{path.suffix}"
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

@@ -11,9 +11,9 @@ DEFAULT_BUNDLE = Path("bundles/tiny")
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Video files, images, folders, quoted patterns such as 'clips/*.mp4', camera numbers, or URLs (rtsp, rtsps, "
-        "rtmp, http, https, udp, tcp, srt); several are done side by side."
+        "rtmp, http, https, udp, tcp, srt); several are done side by side.",
     ),
 ]
 Bundle = Annotated[

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -13,6 +14,7 @@ from types import FrameType
 import typer
 from rich.console import Console
 
+from nerve_runtime.atomic import sweep_temporaries
 from nerve_runtime.cli_options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
 from nerve_runtime.cli_outputs import Outputs, Planned, planned_sources
 from nerve_runtime.cli_plan import job_key, live_options, segmenter_options, wants
@@ -51,6 +53,7 @@ class Interruption:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.signal_number: int | None = None
+        self._at_once = False
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
@@ -58,6 +61,35 @@ class Interruption:
             signal.raise_signal(number)
         self.signal_number = number
         self.stop.set()
+        if self._at_once:
+            raise KeyboardInterrupt
+
+    def raise_if_heard(self) -> None:
+        """End with the exit code of the signal, if there was one.
+
+        Raises:
+            typer.Exit: 130 or 143.
+        """
+        if self.signal_number is not None:
+            raise typer.Exit(SIGNAL_EXIT_BASE + self.signal_number)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal break the block off: what it opens may take minutes, and there is nothing to finish yet.
+
+        Raises:
+            typer.Exit: 130 or 143, also when the signal came before the block.
+        """
+        self.raise_if_heard()
+        self._at_once = True
+        try:
+            self.raise_if_heard()
+            yield
+        except KeyboardInterrupt:
+            self.raise_if_heard()
+            raise
+        finally:
+            self._at_once = False
 
     @contextmanager
     def handlers(self) -> Iterator[None]:
@@ -91,9 +123,12 @@ def run_command(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: How
         left = _unfinished(planned, job)
         if not left:
             return
-        with _opened_worker(options, isolate=wants(run.isolate, sources)) as worker:
-            _announce(worker, options)
-            _Runner(worker, job, read, write, run, interruption).run(left)
+        if job is not None:
+            _sweep(left)
+        with interruption.at_once():
+            worker = stack.enter_context(_opened_worker(options, isolate=wants(run.isolate, sources)))
+        _announce(worker, options)
+        _Runner(worker, job, read, write, run, interruption).run(left)
 
 
 @contextmanager
@@ -111,6 +146,13 @@ def _unfinished(planned: list[Planned], job: Job | None) -> list[Planned]:
     if job.resumed:
         typer.echo(f"resuming: {len(planned) - len(left)} of {len(planned)} sources are finished", err=True)
     return left
+
+
+def _sweep(planned: Sequence[Planned]) -> None:
+    """Delete what a killed run left of these outputs; all at once, before one of them is begun anew."""
+    for plan in planned:
+        for path in plan.outputs.paths():
+            sweep_temporaries(path)
 
 
 @contextmanager
@@ -174,13 +216,17 @@ class _Runner:
         alone = len(batch) == 1
         try:
             for plan in batch:
-                self._open_source(plan, window, alone=alone)
+                with self._interruption.at_once():
+                    self._open_source(plan, window, alone=alone)
             if self._open:
                 self._play(window, realtime=realtime)
         except BaseException as error:
             for opened in self._open:
                 opened.end(error)
-            raise
+            # That every source of this batch failed says nothing of the next one.
+            if not isinstance(error, NerveError) or alone or self._worker.state in ("failed", "closed"):
+                raise
+            self._failed(error)
 
     def _open_source(self, plan: Planned, window: Window | None, *, alone: bool) -> None:
         try:
@@ -191,7 +237,9 @@ class _Runner:
             self._failed(error)
 
     def _play(self, window: Window | None, *, realtime: bool) -> None:
-        jobs = [StreamJob(opened.name, opened.frames, opened.write) for opened in self._open]
+        jobs = [
+            StreamJob(opened.name, opened.frames, opened.write, partial(self._finish, opened)) for opened in self._open
+        ]
         options = StreamOptions(realtime, self._run.hang_timeout)
         idle = window.refresh if window is not None else None
         told = {"stop": self._interruption.stop, "control": self._control, "health": self._health, "idle": idle}
@@ -201,13 +249,17 @@ class _Runner:
             opened.end(report.error)
             self._report(opened, report)
 
+    def _finish(self, opened: OpenSource, report: StreamReport) -> None:
+        """Put the outputs of a source that is complete in place, so that nothing that comes later can lose them."""
+        opened.end(None)
+        if self._job is not None:
+            self._job.finish(opened.source, report.frames, opened.outputs.paths())
+
     def _report(self, opened: OpenSource, report: StreamReport) -> None:
         if report.error is not None:
             self._failed(report.error)
         elif report.counts.failed and report.last_failure is not None and not opened.frames.live:
             self._failed(report.last_failure)
-        elif not report.stopped and self._job is not None:
-            self._job.finish(opened.source, report.frames, opened.outputs.paths())
         written = opened.written()
         aside = opened.outputs.takes_stdout
         if self._run.json_lines:
@@ -228,8 +280,7 @@ class _Runner:
         typer.echo(f"error: {error}", err=True)
 
     def _end(self) -> None:
-        if self._interruption.signal_number is not None:
-            raise typer.Exit(SIGNAL_EXIT_BASE + self._interruption.signal_number)
+        self._interruption.raise_if_heard()
         if self._failures:
             raise typer.Exit(self._failures[0].exit_code)
         if self._invalid:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -70,7 +71,7 @@ def record_beside(output: Path, *, folder: bool = False) -> Path:
 
 
 class Job:
-    """What is finished of one job; made by `open_job`, which holds the lock.
+    """What is finished of one job; made by `open_job`, which holds the lock. Several threads may note what is finished.
 
     Attributes:
         resumed: lines of an earlier run were found.
@@ -79,6 +80,7 @@ class Job:
     def __init__(self, path: Path, stream: TextIO, lines: Sequence[Mapping[str, Any]]) -> None:
         self._path = path
         self._stream = stream
+        self._writing = threading.Lock()
         self.resumed = bool(lines)
         self._sources: dict[str, Mapping[str, Any]] = {}
         self._pictures: dict[tuple[str, int], Mapping[str, Any]] = {}
@@ -150,7 +152,7 @@ class Job:
         self._add({**names, **(_stamp(picture) or {}), "mask": mask.name, "mask_bytes": _size_bytes(mask)})
 
     def _add(self, line: Mapping[str, Any]) -> None:
-        with resource_errors(self._path):
+        with self._writing, resource_errors(self._path):
             self._stream.write(json.dumps(line, ensure_ascii=True) + "\n")
             self._stream.flush()
             if "picture" not in line:  # a folder has thousands of pictures; their masks are checked by size anyway

@@ -1,9 +1,11 @@
 """Segmenters that hang or crash, each opened in the worker process of a command whose options it ignores."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
+from nerve_runtime.frames import Frame
 from nerve_runtime.stream import SegmenterOptions
 from tests.data.stream_doubles import DoubleSegmenter
 
@@ -32,10 +34,25 @@ def dies_at_the_start(options: SegmenterOptions) -> DoubleSegmenter:
     os._exit(3)
 
 
-def dies_at_the_first_frame(options: SegmenterOptions) -> DoubleSegmenter:
-    """Opens, and crashes with the first frame of a video."""
+def never_opens(options: SegmenterOptions) -> DoubleSegmenter:
+    """Takes its time to open, as an engine of gigabytes does."""
     _note_start()
-    return DoubleSegmenter(crash_at=0)
+    time.sleep(60)
+    return DoubleSegmenter()
+
+
+class _Dying(DoubleSegmenter):
+    """Takes its process with it whenever it is shown a frame."""
+
+    def misbehave(self, frame: Frame) -> None:
+        """Crash."""
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def dies_at_every_frame(options: SegmenterOptions) -> DoubleSegmenter:
+    """Opens, and crashes with the first frame that it sees."""
+    _note_start()
+    return _Dying()
 
 
 def hangs_at_the_fourth_frame(options: SegmenterOptions) -> DoubleSegmenter:

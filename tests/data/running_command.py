@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ class RunningCommand:
             given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
             if terminal:
                 self._master, slave = os.openpty()
-                given.update(stdin=slave, stderr=slave, preexec_fn=_own_terminal)  # noqa: PLW1509 - a test without threads
+                given.update(stdin=slave, stderr=slave, preexec_fn=_own_terminal)
             self.started_s = time.monotonic()
             self.process = subprocess.Popen(command, env=environment, start_new_session=True, **given)
             if terminal:
@@ -167,11 +169,40 @@ def conserved(source: dict[str, Any]) -> bool:
 def frames_of_video(path: Path) -> int:
     """How many frames PyAV decodes of a video, every one without error, at times that grow."""
     with av.open(str(path)) as container:
-        times = [frame.pts for frame in container.decode(video=0)]
-    assert all(earlier < later for earlier, later in zip(times, times[1:], strict=False))
-    return len(times)
+        times_s = [frame.time for frame in container.decode(video=0)]
+    assert all(earlier < later for earlier, later in pairwise(times_s))
+    return len(times_s)
 
 
 def everything_below(folder: Path) -> list[str]:
     """Every file and folder below a folder, hidden ones too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def outputs_in(folder: Path) -> tuple[object, ...]:
+    """Every kind of file that the command writes."""
+    return ("--overlay", folder / "o.mp4", "--masks", folder / "masks", "--jsonl", folder / "l.jsonl")
+
+
+def error_of(ended: Result) -> str:
+    """The one line that says what is wrong."""
+    (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def summary_of(ended: Result) -> dict[str, Any]:
+    """The last summary that `--json` printed."""
+    return [record for line in ended.stdout.splitlines() if "summary" in (record := json.loads(line))][-1]
+
+
+def stop_once(condition: Callable[[], object]) -> threading.Thread:
+    """Have SIGTERM sent to this process once the condition holds."""
+
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    return watching

@@ -17,6 +17,8 @@ from nerve_runtime.result import FrameResult
 from nerve_runtime.sinks.base import Sink, UInt8Array
 
 MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
+TORN_MASKS = ".frame_*.tmp.png"
+"""What a killed run left of a mask."""
 
 
 def mask_name(index: int) -> str:
@@ -59,6 +61,8 @@ class MaskFolder(Sink):
         with resource_errors(path):
             if resume:
                 path.mkdir(parents=True, exist_ok=True)
+                for torn in path.glob(TORN_MASKS):
+                    torn.unlink(missing_ok=True)
                 return
             path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))

@@ -19,8 +19,8 @@ CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 VIDEO_CLOCK_HZ = 90_000  # the usual clock of video containers; holds 24, 25, 29.97 and 60 fps without drift
 VIDEO_FPS_IF_UNKNOWN = 25
 # MP4 and MOV hold the steps between frames in 31 bits, 6.6 hours, and the encoder orders frames over a few steps. A
-# camera that was away for a night comes back later than that.
-LONGEST_STEP_TICKS = 3600 * VIDEO_CLOCK_HZ
+# camera that was away for a night comes back later than that, and headers declare a frame in eleven days.
+LONGEST_STEP_S = 3600
 # At 720p on one core 10 ms a frame, drawing not counted; superfast saves 1.5 ms and makes files 2.7 times as large.
 VIDEO_OPTIONS = {"crf": "20", "preset": "veryfast"}
 
@@ -52,7 +52,7 @@ class OverlayVideo(Sink):
             raise UsageError(f"overlay {path} ends in {path.suffix!r}, expected one of {', '.join(CONTAINERS)}")
         refuse_existing(path, force=force)
         self.path = path
-        self._fps = fps or Fraction(VIDEO_FPS_IF_UNKNOWN)
+        self._fps = max(fps or Fraction(VIDEO_FPS_IF_UNKNOWN), Fraction(1, LONGEST_STEP_S))
         self._style = style
         self._pace = Pace()
         self._temporary = temporary_beside(path)
@@ -71,7 +71,7 @@ class OverlayVideo(Sink):
             frame = av.VideoFrame.from_ndarray(fitted(picture, (self._stream.height, self._stream.width)), "rgb24")
             tick = round((time_s - self._first_time_s) * VIDEO_CLOCK_HZ)
             # Encoders refuse a time that does not grow, containers one that leaps.
-            self._last_tick = min(max(tick, self._last_tick + 1), self._last_tick + LONGEST_STEP_TICKS)
+            self._last_tick = min(max(tick, self._last_tick + 1), self._last_tick + LONGEST_STEP_S * VIDEO_CLOCK_HZ)
             frame.pts, frame.time_base = self._last_tick, Fraction(1, VIDEO_CLOCK_HZ)
             self._container.mux(self._stream.encode(frame))
 

@@ -22,11 +22,14 @@ class StreamJob:
         name: tells the sources of a run apart, in reports, metrics and logs; no credentials.
         frames: a FrameSource, which is closed at the end, or anything that gives frames in order.
         write: called with each frame and its result, in order, in a thread of this source's own.
+        finished: called in that thread, after the last write, when the source gave all its frames and none was lost to
+            an error or a stop; the other sources may go on for hours. What it raises ends this source with an error.
     """
 
     name: str
     frames: Iterable[Frame]
     write: Callable[[Frame, FrameResult], None]
+    finished: "Callable[[StreamReport], None] | None" = None
 
     @property
     def live(self) -> bool:

@@ -124,12 +124,21 @@ class _Run:
 
     def wait(self, idle: Callable[[], None] | None) -> None:
         """Wait until every source is through, the run is stopped, or something fails for all."""
-        while not self.trays.wait_until_through(POLL_S) and not self._stop.is_set() and not self._ending.is_set():
+        while not self._over() and not self._stop.is_set() and not self._ending.is_set():
             if self._worker.state in ("failed", "closed"):
                 self._break_off(self._worker.error or UsageError("the worker was closed; make another"))
             self._watch_readers()
             if idle is not None:
                 idle()
+
+    def _over(self) -> bool:
+        """Whether every source is through and has finished its outputs, which may take a slow disk a while."""
+        if not self.trays.wait_until_through(POLL_S):
+            return False
+        writers = [self._threads[f"writer-{source.name}"] for source in self.sources]
+        for writer in writers:
+            writer.join(POLL_S / len(writers))
+        return not any(writer.is_alive() for writer in writers)
 
     def _watch_readers(self) -> None:
         awake_s = self._awake.tick()
@@ -218,6 +227,18 @@ class _Run:
             self.trays.give_up(source.number, "failed")  # only a bug leaves anything to give up
             source.end()
             self._worker.forget(source.name)
+        self._finish(source)
+
+    def _finish(self, source: RunningSource) -> None:
+        """Let the outputs of a source that is complete be put in place, while others go on."""
+        report = source.report(stopped=self._stop.is_set())
+        whole = source.read_to_end and source.error is None and report.counts.failed == report.counts.stopped == 0
+        if not whole or source.job.finished is None:
+            return
+        try:
+            source.job.finished(report)
+        except NerveError as error:
+            self._note_failure(source, error)
 
     def _fail(self, source: RunningSource, error: NerveError) -> None:
         """End one source with an error; what is in flight of it is dropped."""

@@ -223,7 +223,8 @@ def test_closing_frees_every_file_thread_and_process() -> None:
     worker.close()
     worker.submit("a", blank(1), outcomes.append)
     assert [type(outcome) for outcome in outcomes] == [FrameLostError, FrameLostError]
-    assert (psutil.Process().num_fds(), psutil.Process().num_threads()) == before
+    assert psutil.Process().num_fds() == before[0]
+    assert psutil.Process().num_threads() <= before[1]  # a thread of an earlier test may have ended meanwhile
     assert not psutil.Process().children()
 
 
