@@ -87,7 +87,7 @@ class _Pictures:
         self._container.close()
 
     def _decoded_pictures(self) -> Iterator[Any]:
-        packets = self._container.demux(self.stream)
+        packets = self._without_cut_end(self._container.demux(self.stream))
         while True:
             try:
                 packet = next(packets, None)
@@ -105,6 +105,22 @@ class _Pictures:
             for picture in pictures:
                 self.decoded += 1
                 yield picture
+
+    def _without_cut_end(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """The packets but for a last one that the end of the file cut off.
+
+        A decoder with a thread for each frame, which meets it while being emptied, would take the two sound pictures
+        before it along.
+        """
+        held: Any = None
+        for packet in packets:
+            if held is not None and packet.size > 0:
+                yield held
+            elif held is not None:
+                self.damaged_packets += 1
+            held = packet if packet.is_corrupt else None
+            if held is None:
+                yield packet
 
 
 def _opened(path: Path) -> Any:

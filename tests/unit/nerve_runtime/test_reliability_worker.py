@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from nerve_runtime import cli_run
@@ -20,6 +19,7 @@ from nerve_runtime.stream import LocalWorker, ProcessWorker, StreamJob, StreamRe
 from tests.data.clips import damage_middle, write_clip
 from tests.data.failing_segmenters import STARTS, opener, starts_s
 from tests.data.media import make_video
+from tests.data.processes import own_children
 from tests.data.running_command import (
     error_of,
     everything_below,
@@ -67,7 +67,7 @@ def test_row_30_a_hung_frame_is_lost_and_counted_and_the_others_are_written(
     assert "frame 3 of clip was not segmented within 0.3 s" in error_of(ended)
     final = json.loads(status.read_text())
     assert (final["worker_restarts"], len(starts_s()), final["sources"][0]["state"]) == (1, 2, "ended")
-    assert psutil.Process().children() == []
+    assert own_children() == []
 
 
 def test_row_30_a_source_whose_every_frame_hangs_ends_with_exit_code_8(
@@ -130,7 +130,7 @@ def test_row_32_a_worker_that_crashes_at_the_start_has_failed_after_five_restart
     pauses_s = np.diff(starts_s())
     assert len(pauses_s) == 5
     assert pauses_s[4] > pauses_s[0] + 0.3  # each start has to wait longer than the one before: no spin
-    assert psutil.Process().children() == []
+    assert own_children() == []
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_row_32_a_worker_that_crashes_with_every_frame_fails_the_source_with_its
     assert (ended.exit_code, everything_below(tmp_path / "out")) == (4, []), ended.output
     assert "the worker process crashed (SIGSEGV)" in error_of(ended)
     assert 2 <= len(starts_s()) <= 6
-    assert psutil.Process().children() == []
+    assert own_children() == []
 
 
 def test_a_batch_of_files_that_all_fail_does_not_keep_the_next_ones_from_being_done(
@@ -194,4 +194,4 @@ def test_a_signal_while_the_graphs_are_opened_ends_the_command_within_5_s(
     assert (ended.exit_code, everything_below(tmp_path / "out")) == (143, [])
     assert time.monotonic() - started_s < 8  # the start of a process is in it
     stopping.join()
-    assert psutil.Process().children() == []
+    assert own_children() == []

@@ -18,6 +18,7 @@ from nerve_runtime.errors import CompatibilityError, HungError, NerveError, Reso
 from nerve_runtime.restarts import Backoff, RestartBudget
 from nerve_runtime.result import FrameResult
 from nerve_runtime.stream import FrameLostError, ProcessWorker, child_process
+from tests.data.processes import own_children
 from tests.data.stream_doubles import OPENER, blank, options_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,7 +82,7 @@ def test_a_crash_costs_the_frame_and_the_next_one_is_a_keyframe() -> None:
     assert "the worker process crashed (SIGSEGV)" in str(lost)
     assert lost.exit_code == CompatibilityError.exit_code
     assert result(outcomes[2]).keyframe
-    assert not psutil.Process().children()
+    assert not own_children()
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -102,13 +103,13 @@ def test_row_30_a_hung_frame_is_ended_with_its_process_and_the_next_one_is_done(
         assert worker.pid != before
     assert isinstance(outcomes[0], HungError)
     assert result(outcomes[1]).keyframe
-    assert not psutil.Process().children()
+    assert not own_children()
 
 
 def test_a_process_that_never_gives_the_interpreter_back_is_ended() -> None:
     with pytest.raises(HungError, match=r"did not open its segmenter within 0\.5 s"):
         ProcessWorker(options_for(hold_the_interpreter=True), opener=OPENER, open_timeout_s=0.5)
-    assert not psutil.Process().children()
+    assert not own_children()
 
 
 @pytest.mark.parametrize("kind", ["UsageError", "BundleError", "CompatibilityError", "ResourceError"])
@@ -116,7 +117,7 @@ def test_an_error_in_opening_keeps_its_type_and_exit_code(kind: str) -> None:
     with pytest.raises(getattr(errors, kind), match="this bundle is refused on purpose") as caught:
         opened(refuse=kind)
     assert type(caught.value) is getattr(errors, kind)
-    assert not psutil.Process().children()
+    assert not own_children()
 
 
 def test_the_error_of_a_frame_keeps_its_type_and_the_process_goes_on() -> None:
@@ -151,7 +152,7 @@ def test_row_32_a_process_that_always_dies_is_started_five_times_again_and_then_
     assert caught.value.exit_code == 4
     assert len(delays) == 5  # it waits before each restart, ever longer, and does not spin meanwhile
     assert psutil.Process().cpu_times().user - before_s < 0.5
-    assert not psutil.Process().children()
+    assert not own_children()
 
 
 def test_a_worker_whose_budget_is_spent_has_failed_and_says_why() -> None:
@@ -225,7 +226,7 @@ def test_closing_frees_every_file_thread_and_process() -> None:
     assert [type(outcome) for outcome in outcomes] == [FrameLostError, FrameLostError]
     assert psutil.Process().num_fds() == before[0]
     assert psutil.Process().num_threads() <= before[1]  # a thread of an earlier test may have ended meanwhile
-    assert not psutil.Process().children()
+    assert not own_children()
 
 
 ORPHAN = """
