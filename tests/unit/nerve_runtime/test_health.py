@@ -164,7 +164,10 @@ def test_children_are_counted_with_their_memory() -> None:
     import subprocess
 
     before = process_health()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    words = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # it is up, with all of its memory
         held = process_health()
         child.communicate(b"\n")
     assert held.children == before.children + 1
