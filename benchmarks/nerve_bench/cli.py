@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from nerve_bench import cli_report
+from nerve_bench import cli_cost, cli_data, cli_experiments, cli_report
 from nerve_bench.cli_shared import (
     BundleOption,
     JsonOption,
@@ -85,38 +85,6 @@ def accuracy(
     chosen = None if reference_only else bundle or Path("bundles") / preset
     records = measure_accuracy(open_world(preset), scenes, chosen, progress_bars())
     emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
-
-
-@app.command()
-def latency(
-    preset: PresetOption = "tiny",
-    bundle: BundleOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=8, help="How many frames are timed.")] = 96,
-    warm_up: Annotated[int, typer.Option(min=1, help="How many frames run before timing, compiling included.")] = 16,
-    keyframe_every: Annotated[
-        int, typer.Option(min=2, help="Also time video with a keyframe every so many frames.")
-    ] = 8,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of ONNX Runtime; 0 lets it choose.")] = 0,
-    spinning: Annotated[
-        bool, typer.Option(help="Whether ONNX Runtime's idle threads spin, as PyTorch's do; off in nerve-segment.")
-    ] = True,
-    seed_offset: OffsetOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Time per stage and per frame: eager reference, reference under torch.compile, bundle through ONNX Runtime.
-
-    All runners take the same frames of a moving scene in turn, in one run; ratios are to the eager reference.
-    """
-    from nerve_bench.latency import LatencyPlan, measure_latency
-    from nerve_bench.shapes import moving_scene
-
-    world = open_world(preset)
-    clip = moving_scene(clip_seed(seed_offset), warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
-    frames = [frame.rgb for frame in clip]
-    plan = LatencyPlan(limit, warm_up, keyframe_every, threads, spinning)
-    records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, progress_bars())
-    columns = ("runner", "keyframe_every", "stage", "p50_ms", "p90_ms", "p99_ms", "fps", "ratio_to_eager", "n")
-    emit(records, as_json=as_json, columns=columns)
 
 
 @app.command()
@@ -300,6 +268,9 @@ def demo_video(
     emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
 
 
+app.registered_commands += cli_cost.app.registered_commands
+app.registered_commands += cli_data.app.registered_commands
+app.registered_commands += cli_experiments.app.registered_commands
 app.registered_commands += cli_report.app.registered_commands
 
 

@@ -6,7 +6,7 @@ A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`; a
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Column:
     def cell(self, record: Record) -> str:
         """The field of a record as text, empty where it has none."""
         value = record.get(self.field)
+        if isinstance(value, list):
+            return " to ".join(format(end, self.shown) for end in value)
         return "" if value is None else format(value, self.shown)
 
 
@@ -37,18 +39,23 @@ class FigureTable:
     Attributes:
         bench: which records it shows, by their field "bench".
         columns: from left to right.
-        names: what to call the values of the first column's field, in this order; others are left out. Empty: all.
+        names: what to call the values of the first column's field, in this order; others are left out.
+        only: further fields that a record must have, with these values.
     """
 
     bench: str
     columns: tuple[Column, ...]
     names: Mapping[str, str]
+    only: Mapping[str, str] = field(default_factory=dict)
+
+    def shows(self, record: Record) -> bool:
+        """Whether a record belongs to the table."""
+        named = record.get("bench") == self.bench and record.get(self.columns[0].field) in self.names
+        return named and self.columns[1].field in record and all(record.get(n) == v for n, v in self.only.items())
 
     def rows(self, records: Iterable[Record]) -> list[Record]:
         """Its records in the order of its names."""
-        own = [record for record in records if record.get("bench") == self.bench and self.columns[0].field in record]
-        if not self.names:
-            return own
+        own = [record for record in records if self.shows(record)]
         by_name = {record[self.columns[0].field]: record for record in own}
         return [{**by_name[name], self.columns[0].field: said} for name, said in self.names.items() if name in by_name]
 
@@ -105,6 +112,40 @@ TABLES: dict[str, FigureTable] = {
     ),
 }
 
+_DIFFERENCE = (
+    Column("points of mIoU", "difference", "+.2f"),
+    Column("95 % interval", "interval", "+.2f"),
+    Column("", "verdict"),
+)
+TABLES["parts"] = FigureTable(
+    "experiment_parts",
+    (Column("NERVE against", "minus"), *_DIFFERENCE),
+    {
+        "G": "CLIP alone (G)",
+        "local": "local affinity only",
+        "global": "global affinity only",
+        "global, mean heads": "global affinity only, mean of the heads",
+        "hybrid, mean heads": "both, mean of the heads",
+    },
+    {"setting": "NERVE"},
+)
+TABLES["better"] = FigureTable(
+    "experiment_better",
+    (Column("change to the paper-like setting", "setting"), *_DIFFERENCE),
+    {
+        "guided read-out": "guided read-out",
+        "key_norm": "key normalisation",
+        "beta per pixel": "beta per pixel",
+        "self-loop removed": "self-loop left out of the entropies",
+        "sharpen": "sharpened rows",
+        "zscore": "z-scores in the head weights",
+        "exact walk": "exact walk",
+        "preset": "the preset `tiny` as it is",
+        "all that won on validation": "all that won on validation",
+    },
+    {"minus": "paper-like"},
+)
+
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """All records of the `*.jsonl` files of a folder, in the order of the files' names.
@@ -130,12 +171,10 @@ def shown_records(records: Iterable[Record]) -> list[dict[str, Any]]:
     kept: list[dict[str, Any]] = []
     everything = list(records)
     for table in TABLES.values():
-        fields = ["bench", *(column.field for column in table.columns)]
-        wanted = set(table.names)
-        for record in everything:
-            name = record.get(table.columns[0].field)
-            if record.get("bench") == table.bench and (name in wanted or not wanted):
-                kept.append({field: record[field] for field in fields if field in record})
+        fields = ["bench", *table.only, *(column.field for column in table.columns)]
+        kept += [
+            {name: record[name] for name in fields if name in record} for record in everything if table.shows(record)
+        ]
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Latency of each stage and of a frame: eager reference, compiled reference, bundle; in one run on the same frames."""
+"""Latency of each stage and of a frame: reference eager and compiled, bundle through each library; in one run, in turns."""
 
 import logging
 import platform
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from nerve_bench.accuracy import World
+from nerve_bench.openvino_runner import INSTALL, OpenVinoBackend, label_agreement, openvino_version
 from nerve_bench.shapes import CLASS_NAMES
 from nerve_ref.clip_scores import clip_pixels, dense_features
 from nerve_ref.pipeline import Mix, Structure, mix_heads, seeds, structure
@@ -22,12 +24,16 @@ from nerve_ref.sd_attention import CaptureProcessor, LayerHeads, latent, noised
 from nerve_ref.walk import mixed_step, readout, walk
 from nerve_runtime import Segmenter
 from nerve_runtime.errors import CompatibilityError, UsageError
+from nerve_runtime.manifest import load_manifest
 from nerve_runtime.temporal import Temporal
 
 Frame = NDArray[np.uint8]
 Timings = dict[str, list[float]]
 BLOCK_FRAMES = 16
 PERCENTILES = (50, 90, 99)
+EAGER = "reference_eager"
+RUNNERS = (EAGER, "reference_compile", "bundle_ort", "bundle_openvino")
+AGREEMENT_FRAMES = 8
 STAGES = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
 
 
@@ -144,18 +150,20 @@ class BundleStages:
         spinning: bool,
         classes: str | Sequence[str] = CLASS_NAMES,
         templates: str | None = None,
+        backend: str = "ort",
     ) -> None:
+        openvino = backend == OpenVinoBackend.name
         self.segmenter = Segmenter.open(
             bundle,
             classes if isinstance(classes, str) else list(classes),
-            backend="ort",
+            backend=OpenVinoBackend(bundle, load_manifest(bundle), threads=threads) if openvino else backend,
             temporal=Temporal.plain(keyframe_every),
             threads=threads,
             spinning=spinning,
             templates=templates,
         )
-        if not self.segmenter.backend.startswith("ort:"):
-            raise CompatibilityError(f"asked for ONNX Runtime, got {self.segmenter.backend}: refusing to report it")
+        if not self.segmenter.backend.startswith(f"{backend}:"):
+            raise CompatibilityError(f"asked for {backend}, got {self.segmenter.backend}: refusing to report it")
         self.timings: Timings = {}
 
     def frame(self, frame: Frame, *, keyframe: bool) -> None:
@@ -175,7 +183,8 @@ class BundleStages:
 class LatencyPlan:
     """`frames` frames after `warm_up` ones, keyframes every `keyframe_every`, on `threads` threads.
 
-    `spinning`: the bundle's idle threads spin, as PyTorch's do.
+    `spinning`: ONNX Runtime's idle threads spin, as PyTorch's do. `runners`: some of `RUNNERS`; the eager reference,
+    which ratios are to, always runs.
     """
 
     frames: int
@@ -183,6 +192,17 @@ class LatencyPlan:
     keyframe_every: int
     threads: int
     spinning: bool
+    runners: tuple[str, ...] = RUNNERS
+
+    def __post_init__(self) -> None:
+        unknown = [runner for runner in self.runners if runner not in RUNNERS]
+        if unknown:
+            raise UsageError(f"--runners names {', '.join(unknown)}, expected of: {', '.join(RUNNERS)}")
+
+
+def available_runners() -> tuple[str, ...]:
+    """All runners whose library is installed here."""
+    return tuple(name for name in RUNNERS if name != "bundle_openvino" or find_spec("openvino") is not None)
 
 
 def machine_facts() -> dict[str, Any]:
@@ -198,9 +218,15 @@ def machine_facts() -> dict[str, Any]:
 
 def header(plan: LatencyPlan) -> dict[str, Any]:
     """What a figure means nothing without: machine, versions, threads, warm-up, repeats."""
+    here = {"openvino": openvino_version()} if "bundle_openvino" in plan.runners else {}
+    left_out = [name for name in RUNNERS if name not in plan.runners]
+    missing = {name: f"openvino is not installed; {INSTALL}" for name in RUNNERS if name not in available_runners()}
     return {
         **machine_facts(),
+        **here,
         "precision": "fp32",
+        "threads": plan.threads or "chosen by each library",
+        "left_out": {name: missing.get(name, "not asked for") for name in left_out},
         "ort_spinning": plan.spinning,
         "classes": len(CLASS_NAMES),
         "warm_up": plan.warm_up,
@@ -220,16 +246,23 @@ def measure_latency(
     torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]  # documented, not re-exported
     yield header(plan)
     for every in (1, plan.keyframe_every):
-        runners: dict[str, ReferenceStages | BundleStages] = {
-            "reference_eager": ReferenceStages(world, compiled=False),
-            "reference_compile": ReferenceStages(world, compiled=True),
-            "bundle_ort": BundleStages(bundle, every, plan.threads, spinning=plan.spinning),
+        runners = {
+            name: _opened(name, world, bundle, every, plan) for name in RUNNERS if name in (EAGER, *plan.runners)
         }
         blocks = range(0, plan.warm_up + plan.frames, BLOCK_FRAMES)
         for start in progress(blocks, f"timing, keyframe every {every}"):
             for runner in runners.values():
                 _run_block(runner, frames, start, every, plan)
         yield from _records(runners, every)
+    if {"bundle_ort", "bundle_openvino"} <= set(plan.runners):
+        yield label_agreement(bundle, CLASS_NAMES, frames[:AGREEMENT_FRAMES], progress, plan.threads)
+
+
+def _opened(name: str, world: World, bundle: Path, every: int, plan: LatencyPlan) -> ReferenceStages | BundleStages:
+    kind, _, what = name.partition("_")
+    if kind == "reference":
+        return ReferenceStages(world, compiled=what == "compile")
+    return BundleStages(bundle, every, plan.threads, spinning=plan.spinning, backend=what)
 
 
 def _run_block(
@@ -242,7 +275,7 @@ def _run_block(
 
 
 def _records(runners: dict[str, Any], every: int) -> Iterator[dict[str, Any]]:
-    eager = runners["reference_eager"].timings
+    eager = runners[EAGER].timings
     for name, runner in runners.items():
         for stage in ("frame", *STAGES):
             if stage in runner.timings:

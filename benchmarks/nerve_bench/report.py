@@ -23,8 +23,8 @@ code, pre { background: #f4f4f0; padding: .1rem .3rem; border-radius: .2rem; } p
 .missing { color: #a40; } nav a { margin-right: 1rem; } .facts { color: #666; font-size: .85rem; }
 """
 HIDDEN = frozenset({"bench"})
-NESTED_LIMIT = 6
-"""A field that holds more than so many values by name is a curve: it is drawn, not tabled."""
+LIST_LIMIT = 6
+"""A list of more values is a curve, as is what holds values by name: it is drawn, not tabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,9 @@ def _fields(record: Record) -> tuple[str, ...]:
     return tuple(
         name
         for name, value in record.items()
-        if name not in HIDDEN and not (isinstance(value, (dict, list)) and len(value) > NESTED_LIMIT)
+        if name not in HIDDEN
+        and not isinstance(value, dict)
+        and not (isinstance(value, list) and len(value) > LIST_LIMIT)
     )
 
 

@@ -278,7 +278,9 @@ def made_up_motion(grid_hw: tuple[int, int]) -> "Motion":
     origins = (rows - fast).clamp_min(0) * width + (columns - 2 * fast).clamp_min(0)
     visible = torch.where(columns < 2 * fast, 0.0, 0.25 + 0.75 * rows / height)
     corners = [
-        (rows - 1 + down).clamp_min(0) * width + (columns - 1 + right).clamp_min(0) for down in (0, 1) for right in (0, 1)
+        (rows - 1 + down).clamp_min(0) * width + (columns - 1 + right).clamp_min(0)
+        for down in (0, 1)
+        for right in (0, 1)
     ]
     shares = torch.tensor([0.1, 0.2, 0.3, 0.4])[:, None] * visible.flatten()
     return Motion(origins.flatten(), visible.flatten(), torch.stack(corners).flatten(1), shares)

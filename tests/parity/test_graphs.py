@@ -22,16 +22,9 @@ from tests.parity.damage import constants_of
 pytestmark = pytest.mark.onnx
 
 STAGES: tuple[StageName, ...] = (
-    "text",
-    "scores",
-    "attention",
-    "mix",
-    "walk",
-    "walk_warm",
-    "carry",
-    "local",
-    "walk_carried",
-) + ("solve", "walk_exact", "readout", "frame")
+    *("text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "walk_carried"),
+    *("solve", "walk_exact", "readout", "frame"),
+)
 DTYPES = {
     "uint8": TensorProto.UINT8,
     "bool": TensorProto.BOOL,

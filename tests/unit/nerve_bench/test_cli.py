@@ -82,7 +82,8 @@ def test_latency_prints_a_header_and_a_line_per_stage(
 ) -> None:
     """Without compiling, which the shape checks of these tests forbid."""
     monkeypatch.setattr("torch.compile", lambda function, dynamic: function)
-    header, *lines = json_lines("latency", "--limit", "8", "--warm-up", "1", "--bundle", str(bundle), "--threads", "1")
+    chosen = ("--runners", "reference_compile,bundle_ort", "--bundle", str(bundle))
+    header, *lines = json_lines("latency", "--limit", "8", "--warm-up", "1", "--threads", "1", *chosen)
     assert header["bench"] == "header"
     assert {line["runner"] for line in lines} == {"reference_eager", "reference_compile", "bundle_ort"}
     keys = {"bench", "runner", "stage", "p50_ms", "p90_ms", "p99_ms", "fps", "ratio_to_eager"}
