@@ -54,8 +54,8 @@ def experiment(
 
     parts, heads, steps, affinity, sweep, layers: as in the paper. providers, adaptive, groups, transfer: what it leaves
     open. better, exact: what may be better. Constants are chosen on validation scenes, figures are of test scenes;
-    intervals are 95 %, by resampling scenes, paired for differences. On one core, 300 scenes: groups, exact and layers a
-    few minutes each, the others 5 to 20; all together about two hours.
+    intervals are 95 %, by resampling scenes, paired for differences. On one core
+    of its own, two to six minutes each, ten for better; all together about an hour.
     """
     chosen = list(NAMES) if names == ["all"] else names
     unknown = [name for name in chosen if name not in NAMES]
