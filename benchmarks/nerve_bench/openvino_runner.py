@@ -5,6 +5,7 @@ those of every other run, and only what computes the graphs differs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,8 +46,7 @@ class OpenVinoBackend(Backend):
     def __init__(self, bundle: Path, manifest: Manifest, *, threads: int = 0) -> None:
         if threads < 0:
             raise UsageError(f"threads is {threads}, expected 0 (the library chooses) or more")
-        self._library = import_openvino()
-        self._core = self._library.Core()
+        self._core = _core(import_openvino())
         self._bundle, self._manifest, self._threads = bundle, manifest, threads
         self._requests: list[Any] = []
         self._verified = self._closed = False
@@ -140,6 +140,16 @@ def openvino_version() -> str:
         CompatibilityError: it is not installed.
     """
     return str(import_openvino().__version__).partition("-")[0]
+
+
+@cache
+def _core(library: ModuleType) -> Any:
+    """The one core of this process, which is never let go.
+
+    A core gives its thread another stack for signals and puts the former one back when it goes. Of two that go in the
+    order they came, the second puts back the first one's, which is freed by then: the next SIGTERM is a crash.
+    """
+    return library.Core()
 
 
 def label_agreement(

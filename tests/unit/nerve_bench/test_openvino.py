@@ -1,5 +1,7 @@
 """OpenVINO runs the same bundle to the same labels, or is refused by name."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +21,22 @@ from nerve_runtime.manifest import load_manifest
 
 pytestmark = pytest.mark.onnx
 
+TWO_THAT_GO = """
+import gc, os, signal, sys
+from pathlib import Path
+from nerve_bench.openvino_runner import OpenVinoBackend
+from nerve_runtime.manifest import load_manifest
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+bundle = Path(sys.argv[1])
+first = OpenVinoBackend(bundle, load_manifest(bundle))
+second = OpenVinoBackend(bundle, load_manifest(bundle))
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
 
 def unseen(items: Iterable[Any], _description: str, total: float | None = None) -> Iterable[Any]:
     return items
@@ -36,6 +54,21 @@ def test_labels_are_those_of_onnx_runtime(bundle: Path, backend: OpenVinoBackend
     assert record["worst_frame_percent"] >= AGREEMENT_FLOOR_PERCENT
     assert [text.partition(":")[0] for text in record["backends"]] == ["ort", "openvino"]
     assert (record["frames"], record["opset"]) == (3, 23)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_after_two_back_ends_went_is_a_signal(bundle: Path) -> None:
+    """Cores of OpenVINO that are freed in the order they were made leave a freed stack to handle signals on."""
+    pytest.importorskip("openvino", reason="not installed: openvino")
+    ended = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", TWO_THAT_GO, str(bundle)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_labels_that_differ_are_counted(
