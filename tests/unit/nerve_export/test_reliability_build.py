@@ -124,6 +124,7 @@ def test_row_17_a_builder_killed_at_ten_moments_leaves_no_partial_bundle(old: bo
         time.sleep(moments.uniform(0, 0.08))
         os.kill(builder.pid, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[moment % 3])
         builder.join(10)
+        assert builder.exitcode != -signal.SIGSEGV
         if out.exists():
             verify_bundle(out, load_manifest(out))
             shutil.rmtree(out)
