@@ -1,6 +1,6 @@
-"""Tables of the README, made from the records of the benchmarks: `docs/figures.json` holds the records they show.
+"""Tables of the README and of docs/evidence.md, made from the records of the benchmarks.
 
-A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`; a test renders it again and compares.
+`docs/figures.json` holds the records that they show. A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`; a test renders it again and compares.
 """
 
 import json
@@ -13,51 +13,79 @@ from typing import Any
 from nerve_runtime.errors import UsageError
 
 Record = Mapping[str, Any]
-MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n\n)(.*?)(\n\n<!-- end of figures -->)", re.DOTALL)
+HEADING = "heading"
+"""Under this name a row holds the text of its first cell."""
+MARKED = re.compile(r"(<!-- figures: ([\w-]+) -->\n)(.*?)(\n<!-- end of figures -->)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its heading, the field it shows, and how, as in `format(value, shown)`."""
+    """One column: its heading, the field it shows, and how, as in `format(value / per, shown)`."""
 
     heading: str
     field: str
     shown: str = ""
+    per: float = 1
 
     def cell(self, record: Record) -> str:
         """The field of a record as text, empty where it has none."""
         value = record.get(self.field)
         if isinstance(value, list):
             return " to ".join(format(end, self.shown) for end in value)
-        return "" if value is None else format(value, self.shown)
+        if value is None or isinstance(value, str) or self.per == 1:
+            return "" if value is None else format(value, self.shown)
+        return format(value / self.per, self.shown)
 
 
 @dataclass(frozen=True, slots=True)
 class FigureTable:
-    """A table of the README.
+    """A table of the README or of docs/evidence.md.
 
     Attributes:
         bench: which records it shows, by their field "bench".
-        columns: from left to right.
-        names: what to call the values of the first column's field, in this order; others are left out.
+        heading: of the first column.
+        by: fields whose values, joined by " - ", say which row a record belongs to.
+        columns: the other columns, from left to right.
+        names: what to call the rows, in this order; records of other rows are left out.
         only: further fields that a record must have, with these values.
+        spread: fields whose values, joined by " - ", follow the names of a record's other fields; with it one row shows
+            several records: `miou` of a record whose `group` is stuff is the field "miou stuff".
     """
 
     bench: str
+    heading: str
+    by: tuple[str, ...]
     columns: tuple[Column, ...]
     names: Mapping[str, str]
-    only: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, Any] = field(default_factory=dict)
+    spread: tuple[str, ...] = ()
 
     def shows(self, record: Record) -> bool:
         """Whether a record belongs to the table."""
-        named = record.get("bench") == self.bench and record.get(self.columns[0].field) in self.names
-        return named and self.columns[1].field in record and all(record.get(n) == v for n, v in self.only.items())
+        if record.get("bench") != self.bench or any(record.get(name) != value for name, value in self.only.items()):
+            return False
+        wanted = {column.field for column in self.columns}
+        return _key(record, self.by) in self.names and not wanted.isdisjoint(self._fields(record))
+
+    def kept(self, record: Record) -> dict[str, Any]:
+        """The fields of a record that the table needs."""
+        wanted = {column.field for column in self.columns}
+        own = {name for name, shown in zip(record, self._fields(record), strict=True) if shown in wanted}
+        return {name: record[name] for name in record if name in {"bench", *self.by, *self.only, *self.spread, *own}}
+
+    def _fields(self, record: Record) -> list[str]:
+        """Names of a record's fields as columns call them."""
+        suffix = _key(record, self.spread)
+        return [f"{name} {suffix}" if suffix else name for name in record]
 
     def rows(self, records: Iterable[Record]) -> list[Record]:
-        """Its records in the order of its names."""
-        own = [record for record in records if self.shows(record)]
-        by_name = {record[self.columns[0].field]: record for record in own}
-        return [{**by_name[name], self.columns[0].field: said} for name, said in self.names.items() if name in by_name]
+        """Its rows in the order of its names."""
+        merged: dict[str, dict[str, Any]] = {}
+        for record in records:
+            if self.shows(record):
+                row = merged.setdefault(_key(record, self.by), {})
+                row.update(zip(self._fields(record), record.values(), strict=True))
+        return [{**merged[name], HEADING: said} for name, said in self.names.items() if name in merged]
 
     def markdown(self, records: Iterable[Record]) -> str:
         """The table in Markdown.
@@ -68,83 +96,14 @@ class FigureTable:
         rows = self.rows(records)
         if not rows:
             raise UsageError(f"there is no record of {self.bench!r} to show; run: nerve-bench {self.bench} --json")
-        lines = [" | ".join(column.heading for column in self.columns), "|".join("---" for _ in self.columns)]
-        lines += [" | ".join(column.cell(record) for column in self.columns) for record in rows]
+        columns = (Column(self.heading, HEADING), *self.columns)
+        lines = [" | ".join(column.heading for column in columns), "|".join("---" for _ in columns)]
+        lines += [" | ".join(column.cell(record) for column in columns) for record in rows]
         return "\n".join(f"| {line} |" if line[0] != "-" else f"|{line}|" for line in lines)
 
 
-TABLES: dict[str, FigureTable] = {
-    "video": FigureTable(
-        "video",
-        (
-            Column("", "variant"),
-            Column("cost, cold = 1", "ratio_to_cold", ".2f"),
-            Column("mIoU", "miou", ".1f"),
-            Column("flicker", "flicker", ".2f"),
-            Column("consistency", "consistency", ".1f"),
-            Column("ghosts", "ghosts", ".1f"),
-            Column("recovery", "recovery_frames", ".1f"),
-        ),
-        {
-            "cold": "every frame cold",
-            "temporal": "**follow, the default**",
-            "unsmoothed": "follow, smoothing 0",
-            "scores_every_2": "follow, CLIP every 2 frames",
-            "every_4": "follow, keyframe every 4",
-            "every_16": "follow, keyframe every 16",
-            "shift_only": "labels moved along, no CLIP, no walk of their own",
-            "exact": "exact walk, nothing moves",
-            "warm": "warm walk, nothing moves",
-            "hold": "labels frozen",
-            "cold_smoothed": "every frame cold, smoothed",
-        },
-    ),
-    "video-walks": FigureTable(
-        "video_walks",
-        (
-            Column("", "walk"),
-            Column("ms a frame", "ms_per_frame", ".2f"),
-            Column("ms a keyframe more", "ms_per_keyframe", ".1f"),
-            Column("error to the limit (L1 a token)", "error_l1", ".1e"),
-            Column("labels as the limit's, %", "labels_as_limit_percent", ".2f"),
-        ),
-        {"walk": "20 steps from G", "walk_warm": "3 steps from the frame before", "walk_exact": "exact walk"},
-    ),
-}
-
-_DIFFERENCE = (
-    Column("points of mIoU", "difference", "+.2f"),
-    Column("95 % interval", "interval", "+.2f"),
-    Column("", "verdict"),
-)
-TABLES["parts"] = FigureTable(
-    "experiment_parts",
-    (Column("NERVE against", "minus"), *_DIFFERENCE),
-    {
-        "G": "CLIP alone (G)",
-        "local": "local affinity only",
-        "global": "global affinity only",
-        "global, mean heads": "global affinity only, mean of the heads",
-        "hybrid, mean heads": "both, mean of the heads",
-    },
-    {"setting": "NERVE"},
-)
-TABLES["better"] = FigureTable(
-    "experiment_better",
-    (Column("change to the paper-like setting", "setting"), *_DIFFERENCE),
-    {
-        "guided read-out": "guided read-out",
-        "key_norm": "key normalisation",
-        "beta per pixel": "beta per pixel",
-        "self-loop removed": "self-loop left out of the entropies",
-        "sharpen": "sharpened rows",
-        "zscore": "z-scores in the head weights",
-        "exact walk": "exact walk",
-        "preset": "the preset `tiny` as it is",
-        "all that won on validation": "all that won on validation",
-    },
-    {"minus": "paper-like"},
-)
+def _key(record: Record, fields: Sequence[str]) -> str:
+    return " - ".join(str(record[name]) for name in fields if name in record)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -166,19 +125,14 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def shown_records(records: Iterable[Record]) -> list[dict[str, Any]]:
+def shown_records(tables: Mapping[str, FigureTable], records: Iterable[Record]) -> list[dict[str, Any]]:
     """Of all records the fields that tables show, which is what is kept in git."""
-    kept: list[dict[str, Any]] = []
     everything = list(records)
-    for table in TABLES.values():
-        fields = ["bench", *table.only, *(column.field for column in table.columns)]
-        kept += [
-            {name: record[name] for name in fields if name in record} for record in everything if table.shows(record)
-        ]
-    return kept
+    kept = [table.kept(record) for table in tables.values() for record in everything if table.shows(record)]
+    return [record for position, record in enumerate(kept) if record not in kept[:position]]
 
 
-def rendered(text: str, records: Sequence[Record]) -> str:
+def rendered(tables: Mapping[str, FigureTable], text: str, records: Sequence[Record]) -> str:
     """A text with every marked table rendered anew.
 
     Raises:
@@ -187,8 +141,8 @@ def rendered(text: str, records: Sequence[Record]) -> str:
 
     def table(match: re.Match[str]) -> str:
         name = match[2]
-        if name not in TABLES:
-            raise UsageError(f"there is no table {name!r}, only {', '.join(TABLES)}")
-        return f"{match[1]}{TABLES[name].markdown(records)}{match[4]}"
+        if name not in tables:
+            raise UsageError(f"there is no table {name!r}, only {', '.join(tables)}")
+        return f"{match[1]}\n{tables[name].markdown(records)}\n{match[4]}"
 
     return MARKED.sub(table, text)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -127,8 +128,8 @@ def settled(mious: list[float], limit: float) -> int | None:
 def exact(bench: Workbench) -> Iterator[Record]:
     """Error against the closed form at equal cost on real affinities: the truncated walk, and the exact one.
 
-    Times are of the processor in PyTorch, medians of the least of three runs on each scene, which other programs
-    disturb little; multiplications are counted.
+    Times are of the processor in PyTorch on one thread, medians of the least of three runs on each scene, which other
+    programs disturb little; a second thread would count what it spends on waiting. Multiplications are counted.
     """
     tallies: dict[tuple[str, str], list[tuple[float, float]]] = {}
     settings = {"preset": bench.base, "alpha 0.98": bench.changed(alpha=0.98)}
@@ -136,7 +137,7 @@ def exact(bench: Workbench) -> Iterator[Record]:
     for solver in bench.solvers(bench.test[:EXACT_SCENES], "exact: test scenes"):
         sizes = _sizes(solver, bench.base)
         for name, setting in settings.items():
-            with torch.no_grad():
+            with torch.no_grad(), _one_thread():
                 for walked, error, spent_ms in _walked(solver, setting):
                     tallies.setdefault((name, walked), []).append((error, spent_ms))
     for (name, walked), found in tallies.items():
@@ -173,6 +174,16 @@ def _walked(solver: SceneSolver, setting: Setting) -> Iterator[tuple[str, float,
     P, finish_ms = _timed(lambda: finish(G, *closed, W, alpha, beta))
     yield "exact, per frame", _error(P, limit), finish_ms
     yield "exact, with its keyframe", _error(P, limit), solve_ms + finish_ms
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def exact_stages(setting: Setting, grid_hw: tuple[int, int]) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nerve_bench import cli, cli_experiments
 from nerve_bench.accuracy import World
-from nerve_bench.experiments import better, workbench
+from nerve_bench.experiments import better, steps, workbench
 from nerve_bench.experiments.better import CANDIDATES, changed_setting
 from nerve_bench.experiments.paper import combined
 from nerve_bench.experiments.providers import effective_rank
@@ -137,6 +137,25 @@ def test_the_knee_is_where_gains_end_and_mious_settle_near_the_limit_for_good() 
 def test_the_second_eigenvalue_of_two_states_is_known() -> None:
     """Leaving with 0.1 and 0.3: the eigenvalues are 1 and 1 - 0.4."""
     assert second_eigenvalue(torch.tensor([[0.9, 0.1], [0.3, 0.7]])) == pytest.approx(0.6)
+
+
+def test_walks_are_timed_on_one_thread_and_threads_are_given_back(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def noted(compute: Any) -> tuple[Any, float]:
+        threads.append(torch.get_num_threads())
+        return compute(), 1.0
+
+    monkeypatch.setattr(steps, "_timed", noted)
+    monkeypatch.setattr(steps, "_spectra", lambda bench: iter(()))
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    before = torch.get_num_threads()
+    lines = list(steps.exact(bench))
+    assert {line["cpu_ms"] for line in lines} == {1.0, 2.0}
+    assert threads[0] == 1
+    assert threads[-1] == before
 
 
 def test_the_effective_rank_counts_equal_directions() -> None:
