@@ -23,8 +23,8 @@ code, pre { background: #f4f4f0; padding: .1rem .3rem; border-radius: .2rem; } p
 .missing { color: #a40; } nav a { margin-right: 1rem; } .facts { color: #666; font-size: .85rem; }
 """
 HIDDEN = frozenset({"bench"})
-LIST_LIMIT = 6
-"""A list of more values is a curve, as is what holds values by name: it is drawn, not tabled."""
+LONG = 6
+"""More values in one field are a curve: it is drawn, not tabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def page(sections: Sequence[Section], records: Sequence[Record], pictures: Mappi
     told = {bench for section in sections for bench in section.benches} | {"header"}
     others = [record for record in records if record.get("bench") not in told]
     if others:
-        parts += ["<h2>Other records</h2>", _table(others)]
+        parts += ["<h2>Other records</h2>", *_tables(others)]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>NERVE Deploy: evidence</title>'
@@ -84,7 +84,7 @@ def page(sections: Sequence[Section], records: Sequence[Record], pictures: Mappi
 
 def _facts(records: Sequence[Record]) -> str:
     seen = dict.fromkeys(
-        ", ".join(f"{name} {value}" for name, value in record.items() if name not in HIDDEN)
+        ", ".join(f"{name} {value}" for name, value in record.items() if name not in HIDDEN and value != {})
         for record in records
         if record.get("bench") == "header"
     )
@@ -102,9 +102,7 @@ def _section(section: Section, records: list[Record]) -> str:
     if section.draw is not None:
         parts.append(_image(drawn(section.draw, records), section.title))
     for bench in section.benches:
-        own = [record for record in records if record["bench"] == bench]
-        kinds = dict.fromkeys(_fields(record) for record in own)
-        parts += [_table([record for record in own if _fields(record) == fields]) for fields in kinds]
+        parts += _tables([record for record in records if record["bench"] == bench])
     return "\n".join(parts)
 
 
@@ -123,18 +121,21 @@ def _image(png: bytes, said: str) -> str:
     return f'<img alt="{html.escape(said, quote=True)}" src="data:image/png;base64,{encoded}">'
 
 
-def _fields(record: Record) -> tuple[str, ...]:
-    return tuple(
+def _tables(records: Sequence[Record]) -> list[str]:
+    """A table for each set of fields that records have; a field that is a curve in one of them is in none."""
+    curves = {
         name
+        for record in records
         for name, value in record.items()
-        if name not in HIDDEN
-        and not isinstance(value, dict)
-        and not (isinstance(value, list) and len(value) > LIST_LIMIT)
-    )
+        if isinstance(value, (dict, list)) and len(value) > LONG
+    }
+    kinds: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        kinds.setdefault(tuple(name for name in record if name not in HIDDEN | curves), []).append(record)
+    return [_table(fields, own) for fields, own in kinds.items()]
 
 
-def _table(records: Sequence[Record]) -> str:
-    fields = _fields(records[0])
+def _table(fields: Sequence[str], records: Sequence[Record]) -> str:
     head = "".join(f"<th>{html.escape(field.replace('_', ' '))}</th>" for field in fields)
     rows = "".join(
         f"<tr>{''.join(f'<td>{html.escape(_said(record.get(field)))}</td>' for field in fields)}</tr>"

@@ -68,7 +68,7 @@ SECTIONS: tuple[Section, ...] = (
         "Time",
         "Per stage and frame: eager PyTorch, torch.compile, and the bundle on ONNX Runtime and OpenVINO, all in one run.",
         ("latency", "backend_agreement"),
-        "nerve-bench latency --json",
+        "nerve-bench latency --limit 128 --json",
         "nerve_bench.plots_cost:draw_latency",
     ),
     Section(
@@ -105,7 +105,7 @@ SECTIONS: tuple[Section, ...] = (
         "Wide scenes",
         "Stretched to one frame, in tiles of their own, and in tiles with one set of pooled keys for the whole picture.",
         ("tiles",),
-        "nerve-bench tiles --json",
+        "nerve-bench tiles --width 256 --json; nerve-bench tiles --width 384 --json",
         "nerve_bench.plots_data:draw_tiles",
     ),
     *(

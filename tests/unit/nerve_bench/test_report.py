@@ -54,7 +54,15 @@ def test_what_was_not_measured_is_said_and_what_no_section_knows_is_listed() -> 
 
 def test_curves_are_drawn_and_not_tabled() -> None:
     curve = {str(age): 1.0 for age in range(20)}
-    assert "<th>curve</th>" not in page([PLAIN], [{"bench": "depth", "n": 1, "curve": curve}], {})
+    records = [{"bench": "depth", "n": 1, "curve": curve}, {"bench": "depth", "n": 1, "curve": {"0": 1.0}}]
+    text = page([PLAIN], records, {})
+    assert "<th>curve</th>" not in text
+    assert text.count("<table>") == 1
+
+
+def test_the_constants_of_a_row_are_told() -> None:
+    text = page([PLAIN], [{"bench": "depth", "constants": {"alpha": 0.93, "entropy": "plain"}}], {})
+    assert "<td>alpha 0.93, entropy plain</td>" in text
 
 
 def test_the_page_fetches_nothing() -> None:
