@@ -64,7 +64,7 @@ def test_only_what_stands_between_the_markers_is_replaced() -> None:
 def test_a_table_without_records_and_an_unknown_table_are_refused() -> None:
     with pytest.raises(UsageError, match="no record of 'video_walks' to show"):
         rendered(TABLES, TEXT, [])
-    with pytest.raises(UsageError, match="no table .none., only accuracy"):
+    with pytest.raises(UsageError, match="no table 'none', only accuracy"):
         rendered(TABLES, TEXT.replace("video-walks", "none"), [WARM])
 
 
