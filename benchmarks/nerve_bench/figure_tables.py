@@ -1,26 +1,9 @@
 """Which tables the README and docs/evidence.md show, and of which records."""
 
-from nerve_bench.figures import Column, FigureTable
+from nerve_bench.figure_tables_experiments import EXPERIMENT_TABLES
+from nerve_bench.figures import Column, FigureTable, spread_columns
 
 MILLION = 1e6
-
-_DIFFERENCE = (
-    Column("points of mIoU", "difference", "+.2f"),
-    Column("95 % interval", "interval", "+.2f"),
-    Column("", "verdict"),
-)
-_MIOU = (Column("mIoU", "miou", ".1f"), Column("95 % interval", "interval", ".1f"))
-
-
-def _against(minus: str) -> tuple[Column, ...]:
-    """The columns of a difference, in a table that is spread by "minus"."""
-    return tuple(Column(column.heading, f"{column.field} {minus}", column.shown) for column in _DIFFERENCE)
-
-
-def _spread(shown: str, field: str, values: dict[str, str], per: float = 1.0) -> tuple[Column, ...]:
-    """A column for each value of what a table is spread by, from value to heading."""
-    return tuple(Column(heading, f"{field} {value}", shown, per) for value, heading in values.items())
-
 
 RUNNERS = {
     "reference_eager": "eager reference",
@@ -103,7 +86,10 @@ TABLES: dict[str, FigureTable] = {
         "latency",
         "median ms, every frame a keyframe",
         ("stage",),
-        (*_spread(".1f", "p50_ms", RUNNERS), Column("ONNX Runtime against eager", "ratio_to_eager bundle_ort", ".1f")),
+        (
+            *spread_columns(".1f", "p50_ms", RUNNERS),
+            Column("ONNX Runtime against eager", "ratio_to_eager bundle_ort", ".1f"),
+        ),
         {
             "frame": "whole frame",
             "scores": "scores",
@@ -120,7 +106,7 @@ TABLES: dict[str, FigureTable] = {
         "mean over keyframes every 8",
         ("stage",),
         (
-            *_spread(".1f", "typical_ms", RUNNERS),
+            *spread_columns(".1f", "typical_ms", RUNNERS),
             Column("ONNX Runtime against eager", "ratio_to_eager bundle_ort", ".1f"),
         ),
         {"frame": "whole frame"},
@@ -172,7 +158,7 @@ TABLES: dict[str, FigureTable] = {
         "cost_preset",
         "GMAC of a cold frame, 21 classes",
         ("preset",),
-        _spread(".0f", "gmac", {"256": "256 px", "384": "384 px", "512": "512 px", "768": "768 px"}),
+        spread_columns(".0f", "gmac", {"256": "256 px", "384": "384 px", "512": "512 px", "768": "768 px"}),
         {"sd21": "`sd21`", "sd21-fast": "`sd21-fast`", "edge": "`edge`"},
         spread=("side_px",),
     ),
@@ -180,7 +166,7 @@ TABLES: dict[str, FigureTable] = {
         "cost_method",
         "GMAC of affinity, mix and walk, 10 heads",
         ("form", "keys"),
-        _spread(".1f", "gmac", {"256": "256 px", "384": "384 px", "512": "512 px", "768": "768 px"}),
+        spread_columns(".1f", "gmac", {"256": "256 px", "384": "384 px", "512": "512 px", "768": "768 px"}),
         {
             "dense - all": "dense",
             "pooled - growing": "pooled, keys grow with the picture (the presets)",
@@ -194,8 +180,8 @@ TABLES: dict[str, FigureTable] = {
         "scenes wider than the working frame",
         ("way",),
         (
-            *_spread(".1f", "miou", {"256": "mIoU at 256 px", "384": "at 384 px"}),
-            *_spread(".1f", "interval", {"256": "95 % interval at 256 px", "384": "at 384 px"}),
+            *spread_columns(".1f", "miou", {"256": "mIoU at 256 px", "384": "at 384 px"}),
+            *spread_columns(".1f", "interval", {"256": "95 % interval at 256 px", "384": "at 384 px"}),
         ),
         {
             "stretch": "stretched to one frame",
@@ -218,214 +204,5 @@ TABLES: dict[str, FigureTable] = {
         {"way": "joint_tiles"},
         ("width_px",),
     ),
-    "parts": FigureTable(
-        "experiment_parts",
-        "NERVE against",
-        ("minus",),
-        _DIFFERENCE,
-        {
-            "G": "CLIP alone (G)",
-            "local": "local affinity only",
-            "global": "global affinity only",
-            "global, mean heads": "global affinity only, mean of the heads",
-            "hybrid, mean heads": "both, mean of the heads",
-        },
-        {"setting": "NERVE"},
-    ),
-    "better": FigureTable(
-        "experiment_better",
-        "change to the paper-like setting",
-        ("setting",),
-        _DIFFERENCE,
-        {
-            "guided read-out": "guided read-out",
-            "key_norm": "key normalisation",
-            "beta per pixel": "beta per pixel",
-            "self-loop removed": "self-loop left out of the entropies",
-            "sharpen": "sharpened rows",
-            "zscore": "z-scores in the head weights",
-            "exact walk": "exact walk",
-            "preset": "the preset `tiny` as it is",
-            "all that won on validation": "all that won on validation",
-        },
-        {"minus": "paper-like"},
-    ),
-    "heads": FigureTable(
-        "experiment_heads",
-        "weights of the heads",
-        ("setting", "minus"),
-        _DIFFERENCE,
-        {
-            "plain - mean": "plain entropy against the mean",
-            "zscore - mean": "z-scores against the mean",
-            "zscore - plain": "z-scores against plain",
-            "plain, global only - mean, global only": "plain against the mean, global only",
-            "zscore, global only - mean, global only": "z-scores against the mean, global only",
-            "zscore, global only - plain, global only": "z-scores against plain, global only",
-        },
-    ),
-    "steps": FigureTable(
-        "experiment_steps",
-        "constants",
-        ("of",),
-        (
-            Column("knee (within 0.1 of the best)", "knee_steps knee", "d"),
-            Column("best L", "best_steps knee", "d"),
-            Column("limit against L = 20, points", "difference limit - 20", "+.2f"),
-            Column("95 % interval", "interval limit - 20", "+.2f"),
-            Column("", "verdict limit - 20"),
-        ),
-        {"preset": "alpha 0.93, beta 0.2 (the preset)", "alpha 0.85, beta 0.7": "alpha 0.85, beta 0.7"},
-        spread=("setting", "minus"),
-    ),
-    "affinity": FigureTable(
-        "experiment_affinity",
-        "affinity",
-        ("setting",),
-        _MIOU,
-        {
-            "softmax_dense": "softmax, dense",
-            "softmax_pooled": "softmax, pooled keys (the presets)",
-            "relu_dense": "without softmax, dense",
-            "linear": "linear (the paper's cost)",
-        },
-        spread=("minus",),
-    ),
-    "sweep": FigureTable(
-        "experiment_sweep",
-        "constants",
-        ("setting",),
-        _MIOU,
-        {"preset": "the preset's", "best": "the best of the grid on validation scenes"},
-        spread=("minus",),
-    ),
-    "layers": FigureTable(
-        "experiment_layers",
-        "where the heads come from",
-        ("setting",),
-        (*_MIOU[:1], *_against("preset, t 50")),
-        {
-            "preset, t 50": "the preset: `down 32`, `up 32a` and `b`, t = 50",
-            "down 32, t 50": "`down 32` alone",
-            "down 16, t 50": "`down 16` alone",
-            "up 32a, t 50": "`up 32a` alone",
-            "up 32b, t 50": "`up 32b` alone",
-            "up 32a + b, t 50": "`up 32a` and `up 32b`",
-            "all, t 50": "all of them",
-            "preset, t 0": "t = 0",
-            "preset, t 10": "t = 10",
-            "preset, t 20": "t = 20",
-            "preset, t 100": "t = 100",
-            "preset, t 200": "t = 200",
-            "preset, t 400": "t = 400",
-            "preset, t 700": "t = 700",
-            "preset, no noise": "t = 50, no noise added",
-        },
-        spread=("minus",),
-    ),
-    "providers": FigureTable(
-        "experiment_providers",
-        "affinity from",
-        ("setting",),
-        (
-            *_MIOU,
-            Column("effective rank", "value effective_rank", ".0f"),
-            Column("spread of the heads' entropies", "value head_entropy_spread", ".3f"),
-            Column("heads that count", "value effective_heads", ".1f"),
-        ),
-        {
-            "sd": "tiny Stable Diffusion, hybrid",
-            "rgb": "colours, hybrid",
-            "clip": "CLIP's keys, hybrid",
-            "sd, global only": "tiny Stable Diffusion, global only",
-            "rgb, global only": "colours, global only",
-            "clip, global only": "CLIP's keys, global only",
-            "local": "no far affinity (local only)",
-        },
-        spread=("what", "minus"),
-    ),
-    "providers-against": FigureTable(
-        "experiment_providers",
-        "",
-        ("setting", "minus"),
-        _DIFFERENCE,
-        {
-            "sd - rgb": "tiny Stable Diffusion against colours, hybrid",
-            "sd - clip": "tiny Stable Diffusion against CLIP's keys, hybrid",
-            "sd, global only - rgb, global only": "tiny Stable Diffusion against colours, global only",
-            "sd, global only - clip, global only": "tiny Stable Diffusion against CLIP's keys, global only",
-            "sd - local": "tiny Stable Diffusion against no far affinity",
-            "rgb - local": "colours against no far affinity",
-            "clip - local": "CLIP's keys against no far affinity",
-        },
-    ),
-    "adaptive": FigureTable(
-        "experiment_adaptive",
-        "beta",
-        ("setting",),
-        (*_MIOU, *_against("fixed")),
-        {"fixed": "fixed", "per_image": "per image", "per_pixel": "per pixel"},
-        spread=("minus",),
-    ),
-    "groups": FigureTable(
-        "experiment_groups",
-        "",
-        ("setting",),
-        (
-            *_spread(".1f", "miou", {"stuff": "mIoU of stuff", "things": "mIoU of things"}),
-            *_spread(".1f", "interval", {"stuff": "95 % interval, stuff", "things": "95 % interval, things"}),
-        ),
-        {
-            "G": "CLIP alone (G)",
-            "local": "local only",
-            "global": "global only",
-            "mean heads": "both, mean of the heads",
-            "NERVE": "NERVE",
-        },
-        spread=("minus", "group"),
-    ),
-    "transfer": FigureTable(
-        "experiment_transfer",
-        "world",
-        ("world",),
-        (
-            Column("CLIP alone (G)", "miou G", ".1f"),
-            Column("the preset's constants", "miou preset", ".1f"),
-            Column("chosen at home", "miou from home", ".1f"),
-            Column("chosen there", "miou own", ".1f"),
-            Column("there against home", "difference own - from home", "+.2f"),
-            Column("95 % interval", "interval own - from home", "+.2f"),
-            Column("", "verdict own - from home"),
-        ),
-        {
-            "as_is": "home",
-            "other_hues": "other hues",
-            "night": "night",
-            "noise": "noise",
-            "aerial": "aerial-like scale",
-        },
-        spread=("setting", "minus"),
-    ),
-    "exact": FigureTable(
-        "experiment_exact",
-        "walk",
-        ("walk",),
-        (
-            Column("error, alpha 0.93", "error_l1 preset", ".1e"),
-            Column("error, alpha 0.98", "error_l1 alpha 0.98", ".1e"),
-            Column("million multiply-adds", "million_macs preset", ".0f"),
-            Column("ms on one thread", "cpu_ms preset", ".1f"),
-        ),
-        {
-            "1": "1 step",
-            "8": "8 steps",
-            "20": "20 steps",
-            "40": "40 steps",
-            "80": "80 steps",
-            "160": "160 steps",
-            "exact, per frame": "exact, a frame between keyframes",
-            "exact, with its keyframe": "exact, a keyframe",
-        },
-        spread=("of",),
-    ),
 }
+TABLES |= EXPERIMENT_TABLES
