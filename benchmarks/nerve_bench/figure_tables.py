@@ -1,7 +1,10 @@
 """Which tables the README and docs/evidence.md show, and of which records."""
 
+from typing import get_args
+
 from nerve_bench.figure_tables_experiments import EXPERIMENT_TABLES
 from nerve_bench.figures import Column, FigureTable, spread_columns
+from nerve_runtime.spec import StageName
 
 MILLION = 1e6
 
@@ -134,24 +137,7 @@ TABLES: dict[str, FigureTable] = {
             Column("thousand parameters", "parameters", ".0f", 1e3),
             Column("peak of activations, MB", "peak_activation_bytes", ".1f", MILLION),
         ),
-        {
-            name: f"`{name}`"
-            for name in (
-                "text",
-                "scores",
-                "attention",
-                "mix",
-                "walk",
-                "walk_warm",
-                "carry",
-                "local",
-                "walk_carried",
-                "solve",
-                "walk_exact",
-                "readout",
-                "frame",
-            )
-        },
+        {name: f"`{name}`" for name in get_args(StageName)},
         {"preset": "tiny"},
     ),
     "cost-sizes": FigureTable(

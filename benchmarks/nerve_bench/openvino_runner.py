@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from nerve_runtime import Segmenter
 from nerve_runtime.backends import Backend, Session
+from nerve_runtime.bundle_graphs import BundleGraphs
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
-from nerve_runtime.graph_check import check_graph
-from nerve_runtime.manifest import Manifest, load_manifest, verify_bundle
+from nerve_runtime.manifest import Manifest, load_manifest
 from nerve_runtime.spec import Array, StageName, StageSpec
 
 DEVICE = "CPU"
@@ -49,7 +49,8 @@ class OpenVinoBackend(Backend):
         self._core = _core(import_openvino())
         self._bundle, self._manifest, self._threads = bundle, manifest, threads
         self._requests: list[Any] = []
-        self._verified = self._closed = False
+        self._graphs = BundleGraphs(bundle, manifest)
+        self._closed = False
         if DEVICE not in self._core.available_devices:
             raise CompatibilityError(
                 f"openvino {openvino_version()} has no {DEVICE} here, only {', '.join(self._core.available_devices)}; "
@@ -65,13 +66,7 @@ class OpenVinoBackend(Backend):
         """Verify the bundle's files and look the graph over, then compile it; another device or precision is refused."""
         if self._closed:
             raise UsageError("this back end was closed; open it again")
-        record = self._manifest.stages.get(stage)
-        if record is None:
-            raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(self._manifest.stages)}; rebuild it")
-        if not self._verified:
-            verify_bundle(self._bundle, self._manifest, engines=False)
-            self._verified = True
-        check_graph(self._bundle, record.onnx, opset=self._manifest.opset, external_data=record.external_data)
+        record = self._graphs.checked(stage)
         compiled = self._compiled(self._bundle / record.onnx)
         used = list(compiled.get_property("EXECUTION_DEVICES")), compiled.get_property("INFERENCE_PRECISION_HINT")
         if used[0] != [DEVICE] or used[1].get_type_name() != PRECISION:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from nerve_runtime.backends import Backend, Providers, Session
+from nerve_runtime.bundle_graphs import BundleGraphs
 from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError, UsageError
-from nerve_runtime.graph_check import check_graph
-from nerve_runtime.manifest import Manifest, verify_bundle
+from nerve_runtime.manifest import Manifest
 from nerve_runtime.spec import Array, StageName, StageSpec
 
 PROVIDER_NAMES: Mapping[Providers, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -60,7 +60,7 @@ class OrtBackend(Backend):
         self._chosen_by_auto = chosen_by_auto
         self._why = f" ({why})" if why else ""
         self._run_options = self._library.RunOptions()
-        self._verified = False
+        self._graphs = BundleGraphs(bundle, manifest)
         self._closed = False
         available = self._library.get_available_providers()
         if self._provider not in available:
@@ -79,11 +79,7 @@ class OrtBackend(Backend):
         """Verify the bundle's files and look the graph over, then open it."""
         if self._closed:
             raise UsageError("this back end was closed; open it again")
-        record = self._manifest.stages.get(stage)
-        if record is None:
-            raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(self._manifest.stages)}; rebuild it")
-        self._verify_once()
-        check_graph(self._bundle, record.onnx, opset=self._manifest.opset, external_data=record.external_data)
+        record = self._graphs.checked(stage)
         session = self._open(self._bundle / record.onnx)
         if session.get_providers()[0] != self._provider:
             raise CompatibilityError(
@@ -91,12 +87,6 @@ class OrtBackend(Backend):
                 "check the driver and libraries of the GPU, or use --providers cpu"
             )
         return _OrtSession(stage, record.spec, session, self._run_options)
-
-    def _verify_once(self) -> None:
-        """Verify the whole bundle, but its engines, before the first graph is opened: never half of it runs."""
-        if not self._verified:
-            verify_bundle(self._bundle, self._manifest, engines=False)
-            self._verified = True
 
     def _open(self, path: Path) -> Any:
         try:
