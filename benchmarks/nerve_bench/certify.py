@@ -1,6 +1,6 @@
 """A certificate of a bundle on one machine: every back end found, compared, timed and measured; what could not be, and why.
 
-Each part ends as passed, failed or not run. A part is not run where a library, a GPU, weights or pictures are missing:
+Each part ends as passed, failed, measured or not run. A part is not run where a library, a GPU, weights or pictures are missing:
 that is said, and is no failure. Whatever a part that runs cannot do is one.
 """
 
@@ -9,17 +9,17 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_bench.certificate import Finding, State
 from nerve_bench.memory import measure_memory
-from nerve_bench.openvino_runner import AGREEMENT_FLOOR_PERCENT, OpenVinoBackend, label_agreement, openvino_version
+from nerve_bench.openvino_runner import AGREEMENT_FLOOR_PERCENT, OpenVinoBackend, label_agreement
 from nerve_export.engine import gpu_capability
 from nerve_export.isolation import run_isolated
 from nerve_export.parity import ParityReport, compare_bundle
@@ -27,36 +27,18 @@ from nerve_export.parity_album import Comparison, comparable_stages, illustrated
 from nerve_export.parity_cli import record_engine_parity
 from nerve_export.parity_frames import parity_frames
 from nerve_export.parity_reference import reference_of_bundle
-from nerve_export.parity_report import STYLE, machine
 from nerve_export.parity_runners import BackendRunner
 from nerve_export.plan import presets
 from nerve_ref.weight_files import WeightChoice
-from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.backends import Backend
 from nerve_runtime.errors import BundleError, NerveError, SourceError, UsageError
 from nerve_runtime.manifest import Manifest, load_manifest, verify_bundle
 
-State = Literal["passed", "failed", "not run"]
 BACKENDS = ("ort", "openvino", "ort-cuda", "rtx", "tensorrt")
 GRAPH_BACKENDS = ("ort", "openvino")
 ENGINE_BACKENDS = ("rtx", "tensorrt")
 MIOU_TOLERANCE = 0.5
 """Points of mIoU by which a bundle may differ from the reference on the same scenes; labels agree on 99.5 % of pixels."""
-CERTIFICATE_NAME, PAGE_NAME = "certificate.json", "certificate.html"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One part of a certificate: `what` is a sentence for people, `figures` are JSON values."""
-
-    part: str
-    state: State
-    what: str
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Its JSON line."""
-        return {"bench": "certify", "part": self.part, "state": self.state, "what": self.what, **self.figures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +293,7 @@ def _tiny_miou(plan: CertifyPlan, progress: Callable[..., Any]) -> Finding:
     mious = {record["runner"]: record["miou"] for record in records}
     difference = abs(mious["bundle_ort"] - mious["reference"])
     state: State = "passed" if difference <= MIOU_TOLERANCE else "failed"
-    said = f"{mious['bundle_ort']:.1f} % on {plan.scenes} test scenes, the reference {mious['reference']:.1f} %"
+    said = f"{mious['bundle_ort']:.1f} % on {plan.scenes} test scenes by ONNX Runtime, reference {mious['reference']:.1f} %"
     return Finding("mIoU on the tiny world", state, said, {"miou": mious, "n": plan.scenes})
 
 
@@ -329,7 +311,7 @@ def _benchmark_mious(plan: CertifyPlan, data: Path, progress: Callable[..., Any]
             yield Finding(f"mIoU on {name}", "not run", record["missing"])
         else:
             said = f"{record['miou']:.1f} % on {record.get('n')} pictures"
-            yield Finding(f"mIoU on {name}", "passed", said, {"record": record})
+            yield Finding(f"mIoU on {name}", "measured", said, {"record": record})
 
 
 def bundle_pictures(manifest: Manifest, count: int) -> Sequence[NDArray[np.uint8]]:
@@ -348,46 +330,3 @@ def bundle_words(manifest: Manifest) -> str:
     from nerve_bench.shapes import CLASS_NAMES
 
     return "; ".join(CLASS_NAMES)
-
-
-def write_certificate(bundle: Path, findings: Sequence[Finding], out: Path) -> tuple[Path, Path]:
-    """Write the JSON file and the HTML page, which needs nothing else; returns their paths.
-
-    Raises:
-        ResourceError: a file cannot be written.
-    """
-    libraries = {"openvino": openvino_version()} if not missing_for("openvino") else {}
-    here = {"GPU": gpu_capability() or "none", **machine(), **libraries}
-    facts = {"bundle": bundle.resolve().name, **here, "passed": passed(findings)}
-    lines = [{k: v for k, v in finding.as_json().items() if k != "bench"} for finding in findings]
-    text = json.dumps({**facts, "findings": lines}, indent=1)
-    write_bytes_whole(out / CERTIFICATE_NAME, f"{text}\n".encode())
-    write_bytes_whole(out / PAGE_NAME, certificate_page(facts, findings).encode())
-    return out / CERTIFICATE_NAME, out / PAGE_NAME
-
-
-def passed(findings: Sequence[Finding]) -> bool:
-    """Whether all that could run passed."""
-    return all(finding.state != "failed" for finding in findings)
-
-
-def certificate_page(facts: dict[str, Any], findings: Sequence[Finding]) -> str:
-    """The certificate as one HTML page."""
-    named = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
-    rows = "".join(_row(finding) for finding in findings)
-    counts = {state: sum(finding.state == state for finding in findings) for state in ("passed", "failed", "not run")}
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Certificate</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}'
-        "td:last-child{white-space:normal}.open{color:var(--soft);background:var(--line)}</style></head><body><main>"
-        f'<h1>Certificate of {escape(str(facts["bundle"]))}</h1><p class="soft">{summary}. What was not run says why, and '
-        f'is no failure.</p><dl>{named}</dl><section><div class="scroll"><table><thead><tr><th></th><th>part</th>'
-        f"<th>what was found</th></tr></thead><tbody>{rows}</tbody></table></div></section></main></body></html>\n"
-    )
-
-
-def _row(finding: Finding) -> str:
-    style = {"passed": "passed", "failed": "failed", "not run": "open"}[finding.state]
-    chip = f'<td><span class="chip {style}">{finding.state}</span></td>'
-    return f"<tr>{chip}<td>{escape(finding.part)}</td><td>{escape(finding.what)}</td></tr>"

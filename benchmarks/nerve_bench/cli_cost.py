@@ -245,7 +245,8 @@ def certify_command(
 
     Exit codes: 0 all that could run passed, 2 usage, 3 bad bundle, 7 something failed.
     """
-    from nerve_bench.certify import CertifyPlan, certify, passed, write_certificate
+    from nerve_bench.certificate import passed, write_certificate
+    from nerve_bench.certify import CertifyPlan, certify
     from nerve_ref.weight_files import WeightChoice
 
     if data is not None and not data.is_dir():

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nerve_export.arithmetic import NEIGHBOURS, OUTSIDE_LOGIT, log_reach, neighbour_weights, without_own
 from nerve_export.modules import KEY_FLOOR, AttentionStage, MixStage, WalkStage
+from nerve_export.modules_video import SolveStage, WalkExactStage
 from nerve_ref.local import local_apply
 from nerve_ref.params import PAPER, SD21, NerveParams
 
@@ -181,8 +182,8 @@ class DenseWalk(WalkStage):
         return far.index_put_((self.seen, self.by), near, accumulate=True)
 
 
-class EagerWalk(WalkStage):
-    """As `WalkStage` with the reference's sum over neighbours: eight shifts, where the graphs have one convolution.
+class EagerNeighbours:
+    """The reference's sum over neighbours for stages of the walk: eight shifts, where the graphs have one convolution.
 
     In eager PyTorch the shifts take 0.2 ms a step at 64 x 64 tokens and the convolution 0.8; in graphs they would become
     thousands of layers of an engine.
@@ -191,6 +192,18 @@ class EagerWalk(WalkStage):
     def around(self, scores: Tensor, near: Tensor) -> Tensor:
         """Scores (c,p) of the 8 neighbours, weighed by `near` (8,h,w) and summed."""
         return local_apply(near, scores)
+
+
+class EagerWalk(EagerNeighbours, WalkStage):
+    """As `WalkStage`, for eager PyTorch."""
+
+
+class EagerSolve(EagerNeighbours, SolveStage):
+    """As `SolveStage`, for eager PyTorch."""
+
+
+class EagerExact(EagerNeighbours, WalkExactStage):
+    """As `WalkExactStage`, for eager PyTorch."""
 
 
 @dataclass(frozen=True, slots=True)

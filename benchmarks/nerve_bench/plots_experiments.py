@@ -67,7 +67,9 @@ def draw_steps(records: Sequence[Record], path: Path) -> None:
         error.plot(
             [int(step) for step in bound], list(bound.values()), color=colour, ls="--", label=f"2 alpha^L, {name}"
         )
-        error.plot([int(step) for step in measured], list(measured.values()), color=colour, label=f"measured, {name}")
+        error.plot([int(step) for step in measured], list(measured.values()), color=colour, label=f"mean, {name}")
+        worst = record["worst_error_l1_by_steps"]
+        error.plot([int(step) for step in worst], list(worst.values()), color=colour, ls="-.", label=f"worst, {name}")
     quality.set(xlabel="steps L", ylabel="mIoU, %", title="What steps are worth")
     error.set(xlabel="steps L", ylabel="L1 distance to the limit, per token", yscale="log", title="Error and its bound")
     quality.legend(fontsize=8)
@@ -100,7 +102,12 @@ def draw_exact(records: Sequence[Record], path: Path) -> None:
     figure, axes = _subplots(2, CURVE_HEIGHT_INCHES)
     timed = [record for record in records if "walk" in record]
     for axis, (cost, label) in zip(
-        axes, (("million_macs", "million multiplications"), ("cpu_ms", "ms of the processor, PyTorch")), strict=True
+        axes,
+        (
+            ("million_macs", "million multiply-adds, neighbours counted once"),
+            ("cpu_ms", "ms of the processor, PyTorch"),
+        ),
+        strict=True,
     ):
         for number, name in enumerate(dict.fromkeys(record["of"] for record in timed)):
             own = [record for record in timed if record["of"] == name]

@@ -14,7 +14,7 @@ from nerve_bench.experiments.workbench import Family, Workbench, chosen_figures
 from nerve_ref.affinity import MixedPooled, PooledAffinity
 
 PROVIDERS = ("sd", "clip", "rgb", "dinov2")
-PROVIDER_ALPHAS, PROVIDER_BETAS = (0.93, 0.96, 0.98), (0.02, 0.05, 0.1, 0.2)
+PROVIDER_ALPHAS, PROVIDER_BETAS = (0.93, 0.96, 0.98, 0.99, 0.995), (0.01, 0.02, 0.05, 0.1, 0.2)
 GLOBAL_ALPHAS = (0.3, 0.5, 0.7, 0.8, 0.88)
 STRUCTURE_SCENES = 50
 
@@ -28,7 +28,7 @@ def providers(bench: Workbench) -> Iterator[Record]:
         base = replace(bench.base, provider=name)
         families[name] = combined(base, **knobs, alpha=PROVIDER_ALPHAS, beta=PROVIDER_BETAS)
         families[f"{name}, global only"] = combined(base, **knobs, alpha=GLOBAL_ALPHAS, beta=(1.0,))
-    families["local"] = combined(bench.base, alpha=(0.96, 0.98, 0.99, 0.995), beta=(0.0,))
+    families["local"] = combined(bench.base, alpha=PROVIDER_ALPHAS, beta=(0.0,))
     choices = bench.choose(families)
     pairs = [("sd", name) for name in names if name != "sd"]
     pairs += [("sd, global only", f"{name}, global only") for _, name in pairs]

@@ -1,5 +1,6 @@
 """A certificate says what passed, what failed and what could not be done, and only a failure is one."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -12,18 +13,8 @@ from typer.testing import CliRunner
 
 from nerve_bench import certify as certify_module
 from nerve_bench import cli
-from nerve_bench.certify import (
-    BACKENDS,
-    CertifyPlan,
-    Finding,
-    _accuracy,
-    certificate_page,
-    certify,
-    compared_graphs,
-    missing_for,
-    passed,
-    write_certificate,
-)
+from nerve_bench.certificate import Finding, certificate_page, passed, write_certificate
+from nerve_bench.certify import BACKENDS, CertifyPlan, _accuracy, certify, compared_graphs, missing_for
 from nerve_ref.weight_files import WeightChoice
 from nerve_runtime.errors import NumericError, UsageError
 from nerve_runtime.manifest import load_manifest
@@ -47,14 +38,17 @@ def test_only_a_failure_is_one() -> None:
     assert not passed([GOOD, BAD, OPEN])
 
 
-def test_file_and_page_hold_every_finding(tmp_path: Path) -> None:
-    said, page = write_certificate(Path("bundles/tiny"), [GOOD, OPEN, BAD], tmp_path / "new")
+def test_file_and_page_hold_every_finding(bundle: Path, tmp_path: Path) -> None:
+    said, page = write_certificate(bundle, [GOOD, OPEN, BAD], tmp_path / "new")
     certificate = json.loads(said.read_text(encoding="utf-8"))
-    assert (certificate["bundle"], certificate["passed"]) == ("tiny", False)
+    assert (certificate["bundle"], certificate["passed"]) == (bundle.name, False)
+    digest = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    assert certificate["SHA-256 of its manifest"] == digest
     assert [finding["state"] for finding in certificate["findings"]] == ["passed", "not run", "failed"]
     assert certificate["findings"][0]["bytes"] == 3
     text = page.read_text(encoding="utf-8")
-    assert "1 passed, 1 failed, 1 not run" in text
+    assert "1 passed, 1 failed, 0 measured, 1 not run" in text
+    assert digest in text
     assert "first &lt;scores&gt;" in text, "what was found is text, not markup"
     assert all(finding.part in text for finding in (GOOD, OPEN, BAD))
     assert "src=" not in text
@@ -62,7 +56,13 @@ def test_file_and_page_hold_every_finding(tmp_path: Path) -> None:
 
 
 def test_a_page_of_nothing_is_still_a_page() -> None:
-    assert "0 passed, 0 failed, 0 not run" in certificate_page({"bundle": "tiny"}, [])
+    assert "0 passed, 0 failed, 0 measured, 0 not run" in certificate_page({"bundle": "tiny"}, [])
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_masks_of_random_weights_are_not_certified_in_silence(random: bool) -> None:
+    files = Finding("files", "passed", "all as listed", {"random_weights": random})
+    assert ("every mIoU mean nothing" in certificate_page({"bundle": "tiny"}, [files])) == random
 
 
 def test_without_a_gpu_engines_are_not_run_and_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_benchmarks_that_are_here_are_scored_and_others_say_what_is_missing(bund
     class_files(tmp_path / "classes")
     plan = replace(plan_for(bundle, tmp_path), data=tmp_path / "data", classes_folder=tmp_path / "classes")
     found = {f.part: f for f in _accuracy(plan, load_manifest(bundle), unseen)}
-    assert found["mIoU on voc21"].state == found["mIoU on voc20"].state == "passed"
+    assert found["mIoU on voc21"].state == found["mIoU on voc20"].state == "measured"
     assert found["mIoU on voc21"].figures["record"]["n"] == 1
     assert found["mIoU on ade20k"].state == "not run"
     assert "ADE" in found["mIoU on ade20k"].what
