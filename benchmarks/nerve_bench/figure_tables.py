@@ -55,7 +55,7 @@ TABLES: dict[str, FigureTable] = {
             "scores_every_2": "follow, CLIP every 2 frames",
             "every_4": "follow, keyframe every 4",
             "every_16": "follow, keyframe every 16",
-            "shift_only": "labels moved along, no CLIP, no walk of their own",
+            "shift_only": "follow without CLIP between keyframes",
             "exact": "exact walk, nothing moves",
             "warm": "warm walk, nothing moves",
             "hold": "labels frozen",
@@ -106,7 +106,7 @@ TABLES: dict[str, FigureTable] = {
     ),
     "latency-mean": FigureTable(
         "latency",
-        "mean over keyframes every 8",
+        "ms a frame, keyframes every 8, plain warm walk between",
         ("stage",),
         (
             *spread_columns(".1f", "typical_ms", RUNNERS),
@@ -123,7 +123,7 @@ TABLES: dict[str, FigureTable] = {
         (
             Column("before", "start_bytes", ".0f", MILLION),
             Column("opened", "opened_bytes", ".0f", MILLION),
-            Column("after 48 frames", "steady_bytes", ".0f", MILLION),
+            Column("steady", "steady_bytes", ".0f", MILLION),
             Column("peak", "peak_bytes", ".0f", MILLION),
         ),
         {"reference": "eager reference", "ort": "bundle, ONNX Runtime", "openvino": "bundle, OpenVINO"},
@@ -134,7 +134,7 @@ TABLES: dict[str, FigureTable] = {
         ("stage",),
         (
             Column("million multiply-adds", "gmac", ".1f", 1e-3),
-            Column("thousand parameters", "parameters", ".0f", 1e3),
+            Column("thousand parameters and constants", "parameters", ".0f", 1e3),
             Column("peak of activations, MB", "peak_activation_bytes", ".1f", MILLION),
         ),
         {name: f"`{name}`" for name in get_args(StageName)},
