@@ -89,7 +89,7 @@ true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check th
 		$(PY) export/build_engines.py --preset $$preset --random-weights 0 --precision fp16 --target rtx:sm89 \
 			--out $(TRUE_SIZE)/$$preset --force --json | tee $(TRUE_SIZE)/$$preset.jsonl; \
 	done
-	@$(PY) -m pytest -q -m true_size $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m true_size -o faulthandler_timeout=7200 $(PYTEST_ARGS)
 
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch, in a fresh environment
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)

@@ -1,10 +1,13 @@
-"""What holds for every test: fixed seeds, one thread, and honest skips where hardware or a library is missing."""
+"""What holds for every test: fixed seeds, one thread, no process left, and honest skips where something is missing."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.data.processes import command_of, end, own_children
 
 # Derandomised: a red test stays red until somebody mends it. No deadline: the first call of a model is slow.
 settings.register_profile("nerve", deadline=None, derandomize=True, max_examples=25, print_blob=True)
@@ -29,6 +32,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_process_is_left() -> Iterator[None]:
+    """Tests of a file that leave a process behind fail there: others would count it, and pytest wait for it for ever."""
+    before = set(own_children())
+    yield
+    left = [process for process in own_children() if process not in before]
+    commands = [command_of(process)[:300] or str(process) for process in left]
+    end(left)
+    assert not left, f"the tests of this file left processes behind: {commands}"
 
 
 def _absent(*modules: str) -> str | None:

@@ -26,6 +26,11 @@ LAUNCHERS = {
 ROOMS = (ROOT, ROOT / "export", ROOT / "runtime", ROOT / "benchmarks")
 
 
+def rooms_environment(**more: str) -> dict[str, str]:
+    """The environment of a process that imports the rooms and the tests from this checkout, wherever it starts."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS)), **more}
+
+
 def sources(package: str) -> list[Path]:
     """Every Python file of one of our packages."""
     return sorted(PACKAGES[package].rglob("*.py"))

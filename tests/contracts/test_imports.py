@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.checkout import PACKAGES, ROOMS, ROOT, imported_modules, run, sources
+from tests.contracts.checkout import PACKAGES, ROOT, imported_modules, rooms_environment, run, sources
 
 HEAVY = ("torch", "torchvision", "transformers", "diffusers", "onnx", "onnxscript", "jaxtyping")
 ENGINE_LIBRARIES = {"tensorrt", "tensorrt_rtx"}
@@ -42,7 +42,7 @@ def _import_everything(package: str, *rooms: Path) -> subprocess.CompletedProces
 
 
 def test_the_import_contracts_hold() -> None:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS))}
+    env = rooms_environment()
     start = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
     ended = run(sys.executable, "-c", start, "--no-cache", cwd=ROOT, env=env)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,5 +1,7 @@
 """Processes that tests look after."""
 
+from contextlib import suppress
+
 import psutil
 
 MULTIPROCESSING = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
@@ -7,12 +9,21 @@ MULTIPROCESSING = ("multiprocessing.forkserver", "multiprocessing.resource_track
 
 def own_children() -> list[psutil.Process]:
     """Processes that this one started, but for two that multiprocessing keeps once anybody has used it."""
-    return [child for child in psutil.Process().children() if not _of_multiprocessing(child)]
+    children = psutil.Process().children()
+    return [child for child in children if not any(name in command_of(child) for name in MULTIPROCESSING)]
 
 
-def _of_multiprocessing(process: psutil.Process) -> bool:
+def command_of(process: psutil.Process) -> str:
+    """The words a process was started with; none of one that is gone."""
     try:
-        words = " ".join(process.cmdline())
+        return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
-        return False
-    return any(name in words for name in MULTIPROCESSING)
+        return ""
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """Kill processes and wait until they are gone."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)

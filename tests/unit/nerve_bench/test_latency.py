@@ -1,7 +1,6 @@
 """What is timed is the method itself, on equal work, against the eager reference."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from nerve_ref.pipeline import segment
 from nerve_ref.video import VideoReference
 from nerve_runtime import Segmenter
 from nerve_runtime.errors import CompatibilityError
-from tests.contracts.checkout import ROOMS, ROOT, run
+from tests.contracts.checkout import ROOT, rooms_environment, run
 from tests.unit.nerve_bench.conftest import quietly
 
 COMPARE_COMPILED = """
@@ -79,7 +78,7 @@ def test_two_runners_on_one_unet_do_not_disturb_each_other(world: World, frames:
 @pytest.mark.slow
 def test_the_compiled_reference_gives_the_same_scores() -> None:
     """In a process of its own: the shape checks of these tests cannot be compiled."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS)), "OMP_NUM_THREADS": "1"}
+    env = rooms_environment(OMP_NUM_THREADS="1")
     ended = run(sys.executable, "-c", COMPARE_COMPILED, cwd=ROOT, env=env)
     assert ended.returncode == 0, ended.stderr
     assert float(ended.stdout) < 1e-3

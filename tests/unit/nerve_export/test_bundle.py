@@ -1,6 +1,5 @@
 """A bundle is written whole or not at all, whoever dies or comes at the same time."""
 
-import os
 import random
 import shutil
 import signal
@@ -16,7 +15,7 @@ from nerve_export import bundle as bundle_module
 from nerve_export.bundle import bundle_lock, file_records, install, installed_manifest, staging_folder, write_manifest
 from nerve_runtime.errors import BundleError, ResourceError
 from nerve_runtime.manifest import file_sha256, load_manifest, verify_file
-from tests.contracts.checkout import ROOMS, ROOT
+from tests.contracts.checkout import ROOT, rooms_environment
 from tests.data.fake_bundle import make_fake_bundle
 
 KEY, OTHER_KEY = "a" * 64, "b" * 64
@@ -57,7 +56,7 @@ print(module.build(plan, (), print).manifest.plan_key, flush=True)
 
 
 def builder(script: str, out: Path) -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS))}
+    env = rooms_environment()
     command = [sys.executable, "-c", script, str(out)]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -12,7 +12,7 @@ import pytest
 
 from nerve_export.isolation import kill_running, run_isolated
 from nerve_runtime.errors import CompatibilityError, ResourceError, UsageError
-from tests.contracts.checkout import ROOMS, ROOT
+from tests.contracts.checkout import rooms_environment
 
 
 def process_and(value: int) -> tuple[int, int]:
@@ -113,7 +113,7 @@ def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     """An orphan would write into a folder that belongs to the next builder by then."""
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *ROOMS)))}
+    env = rooms_environment()
     parent = subprocess.Popen([sys.executable, str(script), str(tmp_path / "late")], env=env)
     for _ in range(600):
         if (tmp_path / "late.started").exists():

@@ -1,6 +1,5 @@
 """Flags to a plan, a plan to its key: what changes the key, and what must not."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from nerve_ref import weight_files
 from nerve_ref.params import TINY
 from nerve_runtime import spec
 from nerve_runtime.errors import UsageError
-from tests.contracts.checkout import PACKAGES, ROOMS, imported_modules, sources
+from tests.contracts.checkout import PACKAGES, imported_modules, rooms_environment, sources
 
 POISONED = """
 import sys
@@ -55,7 +54,7 @@ def key_of(plan: BuildPlan) -> str:
 
 
 def light_command(*words: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS))}
+    env = rooms_environment()
     command = [sys.executable, "-c", POISONED.format(words=words)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
@@ -197,7 +196,7 @@ def test_help_needs_no_torch() -> None:
 
 def test_the_stages_do_need_torch_so_the_poison_works() -> None:
     """A build leaves them to other processes; here they are imported where the poison is."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS))}
+    env = rooms_environment()
     code = POISONED.format(words=()).partition("from nerve_export")[0] + "import nerve_export.modules"
     ended = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False

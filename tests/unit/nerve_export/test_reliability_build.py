@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -15,123 +14,157 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing.queues import Queue
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nerve_export import bundle as bundle_module
-from nerve_export.bundle import bundle_lock, install, installed_manifest, staging_folder
+from nerve_export.bundle import bundle_lock, installed_manifest, staging_folder
 from nerve_runtime.errors import BundleError, ResourceError
 from nerve_runtime.graph_check import ALLOWED_OPERATORS, check_graph
 from nerve_runtime.manifest import file_sha256, load_manifest, manifest_bytes, verify_bundle, verify_file
-from tests.contracts.checkout import LAUNCHERS, ROOMS, ROOT
+from tests.contracts.checkout import LAUNCHERS, ROOT, rooms_environment
 from tests.data.fake_bundle import make_fake_bundle
 
 KEY = "a" * 64
 BUILDERS = 8
 MOMENTS = 10
-# Forked, so that a builder is there at once; no test of this file has threads when it forks.
-FORK = multiprocessing.get_context("fork")
+WAIT_S = 30
 
+# What `nerve-build` does about one key, with a small fake in place of the export. It has imported all when it says so,
+# and begins when told to. A process of its own: a fork of pytest would have its locks, but not the threads that hold them.
+BUILDER = """
+import signal, sys, time
+from pathlib import Path
+from nerve_export.bundle import bundle_lock, install, installed_manifest, staging_folder
+from tests.data.fake_bundle import make_fake_bundle
 
-def say(words: "Queue[str]", word: str) -> None:
-    words.put(word)
-
-
-def build_once(out: Path, words: "Queue[str]", build_s: float) -> None:
-    """What `nerve-build` does about one key, with a small fake in place of the export."""
-    with bundle_lock(out):
-        if installed_manifest(out, KEY) is not None:
-            say(words, "hit")
-            return
+out, key, build_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("ready", flush=True)
+if not sys.stdin.readline():
+    sys.exit("nobody is there any more")
+with bundle_lock(out):
+    if installed_manifest(out, key) is not None:
+        print("hit", flush=True)
+    else:
         with staging_folder(out) as folder:
-            say(words, "building")
+            print("building", flush=True)
             time.sleep(build_s)
-            make_fake_bundle(folder, plan_key=KEY)
+            make_fake_bundle(folder, plan_key=key)
             install(folder, out)
-            say(words, "built")
+            print("built", flush=True)
+"""
 
 
-def started(out: Path, words: "Queue[str]", build_s: float) -> Any:
-    process = FORK.Process(target=build_once, args=(out, words, build_s))
-    process.start()
-    return process
+class Builder:
+    """A process that builds once; `said` is what it has said and was read of it."""
+
+    def __init__(self, out: Path, build_s: float) -> None:
+        environment = rooms_environment()
+        command = [sys.executable, "-c", BUILDER, str(out), KEY, str(build_s)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def says(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def begin(self) -> None:
+        assert self.process.stdin is not None
+        assert self.says() == "ready"
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(WAIT_S)
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[Path, float], Builder]]:
+    """Starts builders, and leaves none behind."""
+    builders: list[Builder] = []
+
+    def start(out: Path, build_s: float) -> Builder:
+        builders.append(Builder(out, build_s))
+        return builders[-1]
+
+    yield start
+    for builder in builders:
+        builder.process.kill()
+        builder.process.communicate()
 
 
 def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.name.endswith(".tmp"))
 
 
-def drained(words: "Queue[str]", count: int) -> list[str]:
-    return [words.get(timeout=20) for _ in range(count)]
-
-
 # Row 18
 
 
-def test_row_18_of_eight_builders_one_builds_and_seven_hit(tmp_path: Path) -> None:
-    words: Queue[str] = FORK.Queue()
-    builders = [started(tmp_path / "tiny", words, 0.3) for _ in range(BUILDERS)]
-    for process in builders:
-        process.join(30)
-    said = drained(words, BUILDERS + 1)
-    assert [process.exitcode for process in builders] == [0] * BUILDERS
-    assert sorted(said) == ["building", "built", *["hit"] * (BUILDERS - 1)]
+def test_row_18_of_eight_builders_one_builds_and_seven_hit(
+    tmp_path: Path, started: Callable[[Path, float], Builder]
+) -> None:
+    builders = [started(tmp_path / "tiny", 0.3) for _ in range(BUILDERS)]
+    for builder in builders:
+        builder.begin()
+    said = [builder.process.communicate(timeout=WAIT_S)[0].split() for builder in builders]
+    assert [builder.process.returncode for builder in builders] == [0] * BUILDERS
+    assert sorted(said) == [["building", "built"], *[["hit"]] * (BUILDERS - 1)]
     assert leftovers(tmp_path) == []
 
 
-def test_row_18_the_lock_of_a_builder_that_dies_is_free_at_once(tmp_path: Path) -> None:
-    words: Queue[str] = FORK.Queue()
-    holder = started(tmp_path / "tiny", words, 600)
-    assert drained(words, 1) == ["building"]
-    holder.kill()
-    holder.join(10)
+def test_row_18_the_lock_of_a_builder_that_dies_is_free_at_once(
+    tmp_path: Path, started: Callable[[Path, float], Builder]
+) -> None:
+    holder = started(tmp_path / "tiny", 600)
+    holder.begin()
+    assert holder.says() == "building"
+    holder.end(signal.SIGKILL)
     before = time.monotonic()
     with bundle_lock(tmp_path / "tiny"):
         assert time.monotonic() - before < 2
     assert leftovers(tmp_path) == []
 
 
-def test_row_18_waiting_for_a_lock_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words: Queue[str] = FORK.Queue()
-    holder = started(tmp_path / "tiny", words, 600)
-    try:
-        assert drained(words, 1) == ["building"]
-        monkeypatch.setattr(bundle_module, "LOCK_TIMEOUT_S", 0.2)
-        with (
-            pytest.raises(ResourceError, match=r"another builder has been making .*tiny for 0\.2 s; wait or stop it"),
-            bundle_lock(tmp_path / "tiny"),
-        ):
-            pytest.fail("the lock was taken twice")
-    finally:
-        holder.kill()
-        holder.join(10)
+def test_row_18_waiting_for_a_lock_ends(
+    tmp_path: Path, started: Callable[[Path, float], Builder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = started(tmp_path / "tiny", 600)
+    holder.begin()
+    assert holder.says() == "building"
+    monkeypatch.setattr(bundle_module, "LOCK_TIMEOUT_S", 0.2)
+    with (
+        pytest.raises(ResourceError, match=r"another builder has been making .*tiny for 0\.2 s; wait or stop it"),
+        bundle_lock(tmp_path / "tiny"),
+    ):
+        pytest.fail("the lock was taken twice")
 
 
 # Row 17
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["first build", "rebuild"])
-def test_row_17_a_builder_killed_at_ten_moments_leaves_no_partial_bundle(old: bool, tmp_path: Path) -> None:
+def test_row_17_a_builder_killed_at_ten_moments_leaves_no_partial_bundle(
+    old: bool, tmp_path: Path, started: Callable[[Path, float], Builder]
+) -> None:
     out, moments = tmp_path / "tiny", random.Random(17)
     if old:
         make_fake_bundle(out, plan_key="b" * 64)
-    for moment in range(MOMENTS):
-        words: Queue[str] = FORK.Queue()
-        builder = started(out, words, 0.02)
+    *killed, last = [started(out, 0.02) for _ in range(MOMENTS + 1)]
+    for moment, builder in enumerate(killed):
+        builder.begin()
         time.sleep(moments.uniform(0, 0.08))
-        os.kill(builder.pid, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[moment % 3])
-        builder.join(10)
-        assert builder.exitcode != -signal.SIGSEGV
+        number = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[moment % 3]
+        assert builder.end(number) in (-number, 0)  # one that was quicker has ended well
         if out.exists():
             verify_bundle(out, load_manifest(out))
             shutil.rmtree(out)
             if old:
                 make_fake_bundle(out, plan_key="b" * 64)
-    builder = started(out, FORK.Queue(), 0)
-    builder.join(20)
+    last.begin()
+    assert last.process.wait(WAIT_S) == 0
     assert installed_manifest(out, KEY) is not None
     assert leftovers(tmp_path) == []
 
@@ -248,7 +281,7 @@ def test_an_error_of_the_build_itself_is_not_taken_for_one_of_the_lock(tmp_path:
 @pytest.mark.onnx
 def test_row_17_a_real_build_killed_with_its_children_leaves_nothing_and_the_next_one_builds(tmp_path: Path) -> None:
     out = tmp_path / "tiny"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS))}
+    environment = rooms_environment()
     command = [sys.executable, str(LAUNCHERS["nerve-build"]), "--out", str(out), "--target", "ort", "--json"]
     for wait_s, number in ((3.0, signal.SIGKILL), (9.0, signal.SIGTERM), (15.0, signal.SIGINT)):
         builder = subprocess.Popen(
@@ -333,7 +366,7 @@ def test_row_20_weights_of_nan_flag_every_frame_and_end_the_command_with_7(real_
     cv2.imwrite(str(tmp_path / "frame.png"), np.full((64, 96, 3), 90, dtype=np.uint8))
     words = [str(tmp_path / "frame.png"), "--bundle", str(folder), "--backend", "ort", "--threads", "1"]
     words += ["--classes", "grass; sky", "--masks", str(tmp_path / "masks"), "--jsonl", str(tmp_path / "frames.jsonl")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, ROOMS)), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = rooms_environment(XDG_CACHE_HOME=str(tmp_path))
     command = [sys.executable, str(LAUNCHERS["nerve-segment"]), *words]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 7, ended.stderr

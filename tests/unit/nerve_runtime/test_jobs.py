@@ -1,6 +1,7 @@
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.jobs import JobKey, open_job, package_version, record_beside
+from tests.contracts.checkout import rooms_environment
 
 KEY = JobKey("ab" * 32, ("car", "road"), ("wall",), "imagenet", {"alpha": 0.9, "threshold": None}, {"rle": False}, "1")
 
@@ -171,17 +173,23 @@ def test_finished_masks_of_a_folder_are_known_by_picture_and_number(record: Path
         assert job.finished_pictures("pictures", pictures, masks) == frozenset()
 
 
-def _die_in_the_middle(record: Path, clip: Path) -> None:
-    with open_job(record, KEY, resume=True) as job:
-        job.finish(clip, 7, [output_of(record)])
-        os._exit(9)
+DIES_IN_THE_MIDDLE = """
+import os, sys
+from pathlib import Path
+from tests.unit.nerve_runtime.test_jobs import KEY, open_job, output_of
+
+record, clip = map(Path, sys.argv[1:])
+with open_job(record, KEY, resume=True) as job:
+    job.finish(clip, 7, [output_of(record)])
+    os._exit(9)
+"""
 
 
 def test_a_run_that_was_killed_leaves_its_finished_sources_and_no_lock(record: Path, clip: Path) -> None:
-    killed = multiprocessing.get_context("fork").Process(target=_die_in_the_middle, args=(record, clip))
-    killed.start()
-    killed.join(20)
-    assert killed.exitcode == 9
+    environment = rooms_environment()
+    command = [sys.executable, "-c", DIES_IN_THE_MIDDLE, str(record), str(clip)]
+    killed = subprocess.run(command, env=environment, timeout=60, check=False)
+    assert killed.returncode == 9
     with open_job(record, KEY, resume=True) as job:
         assert job.finished(clip)
 
