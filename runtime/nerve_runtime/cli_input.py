@@ -18,15 +18,20 @@ def exit_codes(*, verbose: bool) -> Iterator[None]:
     try:
         yield
     except NerveError as error:
-        if verbose:
-            logging.getLogger("nerve_runtime").exception("the error came from here")
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        tell_error(error, verbose=verbose)
         raise typer.Exit(error.exit_code) from error
     except OSError as error:  # a path that is too long, or that permissions hide, wherever it is first touched
-        if verbose:
-            logging.getLogger("nerve_runtime").exception("the error came from here")
-        typer.echo(f"error: {error}; check the path and its permissions", err=True)
+        told = ResourceError(f"{error}; check the path and its permissions")
+        told.__cause__ = error
+        tell_error(told, verbose=verbose)
         raise typer.Exit(ResourceError.exit_code) from error
+
+
+def tell_error(error: NerveError, *, verbose: bool) -> None:
+    """Say on stderr, in one line, what went wrong; and where in the code, if asked for."""
+    if verbose:
+        logging.getLogger("nerve_runtime").error("the error came from here", exc_info=error)
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
 
 
 def bundle_or_default(bundle: Path | None) -> Path:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from nerve_runtime.atomic import sweep_temporaries
+from nerve_runtime.cli_input import tell_error
 from nerve_runtime.cli_options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
 from nerve_runtime.cli_outputs import Outputs, Planned, planned_sources
 from nerve_runtime.cli_plan import job_key, live_options, segmenter_options, wants
@@ -109,8 +110,9 @@ def run_command(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: How
     """Segment every source and write its outputs; several sources have their names in the outputs' names.
 
     Raises:
-        NerveError: what stopped a source, the first of several; the outputs of the others are kept.
-        typer.Exit: 130 or 143 after a signal; what was done by then is kept.
+        NerveError: what stopped everything: words, outputs, the bundle, the worker.
+        typer.Exit: the code of the first source that failed, once the others are done; 130 or 143 after a signal. What
+            was done by then is kept.
     """
     sources = expand_sources(list(read.sources))
     outputs = Outputs.asked(write)
@@ -213,27 +215,21 @@ class _Runner:
 
     def _batch(self, batch: Sequence[Planned], window: Window | None, *, realtime: bool) -> None:
         self._open = []
-        alone = len(batch) == 1
         try:
             for plan in batch:
                 with self._interruption.at_once():
-                    self._open_source(plan, window, alone=alone)
+                    self._open_source(plan, window)
             if self._open:
                 self._play(window, realtime=realtime)
         except BaseException as error:
             for opened in self._open:
                 opened.end(error)
-            # That every source of this batch failed says nothing of the next one.
-            if not isinstance(error, NerveError) or alone or self._worker.state in ("failed", "closed"):
-                raise
-            self._failed(error)
+            raise
 
-    def _open_source(self, plan: Planned, window: Window | None, *, alone: bool) -> None:
+    def _open_source(self, plan: Planned, window: Window | None) -> None:
         try:
             self._open.append(OpenSource(plan, self._read, live_options(self._read), self._job, window))
         except NerveError as error:
-            if alone:
-                raise
             self._failed(error)
 
     def _play(self, window: Window | None, *, realtime: bool) -> None:
@@ -277,7 +273,7 @@ class _Runner:
 
     def _failed(self, error: NerveError) -> None:
         self._failures.append(error)
-        typer.echo(f"error: {error}", err=True)
+        tell_error(error, verbose=self._run.verbose)
 
     def _end(self) -> None:
         self._interruption.raise_if_heard()

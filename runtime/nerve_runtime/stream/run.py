@@ -46,7 +46,8 @@ def run_streams(
     """Read, segment and write the frames of all sources; call from the main thread, which only waits and so hears signals.
 
     Sources take turns, so that none gets more than its share while another waits. One that fails or ends leaves the
-    others alone; its error is in its report. For every source, at any moment, frames in == done + dropped + in flight.
+    others alone; its error is in its report, also when it was the only one, and is not raised. For every source, at any
+    moment, frames in == done + dropped + in flight.
 
     Args:
         jobs: the sources, each with a name of its own.
@@ -63,7 +64,7 @@ def run_streams(
 
     Raises:
         UsageError: there is no job, or two have the same name.
-        NerveError: every source failed (the first error), or the worker did.
+        NerveError: the worker failed, and so nothing can go on.
         HungError: a thread did not end; the message names it.
         BaseException: a bug met by any thread.
     """
@@ -80,7 +81,7 @@ def run_streams(
     finally:
         unlisten()
         run.end()
-    run.raise_errors()
+    run.raise_fatal()
     return [source.report(stopped=stop.is_set()) for source in run.sources]
 
 
@@ -95,7 +96,6 @@ class _Run:
         self._worker, self._options, self._stop = worker, options, stop
         worker.hang_timeout_s = options.hang_timeout_s
         self._fatal: BaseException | None = None
-        self._failed: list[RunningSource] = []
         self._ending = threading.Event()
         self._dispatching_over = threading.Event()
         self._awake = AwakeClock()
@@ -249,7 +249,6 @@ class _Run:
     def _note_failure(self, source: RunningSource, error: NerveError) -> None:
         if source.error is None:
             source.error = error
-            self._failed.append(source)
             logger.warning("%s: %s", source.name, error)
 
     def end(self) -> None:
@@ -299,8 +298,6 @@ class _Run:
                 f"threads {', '.join(hung)} did not end within {STOP_DEADLINE_S:g} s; a source or an output may be frozen"
             )
 
-    def raise_errors(self) -> None:
+    def raise_fatal(self) -> None:
         if self._fatal is not None:
             raise self._fatal
-        if len(self._failed) == len(self.sources) and self._failed[0].error is not None:
-            raise self._failed[0].error

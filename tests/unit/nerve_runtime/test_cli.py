@@ -17,6 +17,7 @@ from nerve_runtime import cli, vocabulary_cli
 from nerve_runtime.manifest import Manifest
 from tests.data.clips import damage_middle, halves, write_clip
 from tests.data.fake_bundle import make_fake_bundle
+from tests.data.running_command import error_of, summary_of
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(nerve_runtime.__file__).parents[1])}
 
@@ -124,13 +125,16 @@ def test_without_a_bundle_the_message_says_how_to_build_one(
     assert (ended.exit_code, "random weights: labels mean nothing" in ended.stderr) == (0, True)
 
 
-def test_a_damaged_clip_leaves_nothing_unless_parts_are_allowed(bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_clip_leaves_nothing_but_its_summary_unless_parts_are_allowed(bundle: Path, tmp_path: Path) -> None:
     damage_middle(write_clip(tmp_path / "clip.mp4", 30, codec="mpeg4"))
     out = tmp_path / "out"
     words = (tmp_path / "clip.mp4", "--masks", out / "masks", "--overlay", out / "o.mp4", "--jsonl", out / "l.jsonl")
-    ended = segment(bundle, *words)
+    ended = segment(bundle, *words, "--json")
     assert (ended.exit_code, list(out.iterdir())) == (5, [])
-    assert segment(bundle, *words, "--allow-partial").exit_code == 0
+    summary = summary_of(ended)
+    assert (0 < summary["frames"] < 30, f"error: {summary['error']}") == (True, error_of(ended))
+    ended = segment(bundle, *words, "--allow-partial", "--json")
+    assert (ended.exit_code, summary_of(ended)["error"]) == (0, None)
     assert {path.name for path in out.iterdir()} == {"masks", "o.mp4", "l.jsonl"}
 
 

@@ -235,7 +235,7 @@ from nerve_runtime.stream import ProcessWorker
 from tests.data.stream_doubles import OPENER, blank, options_for
 worker = ProcessWorker(options_for(**{faults}), opener=OPENER)
 worker.wait_room(5)
-worker.submit("a", blank(0), print)
+worker.submit("a", blank(0), [].append)
 print(worker.pid, flush=True)
 time.sleep(60)
 """
