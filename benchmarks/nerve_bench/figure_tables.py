@@ -43,7 +43,9 @@ TABLES: dict[str, FigureTable] = {
         (
             Column("cost, cold = 1", "ratio_to_cold", ".2f"),
             Column("mIoU", "miou", ".1f"),
+            Column("minus cold's, 95 %", "miou_interval", "+.1f"),
             Column("flicker", "flicker", ".2f"),
+            Column("minus cold's, 95 %", "flicker_interval", "+.2f"),
             Column("consistency", "consistency", ".1f"),
             Column("ghosts", "ghosts", ".1f"),
             Column("recovery", "recovery_frames", ".1f"),

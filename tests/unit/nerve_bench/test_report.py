@@ -11,7 +11,7 @@ from nerve_bench.report import Section, page
 from nerve_bench.report_sections import SECTIONS
 
 VIDEO: list[dict[str, Any]] = [
-    {"bench": "video", "variant": name, "ms_per_frame": ms, "ratio_to_cold": ms / 30, "miou": miou, "pixel_accuracy": 90.0, "accuracy_by_age": {"0": 91.0, "1": age}}
+    {"bench": "video", "variant": name, "ms_per_frame": ms, "ratio_to_cold": ms / 30, "miou": miou, "miou_interval": [-1.0, 1.0], "pixel_accuracy": 90.0, "accuracy_by_age": {"0": 91.0, "1": age}}
     for name, ms, miou, age in (("cold", 30.0, 78.0, 90.0), ("temporal", 9.0, 78.5, 90.5), ("hold", 6.0, 65.0, 85.0))
 ]  # fmt: skip
 HEADER = {"bench": "header", "machine": "a <machine>", "cores": 2}

@@ -103,6 +103,14 @@ def test_the_record_of_a_variant_says_what_it_cost_and_was_worth(bundle: Path, t
     assert set(temporal["accuracy_by_age"]) == {str(age) for age in range(6)}  # a cut at frame 6
     assert temporal["clips"] == 2
     assert 0 < temporal["stationary_percent"] < 100
+    assert (cold["miou_minus_cold"], cold["miou_interval"], cold["flicker_interval"]) == (0, (0, 0), (0, 0))
+    assert temporal["miou_minus_cold"] == pytest.approx(temporal["miou"] - cold["miou"], abs=0.011)
+    assert temporal["flicker_minus_cold"] == pytest.approx(temporal["flicker"] - cold["flicker"], abs=0.0011)
+    for name in ("miou", "flicker"):  # with two clips a draw is one of them twice, or both
+        low, high = temporal[f"{name}_interval"]
+        assert low <= temporal[f"{name}_minus_cold"] + 0.005
+        assert high >= temporal[f"{name}_minus_cold"] - 0.005
+        assert low < high
     assert temporal["stage_ms_per_frame"]["attention"] < cold["stage_ms_per_frame"]["attention"]
     picture = tmp_path / "video.png"
     draw_video([cold, temporal], picture)
