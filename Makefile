@@ -78,7 +78,7 @@ coverage: $(VENV)/.linked bundle ## measure how much of the runtime the tests re
 bundle: $(VENV)/.linked ## build bundles/tiny
 	@$(PY) export/build_engines.py
 
-$(DEMO)/world.mp4: $(wildcard benchmarks/nerve_bench/shapes/*.py) | $(VENV)/.linked
+$(DEMO)/world.mp4: $(wildcard benchmarks/nerve_bench/world/*.py) | $(VENV)/.linked
 	@mkdir -p $(@D)
 	@$(PY) benchmarks/run.py demo-video --out $@
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from nerve_ref.grids import mean_pool, own_cells, resize_maps, spread_columns
 from nerve_ref.params import NerveParams
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.stable_diffusion import LayerHeads
 
 DenseKind = Literal["softmax_dense", "relu_dense"]
 

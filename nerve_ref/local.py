@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from nerve_ref.grids import resize_maps
 from nerve_ref.params import LocalFeatures
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.stable_diffusion import LayerHeads
 
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 """(down, right) offsets in the order of the first axis of W: row-major over 3 x 3 without the centre."""

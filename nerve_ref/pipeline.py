@@ -16,11 +16,11 @@ from nerve_ref.clip_scores import clip_pixels, dense_features, seed_scores
 from nerve_ref.head_weights import head_entropies, head_weights
 from nerve_ref.local import local_features, local_weights
 from nerve_ref.params import TINY, NerveParams
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.walk import mixed_step, readout, walk
-from nerve_ref.weights import Models, tiny_models
+from nerve_ref.weights.networks import Models, tiny_models
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from nerve_ref.pipeline import (
 )
 from nerve_ref.text import TextBank
 from nerve_ref.walk import mixed_step, readout, walk
-from nerve_ref.weights import Models
+from nerve_ref.weights.networks import Models
 
 
 class VideoReference:

@@ -7,7 +7,7 @@ from pathlib import Path
 # folder alone is enough: it may be copied to a device without the rest.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from nerve_runtime.cli import main
+from nerve_stream.cli import run_segment
 
 if __name__ == "__main__":
-    main()
+    run_segment()

@@ -19,8 +19,9 @@ from typing import Literal, TextIO
 
 import psutil
 
-from nerve_runtime.frames import Frame, FrameSource
-from nerve_runtime.sources import open_frames
+from nerve_runtime.frames import Frame
+from nerve_stream.sources.base import FrameSource
+from nerve_stream.sources.opening import open_frames
 from tests.data.rtsp_server import number_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,10 +24,10 @@ import numpy as np
 
 from nerve_runtime.backends.fake import FakeBackend
 from nerve_runtime.backends.ort import OrtBackend
+from nerve_runtime.bundle.manifest import Manifest, file_sha256, load_manifest
+from nerve_runtime.bundle.spec import Array, StageName, TensorSpec
 from nerve_runtime.errors import NerveError
-from nerve_runtime.manifest import Manifest, file_sha256, load_manifest
 from nerve_runtime.segmenter import Segmenter
-from nerve_runtime.spec import Array, StageName, TensorSpec
 from tests.data.fake_bundle import make_fake_bundle
 
 ROOT = Path(__file__).resolve().parents[1]

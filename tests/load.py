@@ -20,11 +20,11 @@ import numpy as np
 import psutil
 
 from nerve_runtime.frames import Frame
-from nerve_runtime.health import Health, process_health
 from nerve_runtime.result import FrameResult
-from nerve_runtime.stream import LocalWorker, StreamJob, StreamOptions, StreamReport, run_streams
-from nerve_runtime.stream.worker import VideoSegmenter
-from nerve_runtime.tally import SourceCounts
+from nerve_stream.monitoring.counters import SourceCounts
+from nerve_stream.monitoring.health import Health, process_health
+from nerve_stream.pipeline import LocalWorker, StreamJob, StreamOptions, StreamReport, run_streams
+from nerve_stream.pipeline.worker import VideoSegmenter
 from tests.data.stream_doubles import DoubleSegmenter
 
 SERVICE_S = 0.020

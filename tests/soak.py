@@ -16,9 +16,9 @@ import numpy as np
 import psutil
 
 from nerve_runtime.frames import Frame
-from nerve_runtime.health import Health, process_health
 from nerve_runtime.result import FrameResult
-from nerve_runtime.stream import LocalWorker, ProcessWorker, StreamJob, StreamOptions, Worker, run_streams
+from nerve_stream.monitoring.health import Health, process_health
+from nerve_stream.pipeline import LocalWorker, ProcessWorker, StreamJob, StreamOptions, Worker, run_streams
 from tests.data.stream_doubles import OPENER, DoubleSegmenter, options_for
 from tests.load import MEBIBYTE, paced
 

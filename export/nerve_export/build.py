@@ -24,14 +24,13 @@ from nerve_export.bundle import (
     staging_folder,
     write_manifest,
 )
+from nerve_export.graphs.precision import PrecisionPlan, StagePrecision
+from nerve_export.graphs.stages import MERGED, Sizes, sizes_of, stages_of
 from nerve_export.isolation import kill_running, run_isolated
-from nerve_export.parity_measures import ParityReport
+from nerve_export.parity.measures import ParityReport
 from nerve_export.plan import BuildPlan, plan_key, plan_weights, presets, tool_versions
-from nerve_export.precision import PrecisionPlan, StagePrecision
-from nerve_export.stages import MERGED, Sizes, sizes_of, stages_of
-from nerve_ref.weight_files import ResolvedWeights, licences_text
-from nerve_runtime.errors import BundleError, NumericError, UsageError
-from nerve_runtime.manifest import (
+from nerve_ref.weights.files import ResolvedWeights, licences_text
+from nerve_runtime.bundle.manifest import (
     Geometry,
     Manifest,
     Method,
@@ -40,10 +39,11 @@ from nerve_runtime.manifest import (
     WeightRecord,
     load_manifest,
 )
-from nerve_runtime.spec import StageName
+from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.errors import BundleError, NumericError, UsageError
 
 if TYPE_CHECKING:
-    from nerve_export.engine_build import EngineFacts
+    from nerve_export.engines.build import EngineFacts
     from nerve_export.stage_worker import Exported
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -125,7 +125,7 @@ def _build_into(
     report, checking_peak_mb = _checked(folder, manifest, plan, resolved, progress)
     (folder / PARITY_NAME).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     if targets:
-        from nerve_export.engine_build import build_engines
+        from nerve_export.engines.build import build_engines
 
         def told(what: str, _share: float) -> None:
             progress(f"compiling {what}")

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nerve_runtime.errors import BundleError, ResourceError
-from nerve_runtime.manifest import (
+from nerve_runtime.bundle.manifest import (
     MANIFEST_NAME,
     FileRecord,
     Manifest,
@@ -19,6 +18,7 @@ from nerve_runtime.manifest import (
     manifest_bytes,
     verify_file,
 )
+from nerve_runtime.errors import BundleError, ResourceError
 
 LOCK_TIMEOUT_S = 7200
 

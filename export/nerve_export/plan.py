@@ -10,17 +10,19 @@ from typing import Literal
 
 import nerve_export
 import nerve_ref
-from nerve_export.precision import PRECISIONS, Precision, read_precision_plan
-from nerve_export.stages import sizes_of
-from nerve_ref.architectures import Backbones, clip_patch_px
+from nerve_export.graphs.precision import PRECISIONS, Precision, read_precision_plan
+from nerve_export.graphs.stages import sizes_of
 from nerve_ref.params import PRESETS, SIZE_MULTIPLE_PX, NerveParams
-from nerve_ref.weight_errors import WeightError
-from nerve_ref.weight_files import ResolvedWeights, WeightChoice, resolve_weights, weight_digests
-from nerve_runtime import spec
+from nerve_ref.weights.architectures import Backbones, clip_patch_px
+from nerve_ref.weights.errors import WeightError
+from nerve_ref.weights.files import ResolvedWeights, WeightChoice, resolve_weights, weight_digests
+from nerve_runtime.bundle import spec
 from nerve_runtime.errors import BundleError, UsageError
 
 Opset = Literal[20, 23]
 TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnx-ir", "onnxscript", "numpy", "tokenizers")
+SHAPING_EXPORT_SOURCES = ("*.py", "engines/*.py", "graphs/*.py", "parity/*.py")
+"""What decides the bytes of a bundle; commands and the doctor do not."""
 SHARED_RUNTIME_SOURCES = ("spec.py", "manifest.py")
 MOST_CLASSES = 254
 ANY_CLASSES = "person; dog, puppy; car; road; tree; sky; building; grass"
@@ -246,8 +248,8 @@ def plan_key(plan: BuildPlan, resolved: ResolvedWeights | None) -> str:
         "audit_frames": {} if plan.audit_frames is None else _digests(plan.audit_frames, ("*",)),
         "max_classes": plan.max_classes,
         "weights": _weight_facts(plan, resolved),
-        "nerve_ref": _digests(_package_folder(nerve_ref), ("*.py", "*.json")),
-        "nerve_export": _digests(_package_folder(nerve_export), ("*.py",)),
+        "nerve_ref": _digests(_package_folder(nerve_ref), ("**/*.py", "weights/*.json")),
+        "nerve_export": _digests(_package_folder(nerve_export), SHAPING_EXPORT_SOURCES),
         "nerve_runtime": _digests(_package_folder(spec), SHARED_RUNTIME_SOURCES),
         "tools": tool_versions(),
     }

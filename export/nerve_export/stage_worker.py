@@ -10,24 +10,24 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from nerve_export.gmac import count_gmac
-from nerve_export.graph_merge import merged_graph
-from nerve_export.lowering import lower, watched_ranges
-from nerve_export.modules import NetworkStage, TextStage
-from nerve_export.onnx_graph import export_graph, write_graph
-from nerve_export.parity import compare_bundle
-from nerve_export.parity_frames import FRAMES, parity_frames
-from nerve_export.parity_measures import ParityReport
-from nerve_export.parity_reference import reference_taps
+from nerve_export.graphs.export import export_graph, write_graph
+from nerve_export.graphs.gmac import count_gmac
+from nerve_export.graphs.lowering import lower, watched_ranges
+from nerve_export.graphs.merge import merged_graph
+from nerve_export.graphs.modules import NetworkStage, TextStage
+from nerve_export.graphs.precision import StagePrecision, audited, read_precision_plan
+from nerve_export.graphs.stages import MERGED, TABLE, Sizes, fixed_readout_spec
+from nerve_export.parity.compare import compare_bundle
+from nerve_export.parity.frames import FRAMES, parity_frames
+from nerve_export.parity.measures import ParityReport
+from nerve_export.parity.reference import reference_taps
 from nerve_export.plan import BuildPlan, presets
-from nerve_export.precision import StagePrecision, audited, read_precision_plan
-from nerve_export.stages import MERGED, TABLE, Sizes, fixed_readout_spec
+from nerve_export.plan_models import plan_models
 from nerve_ref.text import parse_classes
-from nerve_ref.weight_files import ResolvedWeights
-from nerve_ref.weights import Models, open_models, random_models, tiny_models
-from nerve_runtime.errors import BundleError, UsageError
-from nerve_runtime.manifest import Manifest, StageRecord
-from nerve_runtime.spec import StageName
+from nerve_ref.weights.files import ResolvedWeights
+from nerve_ref.weights.networks import Models
+from nerve_runtime.bundle.manifest import Manifest, StageRecord
+from nerve_runtime.bundle.spec import StageName
 
 MERGED_PARTS: tuple[StageName, ...] = ("scores", "attention", "mix", "walk")
 AUDIT_FRAMES_TINY, AUDIT_FRAMES = 4, 1
@@ -42,25 +42,6 @@ class Exported:
     bytes: int
     seconds: float
     peak_rss_mb: float
-
-
-def plan_models(plan: BuildPlan, resolved: ResolvedWeights | None) -> Models:
-    """The networks of a plan, each opened at first use.
-
-    Raises:
-        BundleError: a weight file is missing or not what it should be.
-        UsageError: the plan names no weights.
-    """
-    try:
-        if plan.random_seed is not None:
-            return random_models(plan.backbones, plan.random_seed, plan.weights.tokenizer)
-        if presets()[plan.preset].is_packaged:
-            return tiny_models()
-        if resolved is not None:
-            return open_models(plan.backbones, resolved.files)
-    except ValueError as error:
-        raise BundleError(str(error)) from error
-    raise UsageError(f"preset {plan.preset!r} needs weights; give their places or --random-weights SEED")
 
 
 def export_stage(

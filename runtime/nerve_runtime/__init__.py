@@ -1,11 +1,11 @@
-"""NERVE's runtime: frames in, labels out, without torch.
+"""NERVE's thin runtime: a bundle, words and frames in, labels out, without torch.
 
->>> from nerve_runtime import Segmenter, open_frames
+>>> from nerve_runtime import Segmenter
 >>> with Segmenter.open("bundles/tiny", classes=["ladybug", "grass"]) as segmenter:     # doctest: +SKIP
-...     for result in segmenter.stream(open_frames("clip.mp4")):
-...         use(result.labels)
+...     labels = segmenter.segment(rgb).labels
 
-Names are imported when they are first used, so that importing the package is quick.
+Names are imported when they are first used, so that importing the package is quick. Video files, cameras, overlays and
+commands are in `nerve_stream`, which uses the names listed here and in the `__all__` of the packages below.
 """
 
 from importlib import import_module
@@ -23,36 +23,37 @@ from nerve_runtime.errors import (
 )
 
 if TYPE_CHECKING:
-    from nerve_runtime.class_list import ClassList
-    from nerve_runtime.frames import Frame, FrameSource
-    from nerve_runtime.result import FrameResult
+    from nerve_runtime.frames import Frame
+    from nerve_runtime.result import BACKGROUND_NAME, IGNORE_LABEL, FrameResult
     from nerve_runtime.segmenter import Constants, Segmenter
-    from nerve_runtime.sources import LiveOptions, expand_sources, open_frames
-    from nerve_runtime.temporal import Temporal
+    from nerve_runtime.temporal import EVERY_FRAME, Between, Temporal
+    from nerve_runtime.vocabulary.class_list import ClassList
 
 _HOMES = {
-    "ClassList": "class_list",
+    "BACKGROUND_NAME": "result",
+    "Between": "temporal",
+    "EVERY_FRAME": "temporal",
+    "IGNORE_LABEL": "result",
+    "ClassList": "vocabulary.class_list",
     "Constants": "segmenter",
     "Frame": "frames",
     "FrameResult": "result",
-    "FrameSource": "frames",
-    "LiveOptions": "sources",
     "Segmenter": "segmenter",
     "Temporal": "temporal",
-    "expand_sources": "sources",
-    "open_frames": "sources",
 }
 
 __all__ = [
+    "BACKGROUND_NAME",
+    "EVERY_FRAME",
+    "IGNORE_LABEL",
+    "Between",
     "BundleError",
     "ClassList",
     "CompatibilityError",
     "Constants",
     "Frame",
     "FrameResult",
-    "FrameSource",
     "HungError",
-    "LiveOptions",
     "NerveError",
     "NumericError",
     "ResourceError",
@@ -60,8 +61,6 @@ __all__ = [
     "SourceError",
     "Temporal",
     "UsageError",
-    "expand_sources",
-    "open_frames",
 ]
 
 
@@ -70,3 +69,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names and nothing else."""
+    return sorted(__all__)

@@ -10,6 +10,15 @@ from pathlib import Path
 
 from nerve_runtime.errors import ResourceError, UsageError
 
+__all__ = [
+    "move_into_place",
+    "refuse_existing",
+    "resource_errors",
+    "sweep_temporaries",
+    "temporary_beside",
+    "write_bytes_whole",
+]
+
 
 @contextmanager
 def resource_errors(path: Path) -> Iterator[None]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.backends import Backend, Session
+from nerve_runtime.backends.base import Backend, Session
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.candidates import possible_winners
 from nerve_runtime.errors import BundleError
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.readout import enlarged, readout_size_hw
-from nerve_runtime.spec import Array, StageName
 from nerve_runtime.temporal import Temporal
-from nerve_runtime.vocabulary import TextBank
+from nerve_runtime.vocabulary.text_bank import TextBank
 
 ALWAYS: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "readout")
 BETWEEN: dict[str, tuple[StageName, ...]] = {

@@ -6,10 +6,9 @@ OpenCV reads its pixel limit from the environment once, while it is imported; a 
 
 import os
 
-from nerve_runtime.limits import IMAGE_PIXELS_LIMIT
-
+IMAGE_PIXELS_LIMIT = 50_000_000  # no picture may exceed it, whatever its header says
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS_LIMIT))
 
-import cv2  # after the limit above was set
+import cv2  # noqa: E402  # after the limit above was set
 
-__all__ = ["cv2"]
+__all__ = ["IMAGE_PIXELS_LIMIT", "cv2"]

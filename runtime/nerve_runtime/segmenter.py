@@ -1,7 +1,7 @@
 """Frames in, labels out: `Segmenter` opens a bundle once; each `Video` of it keeps what its next frame needs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, Providers, open_backend
+from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
+from nerve_runtime.bundle.spec import Array
 from nerve_runtime.errors import UsageError
-from nerve_runtime.frames import Frame, FrameSource
+from nerve_runtime.frames import Frame
 from nerve_runtime.graphs import Graphs, Words
-from nerve_runtime.manifest import Manifest, Method, load_manifest
 from nerve_runtime.result import FrameResult
-from nerve_runtime.spec import Array
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
-from nerve_runtime.text_encoder import Classes, TextEncoder, default_cache_dir
 from nerve_runtime.video import Video
-from nerve_runtime.vocabulary import TextBank, pad_classes
+from nerve_runtime.vocabulary.text_bank import TextBank, pad_classes
+from nerve_runtime.vocabulary.text_encoder import Classes, TextEncoder, default_cache_dir
 
 INVALID_FRAMES_LIMIT = 5  # in a row; then nobody should wait for the next one to be good
 RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
@@ -218,11 +218,10 @@ class Segmenter:
         return self._video.segment(frame, bgr=bgr)
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
-        """Segment frames one after another; a FrameSource is closed at the end."""
-        if isinstance(frames, FrameSource):
-            with closing(frames):
-                yield from map(self.segment, frames)
-        else:
+        """Segment frames one after another; what has a `close`, as the sources of nerve_stream do, is closed at the end."""
+        with ExitStack() as ending:
+            if close := getattr(frames, "close", None):
+                ending.callback(close)
             yield from map(self.segment, frames)
 
     def reset(self) -> None:

@@ -9,12 +9,12 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_runtime.bundle.spec import Array
 from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.frames import Frame, resize_frame
 from nerve_runtime.graphs import Graphs, Timings, Words
 from nerve_runtime.motion import Motion, MotionTracker
 from nerve_runtime.result import IGNORE_LABEL, FrameResult
-from nerve_runtime.spec import Array
 from nerve_runtime.temporal import Decision, Temporal
 
 UInt8Array = NDArray[np.uint8]

@@ -16,6 +16,7 @@ PACKAGES = {
     "nerve_ref": ROOT / "nerve_ref",
     "nerve_export": ROOT / "export" / "nerve_export",
     "nerve_runtime": ROOT / "runtime" / "nerve_runtime",
+    "nerve_stream": ROOT / "runtime" / "nerve_stream",
     "nerve_bench": ROOT / "benchmarks" / "nerve_bench",
 }
 LAUNCHERS = {

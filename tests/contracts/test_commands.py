@@ -13,10 +13,10 @@ import typer
 from tests.contracts.checkout import LAUNCHERS, ROOT, run_python, settings
 
 CLI_MODULES = {
-    "nerve-build": "nerve_export.cli",
-    "nerve-segment": "nerve_runtime.cli",
-    "nerve-bench": "nerve_bench.cli",
-    "nerve-vocab": "nerve_runtime.vocabulary_cli",
+    "nerve-build": "nerve_export.cli.build",
+    "nerve-segment": "nerve_stream.cli.segment",
+    "nerve-bench": "nerve_bench.cli.main",
+    "nerve-vocab": "nerve_stream.cli.vocabulary",
 }
 # Typer's own, the same everywhere.
 UNIVERSAL = {"--help", "--install-completion", "--show-completion"}

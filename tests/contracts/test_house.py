@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from nerve_bench.shapes import CLASS_NAMES
+from nerve_bench.world import CLASS_NAMES
 from tests.contracts.checkout import LAUNCHERS, PACKAGES, ROOT, files_for_git, settings, sources
 
 LONGEST_FUNCTION = 60
@@ -80,7 +80,7 @@ def test_a_folder_of_a_building_machine_is_found(home: str) -> None:
     assert HOME.search(f"open('/{home}/file')".encode())
 
 
-@pytest.mark.parametrize("extra", ["export", "ort", "parity", "bench"])
+@pytest.mark.parametrize("extra", ["export", "ort", "parity", "bench", "stream"])
 def test_the_pins_of_development_lie_in_the_declared_ranges(extra: str) -> None:
     project = settings()["project"]
     pins = _pins("dev.txt")

@@ -12,18 +12,12 @@ from tests.contracts.checkout import PACKAGES, ROOT, imported_modules, rooms_env
 
 HEAVY = ("torch", "torchvision", "transformers", "diffusers", "onnx", "onnxscript", "jaxtyping")
 ENGINE_LIBRARIES = {"tensorrt", "tensorrt_rtx"}
-ENGINE_FILES = {PACKAGES["nerve_export"] / "engine.py", PACKAGES["nerve_runtime"] / "backends" / "trt.py"}
-RUNTIME_LIBRARIES = {
-    "av",
-    "cv2",
-    "filelock",
-    "numpy",
-    "platformdirs",
-    "prometheus_client",
-    "psutil",
-    "pydantic",
-    "rich",
-} | {"tokenizers", "typer"}
+ENGINE_FILES = {
+    PACKAGES["nerve_export"] / "engines" / "compile.py",
+    PACKAGES["nerve_runtime"] / "backends" / "tensorrt" / "backend.py",
+}
+RUNTIME_LIBRARIES = {"cv2", "filelock", "numpy", "platformdirs", "pydantic", "tokenizers"}
+STREAM_LIBRARIES = {"av", "cv2", "filelock", "numpy", "platformdirs", "prometheus_client", "psutil", "rich", "typer"}
 RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
@@ -50,9 +44,10 @@ def test_the_import_contracts_hold() -> None:
 
 
 def test_the_whole_runtime_imports_without_pytorch() -> None:
-    ended = _import_everything("nerve_runtime", ROOT / "runtime")
-    assert ended.returncode == 0, ended.stderr
-    assert "nerve_runtime.cli" in ended.stdout.split()
+    for package, module in (("nerve_runtime", "segmenter"), ("nerve_stream", "cli.segment")):
+        ended = _import_everything(package, ROOT / "runtime")
+        assert ended.returncode == 0, ended.stderr
+        assert f"{package}.{module}" in ended.stdout.split()
 
 
 @pytest.mark.parametrize("library", HEAVY)
@@ -69,6 +64,12 @@ def test_the_poison_works(library: str, tmp_path: Path) -> None:
 def test_the_runtime_uses_only_what_it_declares() -> None:
     allowed = RUNTIME_LIBRARIES | RUNTIME_ON_DEMAND | set(sys.stdlib_module_names) | {"nerve_runtime"}
     foreign = {name.partition(".")[0] for path in sources("nerve_runtime") for name, _ in imported_modules(path)}
+    assert foreign - allowed == set()
+
+
+def test_the_application_uses_only_what_it_declares() -> None:
+    allowed = STREAM_LIBRARIES | set(sys.stdlib_module_names) | {"nerve_runtime", "nerve_stream"}
+    foreign = {name.partition(".")[0] for path in sources("nerve_stream") for name, _ in imported_modules(path)}
     assert foreign - allowed == set()
 
 

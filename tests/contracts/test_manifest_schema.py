@@ -2,11 +2,11 @@
 
 import json
 
-from nerve_runtime.manifest import Manifest
+from nerve_runtime.bundle.manifest import Manifest
 from tests.contracts.checkout import ROOT
 
 SCHEMA = ROOT / "docs" / "manifest.schema.json"
-WRITE_IT = "from nerve_runtime.manifest import Manifest; import json; print(json.dumps(Manifest.model_json_schema(), indent=2))"
+WRITE_IT = "from nerve_runtime.bundle.manifest import Manifest; import json; print(json.dumps(Manifest.model_json_schema(), indent=2))"
 
 
 def test_the_schema_of_the_manifest_is_that_of_the_code() -> None:

@@ -31,7 +31,7 @@ def shell_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which our commands are this checkout's, whether or not it is installed."""
     folder = tmp_path_factory.mktemp("bin")
     starts = {name: f'"{path}"' for name, path in LAUNCHERS.items()}
-    starts["nerve-vocab"] = '-c "from nerve_runtime.vocabulary_cli import main; main()"'
+    starts["nerve-vocab"] = '-c "from nerve_stream.cli.vocabulary import main; main()"'
     starts["python"] = ""
     for name, start in starts.items():
         script = folder / name

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_bench.datasets import BENCHMARKS
-from nerve_bench.shapes import CLASS_NAMES, SEEDS, STUFF, make_scene
-from nerve_bench.shapes.voc import voc_colors
-from nerve_bench.tile_bench import wide_scene
-from nerve_runtime.sinks import indexed_png
+from nerve_bench.datasets.tile_comparison import wide_scene
+from nerve_bench.world import CLASS_NAMES, SEEDS, STUFF, make_scene
+from nerve_bench.world.voc import voc_colors
+from nerve_stream.sinks import indexed_png
 
 Labels = NDArray[np.uint8]
 IGNORE = 255

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from nerve_runtime.frames import Frame
-from nerve_runtime.stream import SegmenterOptions
+from nerve_stream.pipeline import SegmenterOptions
 from tests.data.stream_doubles import DoubleSegmenter
 
 STARTS = "NERVE_TEST_STARTS"

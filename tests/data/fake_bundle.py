@@ -10,8 +10,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from nerve_runtime.manifest import Manifest, file_sha256
-from nerve_runtime.spec import StageName, StageSpec, TensorSpec
+from nerve_runtime.bundle.manifest import Manifest, file_sha256
+from nerve_runtime.bundle.spec import StageName, StageSpec, TensorSpec
 
 WORDS = ("a", "photo", "of", "red", "green", "blue", "grass", "road", "sky", "ball", "tennis", "zebra")
 GRID_HW = (4, 6)

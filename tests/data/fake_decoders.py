@@ -10,7 +10,7 @@ PREAMBLE = """
 import json, os, signal, sys, time
 sys.path[:] = json.loads(sys.argv[1])
 from fractions import Fraction
-from nerve_runtime.sources.wire import Header, Kind
+from nerve_stream.sources.decoding.messages import Header, Kind
 heard = b""
 while b"\\n" not in heard:
     heard += os.read(0, 4096)

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from nerve_export.engine import builder_options, engine_key, profile_of
-from nerve_runtime.backends.engine_records import graph_sha256, this_os_arch
-from nerve_runtime.backends.fake_trt import FakeTrt
-from nerve_runtime.backends.tensorrt_library import Library
-from nerve_runtime.ledger import Ledger
-from nerve_runtime.manifest import EngineRecord, FileRecord, Manifest, file_sha256, load_manifest, manifest_bytes
-from nerve_runtime.spec import StageName
+from nerve_export.engines.compile import builder_options, engine_key, profile_of
+from nerve_runtime.backends.tensorrt.engine_records import graph_sha256, this_os_arch
+from nerve_runtime.backends.tensorrt.library import Library
+from nerve_runtime.bundle.ledger import Ledger
+from nerve_runtime.bundle.manifest import EngineRecord, FileRecord, Manifest, file_sha256, load_manifest, manifest_bytes
+from nerve_runtime.bundle.spec import StageName
+from tests.doubles.tensorrt import FakeTrt
 
 RTX_VERSION = "1.7.1.116"
 TENSORRT_VERSION = "10.16.1.11"

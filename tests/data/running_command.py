@@ -18,7 +18,7 @@ import av
 import psutil
 from typer.testing import CliRunner, Result
 
-from nerve_runtime import cli
+from nerve_stream.cli import segment as cli
 from tests.contracts.checkout import LAUNCHERS
 
 PATIENCE_S = 30.0

@@ -14,7 +14,7 @@ import numpy as np
 from nerve_runtime import errors
 from nerve_runtime.frames import Frame
 from nerve_runtime.result import FrameResult
-from nerve_runtime.stream import SegmenterOptions
+from nerve_stream.pipeline import SegmenterOptions
 
 OPENER = "tests.data.stream_doubles:open_double"
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from nerve_export.bundle import file_records
-from nerve_runtime.manifest import Manifest
-from nerve_runtime.spec import StageName
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import StageName
 
 Edit = Callable[[GraphProto], None]
 

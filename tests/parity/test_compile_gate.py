@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from nerve_export.engine import CLASS_SLOTS, PROFILE, compile_engine
-from nerve_export.engine_build import build_engines
+from nerve_export.engines.build import build_engines
+from nerve_export.engines.compile import CLASS_SLOTS, PROFILE, compile_engine
+from nerve_runtime.bundle.ledger import Ledger
+from nerve_runtime.bundle.manifest import FileRecord, Manifest, file_sha256
+from nerve_runtime.bundle.spec import StageName
 from nerve_runtime.errors import CompatibilityError, ResourceError
-from nerve_runtime.ledger import Ledger
-from nerve_runtime.manifest import FileRecord, Manifest, file_sha256
-from nerve_runtime.spec import StageName
 from tests.parity.damage import before_output, damaged_bundle
 from tests.parity.test_graphs import STAGES
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nerve_bench.accuracy import World
-from nerve_bench.shapes import CLASS_NAMES, SEEDS, make_scene, moving_scene
+from nerve_bench.measure.accuracy import World
+from nerve_bench.world import CLASS_NAMES, SEEDS, make_scene, moving_scene
 from nerve_ref.motion import Motion
 from nerve_ref.pipeline import segment
 from nerve_ref.templates import TEMPLATE_SETS
@@ -18,8 +18,8 @@ from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.video import VideoReference
 from nerve_runtime import Segmenter
 from nerve_runtime.backends import open_backend
+from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.frames import resize_frame
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.segmenter import Constants
 from nerve_runtime.temporal import Temporal
 

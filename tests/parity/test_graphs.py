@@ -11,11 +11,11 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from nerve_export.build import build
 from nerve_export.plan import Preset, make_plan
-from nerve_ref.providers import StableDiffusion
-from nerve_ref.weights import Models
+from nerve_ref.providers.provider import StableDiffusion
+from nerve_ref.weights.networks import Models
 from nerve_runtime.backends import open_backend
-from nerve_runtime.manifest import Manifest, load_manifest
-from nerve_runtime.spec import StageName, TensorSpec
+from nerve_runtime.bundle.manifest import Manifest, load_manifest
+from nerve_runtime.bundle.spec import StageName, TensorSpec
 from tests.contracts.checkout import ROOT, run_python
 from tests.parity.damage import constants_of
 

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from nerve_bench.shapes import make_scene
+from nerve_bench.world import make_scene
 from nerve_export.build import BuildResult, build
-from nerve_export.lowering import watched_ranges
-from nerve_export.networks import DiffusionHeads
+from nerve_export.graphs.lowering import watched_ranges
+from nerve_export.graphs.networks import DiffusionHeads
+from nerve_export.graphs.precision import RANGE_LIMIT, read_precision_plan
 from nerve_export.plan import Preset, make_plan
-from nerve_export.precision import RANGE_LIMIT, read_precision_plan
 from nerve_ref.pipeline import segment
-from nerve_ref.providers import StableDiffusion
+from nerve_ref.providers.provider import StableDiffusion
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import parse_classes, text_bank
-from nerve_ref.weights import Models, tiny_models
+from nerve_ref.weights.networks import Models, tiny_models
 from tests.true_size.test_opset_20 import problems
 
 pytestmark = [pytest.mark.onnx, pytest.mark.slow]

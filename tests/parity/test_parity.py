@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from nerve_export.parity import check_parity, compare_bundle
-from nerve_export.parity_frames import FRAMES
-from nerve_export.parity_measures import CHAIN, ParityReport
+from nerve_export.parity.compare import check_parity, compare_bundle
+from nerve_export.parity.frames import FRAMES
+from nerve_export.parity.measures import CHAIN, ParityReport
 from nerve_export.plan import Preset
-from nerve_ref.weights import Models
+from nerve_ref.weights.networks import Models
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import StageName
 from nerve_runtime.errors import CompatibilityError
-from nerve_runtime.manifest import Manifest
-from nerve_runtime.spec import StageName
 from tests.parity import damage
 
 pytestmark = pytest.mark.onnx
@@ -103,8 +103,8 @@ def test_the_comparison_itself_needs_no_torch(bundle: Path, taps: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "for name in ('torch', 'transformers', 'diffusers'): sys.modules[name] = None\n"
-        "from nerve_export.parity import compare_bundle\n"
-        "from nerve_runtime.manifest import load_manifest\n"
+        "from nerve_export.parity.compare import compare_bundle\n"
+        "from nerve_runtime.bundle.manifest import load_manifest\n"
         "bundle = Path(sys.argv[1])\n"
         "report = compare_bundle(bundle, load_manifest(bundle), Path(sys.argv[2]), stages=['walk', 'scores'])\n"
         "print(report.passed, len(report.taps))\n"

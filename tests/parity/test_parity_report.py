@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nerve_export import parity_cli
 from nerve_export.bundle import write_manifest
-from nerve_export.parity_album import Comparison, illustrated_comparison, second_opinion
-from nerve_export.parity_measures import ParityReport, compared
-from nerve_export.parity_report import rows, verdict, write_html, write_markdown
-from nerve_export.stages import Tolerance
+from nerve_export.cli import parity as parity_cli
+from nerve_export.graphs.stages import Tolerance
+from nerve_export.parity.album import Comparison, illustrated_comparison, second_opinion
+from nerve_export.parity.measures import ParityReport, compared
+from nerve_export.parity.report import rows, verdict, write_html, write_markdown
+from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import NumericError
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.opencv import cv2
 from tests.parity import damage
 
@@ -132,7 +132,7 @@ def test_the_table_shows_each_tensor_once_by_its_worst_frame(broken: Comparison)
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> None:
     """Run `nerve-build parity` in this process."""
-    from nerve_export import cli
+    from nerve_export.cli import build as cli
 
     monkeypatch.setattr(sys, "argv", ["nerve-build", "parity", *map(str, words)])
     cli.main()

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from nerve_export.modules import MixStage
-from nerve_export.parity import compare_bundle
-from nerve_export.parity_frames import parity_frames
-from nerve_export.parity_reference import open_reference, params_of, reference_of_bundle, reference_taps
-from nerve_export.parity_taps import FACTS_NAME, TapFolder
+from nerve_export.graphs.modules import MixStage
+from nerve_export.parity.compare import compare_bundle
+from nerve_export.parity.frames import parity_frames
+from nerve_export.parity.reference import open_reference, params_of, reference_of_bundle, reference_taps
+from nerve_export.parity.taps import FACTS_NAME, TapFolder
 from nerve_export.plan import Preset, presets
 from nerve_ref.pipeline import segment
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import parse_classes, text_bank
-from nerve_ref.weight_files import WeightChoice
-from nerve_ref.weights import Models
+from nerve_ref.weights.files import WeightChoice
+from nerve_ref.weights.networks import Models
+from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
-from nerve_runtime.manifest import Manifest
 
 SAME_GRID = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.1")
 

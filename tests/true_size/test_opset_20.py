@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from nerve_export.graphs.export import export_graph
+from nerve_export.graphs.lowering import lower
+from nerve_export.graphs.stages import TABLE, Sizes, sizes_of, stages_of
 from nerve_export.isolation import run_isolated
-from nerve_export.lowering import lower
-from nerve_export.onnx_graph import export_graph
 from nerve_export.plan import BuildPlan, make_plan, plan_weights, presets
-from nerve_export.stage_worker import export_stage, plan_models
-from nerve_export.stages import TABLE, Sizes, sizes_of, stages_of
-from nerve_runtime.spec import StageName
+from nerve_export.plan_models import plan_models
+from nerve_export.stage_worker import export_stage
+from nerve_runtime.bundle.spec import StageName
 
 pytestmark = pytest.mark.true_size
 WIDE = (384, 640)

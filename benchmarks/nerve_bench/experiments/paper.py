@@ -154,7 +154,7 @@ def _sweep_cost(bench: Workbench, points: list[Setting]) -> Record:
 
 def layers(bench: Workbench) -> Iterator[Record]:
     """MIoU by timestep and by layers of the UNet, other constants as in the preset; every timestep is a run of it."""
-    from nerve_bench.tune import DOWN_16, DOWN_32, UP_32A, UP_32B
+    from nerve_bench.measure.tune import DOWN_16, DOWN_32, UP_32A, UP_32B
 
     preset = bench.world.params.layers
     chosen = {

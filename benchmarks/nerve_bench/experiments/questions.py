@@ -21,7 +21,7 @@ from nerve_bench.experiments.tables import (
     verdict,
 )
 from nerve_bench.experiments.workbench import Family, Workbench, chosen_figures
-from nerve_bench.shapes import CLASS_NAMES, STUFF
+from nerve_bench.world import CLASS_NAMES, STUFF
 from nerve_ref.adaptive_beta import token_entropies
 from nerve_ref.head_weights import active_classes, head_weights
 

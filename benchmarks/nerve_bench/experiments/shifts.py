@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_bench.shapes import Scene, make_scene
-from nerve_bench.shapes.scenes import WORLD_PX, background, expose, light, make_sprite, paste, scene_rng
+from nerve_bench.world import Scene, make_scene
+from nerve_bench.world.scenes import WORLD_PX, background, expose, light, make_sprite, paste, scene_rng
 
 SceneMaker = Callable[[int, int], Scene]
 """Seed and side in pixels to scene."""

@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from nerve_bench.accuracy import Labels, World
 from nerve_bench.experiments.sources import Observer
-from nerve_bench.shapes import Scene
+from nerve_bench.measure.accuracy import Labels, World
+from nerve_bench.world import Scene
 from nerve_ref.adaptive_beta import adaptive_beta, adaptive_step
 from nerve_ref.affinity import Affinity, MixedAffinity, MixedPooled, PooledAffinity, affinity_from_heads
 from nerve_ref.guided import guide_weights, guided_maps

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nerve_bench.accuracy import World
-from nerve_bench.shapes import Scene
-from nerve_bench.tune import DOWN_16, DOWN_32, UP_32A, UP_32B
-from nerve_ref.architectures import network_config
-from nerve_ref.checkpoints import read_dinov2
+from nerve_bench.measure.accuracy import World
+from nerve_bench.measure.tune import DOWN_16, DOWN_32, UP_32A, UP_32B
+from nerve_bench.world import Scene
 from nerve_ref.clip_scores import clip_pixels
 from nerve_ref.grids import resize_maps
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import Observation, observe_affinity, observe_clip
-from nerve_ref.providers import DinoV2
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.provider import DinoV2
+from nerve_ref.providers.stable_diffusion import LayerHeads
+from nerve_ref.weights.architectures import network_config
+from nerve_ref.weights.checkpoints import read_dinov2
 
 ALL_LAYERS = (DOWN_32, DOWN_16, UP_32A, UP_32B)
 """Every self-attention layer of the tiny UNet: one run gives them all, so that sets of layers share it."""

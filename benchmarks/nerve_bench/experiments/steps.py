@@ -25,7 +25,7 @@ from nerve_bench.experiments.tables import (
     mean_interval,
 )
 from nerve_bench.experiments.workbench import Workbench
-from nerve_bench.shapes import CLASS_NAMES
+from nerve_bench.world import CLASS_NAMES
 from nerve_ref.affinity import MixedPooled
 from nerve_ref.local import local_dense
 from nerve_ref.walk import closed_form, mixed_step, walk
@@ -188,7 +188,7 @@ def _one_thread() -> Iterator[None]:
 
 def exact_stages(setting: Setting, grid_hw: tuple[int, int]) -> tuple[Any, Any]:
     """The exact walk, what belongs to the keyframe and what to each frame, with the neighbours of the truncated walk."""
-    from nerve_bench.method_stages import EagerExact, EagerSolve
+    from nerve_bench.measure.method_stages import EagerExact, EagerSolve
 
     return EagerSolve(setting.params, grid_hw), EagerExact(setting.params, grid_hw)
 
@@ -217,7 +217,7 @@ def _multiplications(walked: str, sizes: dict[str, int], setting: Setting) -> Re
 
     Each of the 8 neighbours counts once; the graphs' convolution, of which 8 of 9 factors are zero, spends 72 p c.
     """
-    from nerve_export.modules_video import DOUBLINGS, local_steps
+    from nerve_export.graphs.modules_video import DOUBLINGS, local_steps
 
     c, p, m = sizes["c"], sizes["p"], sizes["m"]
     near = local_steps(setting.params.alpha, setting.params.beta)

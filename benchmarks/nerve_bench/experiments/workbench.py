@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from nerve_bench.accuracy import World
 from nerve_bench.experiments.shifts import SHIFTS
 from nerve_bench.experiments.solver import SceneSolver, Setting
 from nerve_bench.experiments.sources import Observer
@@ -18,7 +17,8 @@ from nerve_bench.experiments.tables import (
     difference_record,
     figure_record,
 )
-from nerve_bench.shapes import CLASS_NAMES
+from nerve_bench.measure.accuracy import World
+from nerve_bench.world import CLASS_NAMES
 
 Family = Sequence[Setting]
 """Settings of one kind that differ in constants; the best one on validation scenes stands for the kind."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
-from nerve_bench.shapes import CLASS_NAMES
 from nerve_bench.tiny.dataset import CONTEXT_LENGTH, TEMPLATE, CaptionedScenes, make_tokenizer
 from nerve_bench.tiny.loop import Losses, step_rng
+from nerve_bench.world import CLASS_NAMES
 
 PIXEL_MEAN, PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 BATCH = 64

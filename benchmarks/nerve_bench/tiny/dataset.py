@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_bench.shapes import CLASS_NAMES, SEEDS, STUFF, make_scene
+from nerve_bench.world import CLASS_NAMES, SEEDS, STUFF, make_scene
 
 TEMPLATE = "a photo of a {}."
 CONTEXT_LENGTH = 40

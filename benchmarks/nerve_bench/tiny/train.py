@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from nerve_bench.shapes import CLASS_NAMES, SEEDS
 from nerve_bench.tiny import clip, diffusion
 from nerve_bench.tiny.dataset import CONTEXT_LENGTH, CaptionedScenes, ProgressFactory, captioned_scenes, make_tokenizer
 from nerve_bench.tiny.loop import SEED, Phase, train
+from nerve_bench.world import CLASS_NAMES, SEEDS
 
 PHASES = {
     "clip": Phase("clip", steps=1500, peak_rate=8e-4, weight_decay=0.05),

@@ -1,89 +1,15 @@
 """What runs the graphs. Each back end is a file here, imported only when it is asked for."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-from nerve_runtime.errors import BundleError, UsageError
-from nerve_runtime.manifest import Manifest
-from nerve_runtime.spec import Array, StageName, StageSpec, check_tensors
+from nerve_runtime.backends.base import Backend, Providers, Session
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.errors import UsageError
 
 BACKEND_NAMES = ("auto", "ort", "tensorrt", "rtx", "fake")
-Providers = Literal["cpu", "cuda"]
 
-
-class Session(ABC):
-    """One opened graph. Checks the tensors at both doors, whatever runs in between."""
-
-    def __init__(self, stage: StageName, spec: StageSpec) -> None:
-        self.stage = stage
-        self.spec = spec
-
-    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the graph on arrays by name and return its outputs by name.
-
-        Raises:
-            UsageError: an input is missing, unknown, or of another dtype or shape than the manifest says.
-            BundleError: an output is not what the manifest says, or the graph cannot run.
-            ResourceError: memory ran out.
-        """
-        sizes = check_tensors(f"stage {self.stage!r} input", self.spec.inputs, tensors)
-        outputs = self._run(tensors, sizes)
-        try:
-            check_tensors(f"stage {self.stage!r}", self.spec.inputs + self.spec.outputs, {**tensors, **outputs})
-        except UsageError as error:
-            raise BundleError(f"{error}; the graph is not what its manifest says, rebuild the bundle") from error
-        return outputs
-
-    @abstractmethod
-    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]: ...
-
-
-class Backend(ABC):
-    """Opens graphs of one bundle; a context manager.
-
-    Attributes:
-        name: as given to `open_backend`.
-        class_slots: the class axis its engines fix, None when any number of classes will do.
-        readout_limit_px: the longest side that labels can be read out at, None when any will do.
-    """
-
-    name: str
-    class_slots: int | None = None
-    readout_limit_px: int | None = None
-
-    @abstractmethod
-    def describe(self) -> str:
-        """Library, version and device in one line, for people and logs."""
-
-    @abstractmethod
-    def open_session(self, stage: StageName) -> Session:
-        """Verify the files of a stage and open it.
-
-        Raises:
-            BundleError: a file is not what the manifest says, or is no graph.
-            CompatibilityError: this library or machine cannot run it.
-        """
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Ask the run in flight, in another thread, to end with an error soon; later runs fail too."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release everything; closing twice is fine."""
-
-    def __enter__(self) -> "Backend":
-        """Return the back end itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the back end."""
-        self.close()
+__all__ = ["BACKEND_NAMES", "Backend", "Providers", "Session", "open_backend"]
 
 
 def open_backend(
@@ -124,7 +50,7 @@ def open_backend(
         raise UsageError(f"threads is {threads}, expected 0 (the library chooses) or more")
     waived: dict[str, Any] = {"trust_engines": trust_engines, "allow_unchecked": allow_unchecked}
     if name in ("tensorrt", "rtx"):
-        from nerve_runtime.backends.trt import TrtBackend
+        from nerve_runtime.backends.tensorrt.backend import TrtBackend
 
         return TrtBackend(bundle, manifest, library="tensorrt" if name == "tensorrt" else "tensorrt_rtx", **waived)
     if name == "fake":
@@ -133,7 +59,7 @@ def open_backend(
         return FakeBackend(manifest)
     why = ""
     if name == "auto" and manifest.engines:
-        from nerve_runtime.backends.trt import automatic_engines
+        from nerve_runtime.backends.tensorrt.backend import automatic_engines
 
         engines, why = automatic_engines(bundle, manifest, **waived)
         if engines is not None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.backends import Backend, Session
+from nerve_runtime.backends.base import Backend, Session
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.errors import BundleError
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.opencv import cv2
-from nerve_runtime.spec import Array, StageName
 
 STEPS_COLD = 20
 STEPS_WARM = 3

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from nerve_runtime.backends import Backend, Providers, Session
-from nerve_runtime.bundle_graphs import BundleGraphs
+from nerve_runtime.backends.base import Backend, Providers, Session
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import Array, StageName, StageSpec
+from nerve_runtime.bundle.verification import BundleGraphs
 from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError, UsageError
-from nerve_runtime.manifest import Manifest
-from nerve_runtime.spec import Array, StageName, StageSpec
 
 PROVIDER_NAMES: Mapping[Providers, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LOG_ERRORS_ONLY = 3

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from nerve_bench.accuracy import World
+from nerve_bench.measure.accuracy import World
 from nerve_bench.tiny.dataset import ProgressFactory
 from nerve_ref.params import TINY
-from nerve_ref.weights import tiny_models
+from nerve_ref.weights.networks import tiny_models
 from tests.data.tiny_bundle import tiny_bundle_folder
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from nerve_bench import cli, tune
-from nerve_bench.tune import grid
+from nerve_bench.cli import main as cli
+from nerve_bench.measure import tune
+from nerve_bench.measure.tune import grid
 from nerve_runtime.errors import UsageError
 
 Lines = Callable[..., list[dict[str, Any]]]

@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nerve_bench.shapes import CLASS_NAMES
 from nerve_bench.tiny import loop
 from nerve_bench.tiny import train as train_module
 from nerve_bench.tiny.dataset import CONTEXT_LENGTH, CaptionedScenes, captioned_scenes, make_tokenizer
 from nerve_bench.tiny.loop import Phase, step_rng, train
 from nerve_bench.tiny.train import TrainPlan, train_tiny
-from nerve_ref.architectures import TINY, Backbones
-from nerve_ref.providers import StableDiffusion
-from nerve_ref.weights import open_models
+from nerve_bench.world import CLASS_NAMES
+from nerve_ref.providers.provider import StableDiffusion
+from nerve_ref.weights.architectures import TINY, Backbones
+from nerve_ref.weights.networks import open_models
 from nerve_runtime.errors import UsageError
 from tests.unit.nerve_bench.conftest import quietly
 

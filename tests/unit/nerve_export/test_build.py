@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from nerve_export import build as build_module
-from nerve_export import cli, stage_worker
+from nerve_export import stage_worker
 from nerve_export.build import build, build_steps
-from nerve_export.engine_build import EngineFacts
-from nerve_export.parity import ParityReport, Tap
+from nerve_export.cli import build as cli
+from nerve_export.engines.build import EngineFacts
+from nerve_export.graphs.precision import StagePrecision, read_precision_plan
+from nerve_export.graphs.stages import TABLE, Sizes
+from nerve_export.parity.compare import ParityReport, Tap
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
-from nerve_export.precision import StagePrecision, read_precision_plan
 from nerve_export.stage_worker import Exported
-from nerve_export.stages import TABLE, Sizes
+from nerve_runtime.bundle.manifest import EngineRecord, Manifest, StageRecord, load_manifest, verify_file
+from nerve_runtime.bundle.spec import StageName
 from nerve_runtime.errors import NumericError
-from nerve_runtime.manifest import EngineRecord, Manifest, StageRecord, load_manifest, verify_file
-from nerve_runtime.spec import StageName
 
 
 def isolated(report: ParityReport, what: str, function: str, *given: Any) -> Any:
@@ -200,7 +201,7 @@ def stub_engines(
 
 
 def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nerve_export.engine_build.build_engines", stub_engines)
+    monkeypatch.setattr("nerve_export.engines.build.build_engines", stub_engines)
     said: list[str] = []
     result = build(plan, ("rtx-sm86", "rtx-sm89"), said.append)
     engines = result.manifest.engines
@@ -216,7 +217,7 @@ def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: py
 def test_other_targets_than_those_in_place_are_built_from_what_is_there(
     plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nerve_export.engine_build.build_engines", stub_engines)
+    monkeypatch.setattr("nerve_export.engines.build.build_engines", stub_engines)
     build(plan, ())
     assert len(build(plan, ("rtx-sm86",)).artefacts) == 2 * len(TABLE) + 1
     assert build(plan, ("rtx-sm86",)).artefacts == ()

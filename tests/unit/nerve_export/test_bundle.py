@@ -13,8 +13,8 @@ import pytest
 
 from nerve_export import bundle as bundle_module
 from nerve_export.bundle import bundle_lock, file_records, install, installed_manifest, staging_folder, write_manifest
+from nerve_runtime.bundle.manifest import file_sha256, load_manifest, verify_file
 from nerve_runtime.errors import BundleError, ResourceError
-from nerve_runtime.manifest import file_sha256, load_manifest, verify_file
 from tests.contracts.checkout import ROOT, rooms_environment
 from tests.data.fake_bundle import make_fake_bundle
 
@@ -41,7 +41,7 @@ from pathlib import Path
 from nerve_export import build as module
 from nerve_export.bundle import install
 from nerve_export.plan import make_plan
-from nerve_runtime.manifest import load_manifest
+from nerve_runtime.bundle.manifest import load_manifest
 from tests.data.fake_bundle import make_fake_bundle
 def counted(folder, plan, key, resolved, targets, progress):
     print("building", flush=True)

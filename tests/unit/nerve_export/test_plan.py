@@ -14,9 +14,9 @@ import nerve_export
 import nerve_ref
 from nerve_export import plan as plan_module
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights, tool_versions
-from nerve_ref import weight_files
 from nerve_ref.params import TINY
-from nerve_runtime import spec
+from nerve_ref.weights import files as weight_files
+from nerve_runtime.bundle import spec
 from nerve_runtime.errors import UsageError
 from tests.contracts.checkout import PACKAGES, imported_modules, rooms_environment, sources
 
@@ -24,7 +24,7 @@ POISONED = """
 import sys
 for name in ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "tensorrt_rtx"):
     sys.modules[name] = None
-from nerve_export.cli import main
+from nerve_export.cli.build import main
 sys.argv = ["nerve-build", *{words!r}]
 main()
 """
@@ -32,16 +32,16 @@ DEFAULTS: dict[str, Any] = {"opset": 23, "size_hw": None, "steps": None, "max_cl
 RUNTIME_DOORS = {
     "nerve_runtime.atomic",
     "nerve_runtime.backends",
-    "nerve_runtime.backends.engine_records",
+    "nerve_runtime.backends.tensorrt.engine_records",
     "nerve_runtime.backends.ort",
-    "nerve_runtime.backends.tensorrt_library",
-    "nerve_runtime.backends.trt",
+    "nerve_runtime.backends.tensorrt.library",
+    "nerve_runtime.backends.tensorrt.backend",
     "nerve_runtime.errors",
-    "nerve_runtime.graph_check",
-    "nerve_runtime.ledger",
-    "nerve_runtime.manifest",
+    "nerve_runtime.bundle.graph_check",
+    "nerve_runtime.bundle.ledger",
+    "nerve_runtime.bundle.manifest",
     "nerve_runtime.opencv",
-    "nerve_runtime.spec",
+    "nerve_runtime.bundle.spec",
 }
 
 
@@ -68,7 +68,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         folders[name] = tmp_path / "elsewhere" / name
         shutil.copytree(PACKAGES[name], folders[name], ignore=shutil.ignore_patterns("__pycache__"))
         monkeypatch.setattr(module, "__file__", str(folders[name] / Path(str(module.__file__)).name))
-    monkeypatch.setattr("nerve_ref.weight_files.TINY_FOLDER", folders["nerve_ref"] / "models" / "tiny")
+    monkeypatch.setattr("nerve_ref.weights.files.TINY_FOLDER", folders["nerve_ref"] / "models" / "tiny")
     return folders
 
 
@@ -153,10 +153,10 @@ def test_another_checkout_has_the_same_key(request: pytest.FixtureRequest) -> No
     [
         "nerve_ref/walk.py",
         "nerve_ref/templates.py",
-        "nerve_export/modules.py",
-        "nerve_export/stages.py",
-        "nerve_runtime/manifest.py",
-        "nerve_runtime/spec.py",
+        "nerve_export/graphs/modules.py",
+        "nerve_export/graphs/stages.py",
+        "nerve_runtime/bundle/manifest.py",
+        "nerve_runtime/bundle/spec.py",
         "nerve_ref/models/tiny/clip/model.safetensors",
         "nerve_ref/models/tiny/clip/tokenizer.json",
         "nerve_ref/models/tiny/unet/diffusion_pytorch_model.safetensors",
@@ -173,7 +173,7 @@ def test_one_byte_of_a_source_or_of_a_weight_changes_the_key(changed: str, copie
     assert key_of(planned()) != before
 
 
-@pytest.mark.parametrize("changed", ["nerve_runtime/segmenter.py", "nerve_runtime/overlay.py"])
+@pytest.mark.parametrize("changed", ["nerve_runtime/segmenter.py", "nerve_stream/drawing/overlay.py"])
 def test_the_rest_of_the_runtime_does_not_change_the_key(changed: str, copies: dict[str, Path]) -> None:
     before = key_of(planned())
     (copies["nerve_runtime"].parent / changed).write_text("another\n")
@@ -197,7 +197,7 @@ def test_help_needs_no_torch() -> None:
 def test_the_stages_do_need_torch_so_the_poison_works() -> None:
     """A build leaves them to other processes; here they are imported where the poison is."""
     env = rooms_environment()
-    code = POISONED.format(words=()).partition("from nerve_export")[0] + "import nerve_export.modules"
+    code = POISONED.format(words=()).partition("from nerve_export")[0] + "import nerve_export.graphs.modules"
     ended = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
     )

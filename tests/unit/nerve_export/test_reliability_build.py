@@ -20,9 +20,9 @@ import pytest
 
 from nerve_export import bundle as bundle_module
 from nerve_export.bundle import bundle_lock, installed_manifest, staging_folder
+from nerve_runtime.bundle.graph_check import ALLOWED_OPERATORS, check_graph
+from nerve_runtime.bundle.manifest import file_sha256, load_manifest, manifest_bytes, verify_bundle, verify_file
 from nerve_runtime.errors import BundleError, ResourceError
-from nerve_runtime.graph_check import ALLOWED_OPERATORS, check_graph
-from nerve_runtime.manifest import file_sha256, load_manifest, manifest_bytes, verify_bundle, verify_file
 from tests.contracts.checkout import LAUNCHERS, ROOT, rooms_environment
 from tests.data.fake_bundle import make_fake_bundle
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from nerve_ref.params import NerveParams
-from nerve_ref.providers import StableDiffusion
+from nerve_ref.providers.provider import StableDiffusion
 from nerve_ref.text import TextBank, parse_classes, text_bank
-from nerve_ref.weights import Models
+from nerve_ref.weights.networks import Models
 
 WORDS = ("<start>", "<end>", "<unk>", "a", "photo", "of", ".", "ladybug", "beetle", "grass", "road", "sky", "sand")
 TEXT_LENGTH = 12

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from nerve_ref.weight_download import Places
-from nerve_ref.weight_errors import MirrorError
+from nerve_ref.weights.download import Places
+from nerve_ref.weights.errors import MirrorError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"

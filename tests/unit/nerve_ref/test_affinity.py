@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nerve_ref.affinity import Affinity, affinity_from_heads, pooled_affinity, sharpened_rows
 from nerve_ref.params import NerveParams
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.stable_diffusion import LayerHeads
 from tests.unit.nerve_ref.by_hand import Floats, Size, pool_matrix, post_processed, resize_matrix, softmax
 
 FINE, MIDDLE, COARSE = (8, 12), (4, 6), (2, 3)

@@ -18,7 +18,7 @@ from nerve_ref.affinity import (
 )
 from nerve_ref.head_weights import active_classes, head_entropies, head_weights
 from nerve_ref.params import EntropyMode, NerveParams
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.stable_diffusion import LayerHeads
 from tests.unit.nerve_ref.by_hand import Floats, pool_matrix, resize_matrix
 
 GRID, CELLS = (4, 6), (2, 3)

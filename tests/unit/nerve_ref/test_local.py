@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nerve_ref.local import local_apply, local_dense, local_features, local_weights
-from nerve_ref.sd_attention import LayerHeads
+from nerve_ref.providers.stable_diffusion import LayerHeads
 from tests.unit.nerve_ref.by_hand import local_matrix, pool_matrix, resize_matrix, unit
 
 

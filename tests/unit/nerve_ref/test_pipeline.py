@@ -16,7 +16,7 @@ from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe, segment, segment_image, solve, working_frame
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.walk import closed_form, mixed_dense
-from nerve_ref.weights import Models
+from nerve_ref.weights.networks import Models
 
 VARIANTS: list[dict[str, Any]] = [
     {},

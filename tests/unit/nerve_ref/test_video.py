@@ -14,7 +14,7 @@ from nerve_ref.pipeline import Intermediates, mix_heads, segment
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.video import VideoReference
 from nerve_ref.walk import mixed_step, walk
-from nerve_ref.weights import Models
+from nerve_ref.weights.networks import Models
 
 
 @pytest.fixture(scope="module")

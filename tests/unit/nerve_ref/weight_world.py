@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nerve_ref.architectures import Backbones
-from nerve_ref.weight_files import ResolvedWeights, WeightChoice, resolve_weights
+from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.files import ResolvedWeights, WeightChoice, resolve_weights
 from tests.unit.nerve_ref.fake_hub import (
     COMMIT,
     FolderHub,

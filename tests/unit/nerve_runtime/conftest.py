@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from nerve_runtime.manifest import Manifest, load_manifest
+from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from tests.data.fake_bundle import make_fake_bundle
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from nerve_runtime import cli
 from nerve_runtime import segmenter as segmenter_module
 from nerve_runtime.backends import Backend
 from nerve_runtime.backends.fake import FakeBackend, Faults
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.errors import ResourceError
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.result import IGNORE_LABEL
 from nerve_runtime.segmenter import INVALID_FRAMES_LIMIT, Segmenter
-from nerve_runtime.spec import Array, StageName
 from nerve_runtime.temporal import Temporal
+from nerve_stream.cli import segment as cli
 from tests.contracts.checkout import ROOMS
 from tests.data.clips import halves, write_clip
 
@@ -31,7 +31,7 @@ import numpy as np
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.errors import ResourceError
 from tests.data.fake_bundle import make_fake_bundle
-from tests.unit.nerve_runtime.test_backends import PLANES, manifest_of, planes
+from tests.unit.nerve_runtime.backends.test_backends import PLANES, manifest_of, planes
 folder = make_fake_bundle(Path(sys.argv[1]))
 planes(folder / "readout.onnx")
 session = OrtBackend(folder, manifest_of(folder, "readout", PLANES), threads=1).open_session("readout")

@@ -9,16 +9,16 @@ import pytest
 from nerve_runtime import readout
 from nerve_runtime import segmenter as segmenter_module
 from nerve_runtime.backends.fake import FakeBackend, Faults
-from nerve_runtime.class_list import ClassList
+from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import BundleError, ResourceError, UsageError
 from nerve_runtime.frames import Frame
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.readout import readout_size_hw
 from nerve_runtime.segmenter import Constants, Segmenter
-from nerve_runtime.sources import open_frames
 from nerve_runtime.temporal import Temporal
-from nerve_runtime.text_encoder import TextEncoder, default_cache_dir
-from nerve_runtime.vocabulary import build_text_bank, save_vocabulary, text_sha256
+from nerve_runtime.vocabulary.class_list import ClassList
+from nerve_runtime.vocabulary.text_bank import build_text_bank, save_vocabulary, text_sha256
+from nerve_runtime.vocabulary.text_encoder import TextEncoder, default_cache_dir
+from nerve_stream.sources.opening import open_frames
 from tests.data.clips import halves, write_clip
 from tests.data.fake_bundle import TEXT_WIDTH
 

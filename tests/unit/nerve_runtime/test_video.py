@@ -8,9 +8,9 @@ import pytest
 
 from nerve_runtime import Segmenter, Temporal
 from nerve_runtime.backends.fake import FakeBackend, Faults
+from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import BundleError, ResourceError
 from nerve_runtime.frames import Frame
-from nerve_runtime.manifest import Manifest
 from nerve_runtime.motion import Motion
 from nerve_runtime.video import carried_neighbours
 from tests.data.clips import halves

@@ -1,0 +1,92 @@
+"""What the commands of `nerve-bench` share: their common options, the tiny world, progress bars, and how records are shown."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nerve_runtime.errors import UsageError
+
+PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Only JSON lines on stdout; progress stays on stderr.")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many scenes.")]
+OffsetOption = Annotated[
+    int, typer.Option("--seed-offset", min=0, help="Skip so many scenes of the range: other scenes, same world.")
+]
+
+
+def open_world(preset: str) -> Any:
+    """The networks, words and constants of a preset whose weights are here.
+
+    Raises:
+        UsageError: they are not.
+    """
+    from nerve_bench.measure.accuracy import World
+    from nerve_ref.params import PRESETS
+    from nerve_ref.weights.networks import tiny_models
+
+    if preset != "tiny":
+        raise UsageError(f"--preset is {preset!r}, expected tiny: the only preset with weights so far")
+    return World.open(tiny_models(), PRESETS[preset])
+
+
+def scene_seeds(split: str, offset: int, limit: int) -> range:
+    """Seeds of so many scenes of a split.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+    from nerve_bench.world import SEEDS
+
+    if split not in ("test", "validation"):
+        raise UsageError(f"--split is {split!r}, expected test or validation")
+    return SEEDS[split][offset : offset + limit]
+
+
+def clip_seed(offset: int) -> int:
+    """Seed of a test clip.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    from nerve_bench.world import SEEDS
+
+    if offset >= len(SEEDS["clips"]):
+        raise UsageError(f"--seed-offset is {offset}, expected less than {len(SEEDS['clips'])}")
+    return SEEDS["clips"][offset]
+
+
+def progress_bars() -> Any:
+    """Makes progress bars on stderr: `bars(items, description, total=None)`."""
+    from nerve_bench.tiny.dataset import ProgressFactory
+
+    return ProgressFactory()
+
+
+def emit(records: Iterable[dict[str, Any]], *, as_json: bool, columns: tuple[str, ...]) -> None:
+    """Print records as they come, one JSON line each, or all of them as one table."""
+    if as_json:
+        for record in records:
+            typer.echo(json.dumps(record))
+        return
+    table = Table(*columns)
+    for record in records:
+        if any(column in record for column in columns):
+            table.add_row(*(_cell(record.get(column, "")) for column in columns))
+        else:
+            typer.echo(json.dumps(record, indent=2))
+    if table.row_count:
+        Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

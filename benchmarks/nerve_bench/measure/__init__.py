@@ -1,0 +1,1 @@
+"""Measurements on the tiny world: accuracy, latency, memory, cost, the walk, video."""

@@ -1,0 +1,1 @@
+"""Tables, plots, pages and certificates, made from the records of the measurements."""

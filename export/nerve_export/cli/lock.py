@@ -1,0 +1,38 @@
+"""`nerve-build lock`: fill the gaps of the weight lock from the hub, for those who maintain it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nerve_ref.weights.errors import WeightError
+from nerve_ref.weights.lock import PACKAGED_LOCK
+from nerve_ref.weights.relock import write_lock
+from nerve_runtime.errors import SourceError
+
+
+def lock(
+    output: Annotated[
+        Path, typer.Argument(help="The lock file to write, from the one in use; pins that exist are never changed.")
+    ] = Path("weights.lock.json"),
+    source: Annotated[
+        Path | None, typer.Option(help="The lock file to start from.", show_default="the packaged one")
+    ] = None,
+) -> None:
+    """Pin commits and SHA-256 of all weights that the hub's mirrors serve now; needs the network, downloads no weights.
+
+    Exit codes: 0 written (what is still open is listed), 5 the lock cannot be read or written.
+    """
+    console = Console(stderr=True)
+    try:
+        still_open = write_lock(
+            output,
+            lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            source=source or PACKAGED_LOCK,
+        )
+    except WeightError as error:
+        raise SourceError(str(error)) from error
+    for line in still_open:
+        console.print(f"not pinned: {line}", highlight=False, markup=False, soft_wrap=True)
+    typer.echo(output)

@@ -1,0 +1,1 @@
+"""`nerve-build doctor`: what this machine can build and run."""

@@ -1,0 +1,393 @@
+"""The networks as torch modules that export well: dead code cut off, constants folded, precision written in.
+
+They take the reference's layers, for good: what is folded or lowered cannot be used by the reference any more, so a
+graph is exported from models of its own. Every constant of a preset is gone from the graph: the time embedding lies in
+the biases of convolutions, keys and values of the empty prompt are constants, positions are interpolated beforehand.
+
+Letters as in the method: p tokens, t heads, d width, q tokens with CLS, e width of a tower.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPModel
+
+from nerve_export.graphs.lowering import attend, probabilities
+from nerve_ref.clip_scores import CLIP_MEAN, CLIP_STD, NEIGHBOURHOOD_STD
+from nerve_ref.params import ClipMode, NerveParams
+from nerve_ref.providers.dino import IMAGENET_MEAN, IMAGENET_STD
+from nerve_ref.providers.provider import AffinityProvider, DinoV2, StableDiffusion
+from nerve_ref.providers.stable_diffusion import fixed_noise
+from nerve_runtime.errors import UsageError
+
+FUSION_FLOOR = 1e-12
+MASKED_LOGIT = -1e4
+LayerMaps: TypeAlias = tuple[Tensor, Tensor, tuple[int, int]]
+"""Queries and keys float32 (n,p,d) of one layer, and its grid."""
+
+
+def scaled_pixels(frame: Tensor, size_hw: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Frame uint8 (1,H,W,3) to (1,3,h,w): resized bilinearly without antialias, mean and deviation taken out."""
+    pixels = frame.to(torch.float32).permute(0, 3, 1, 2)
+    if tuple(pixels.shape[2:]) != size_hw:
+        pixels = functional.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)
+    shift, scale = torch.tensor(mean).view(1, 3, 1, 1), torch.tensor(std).view(1, 3, 1, 1)
+    return pixels * (1 / (255 * scale)) - shift / scale
+
+
+def split_heads(block: Any, normed: Tensor, *names: str) -> list[Tensor]:
+    """Named projections of CLIP's normalised tokens (..., q, e), split into heads (..., n, q, d)."""
+    attention = block.self_attn
+    projected = [getattr(attention, name)(normed) for name in names]
+    return [rows.unflatten(-1, (attention.num_heads, -1)).transpose(-2, -3) for rows in projected]
+
+
+def merge_heads(block: Any, heads: Tensor) -> Tensor:
+    """Heads (..., n, q, d) back to tokens, through the output projection."""
+    merged: Tensor = block.self_attn.out_proj(heads.transpose(-2, -3).flatten(-2))
+    return merged
+
+
+class TextTower(nn.Module):
+    """Token ids int64 (n,l) to pooled text features (n,d): CLIP's causal tower, read at the first end token."""
+
+    mask: Tensor
+
+    def __init__(self, clip: CLIPModel, *, native: bool) -> None:
+        super().__init__()
+        text, self.native = clip.text_model, native
+        self.embeddings, self.blocks = text.embeddings, text.encoder.layers
+        self.norm, self.projection = text.final_layer_norm, clip.text_projection
+        self.end, length = text.eos_token_id, clip.config.text_config.max_position_embeddings
+        self.register_buffer("mask", torch.full((length, length), MASKED_LOGIT).triu(1))
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """Embed prompts."""
+        hidden = self.embeddings(input_ids=token_ids).float()  # sums of the residual stream are float32
+        for block in self.blocks:
+            heads = split_heads(block, block.layer_norm1(hidden), "q_proj", "k_proj", "v_proj")
+            hidden = hidden + merge_heads(block, attend(*heads, native=self.native, mask=self.mask))
+            hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        # Published CLIPs name 2 as the end token and mean the highest id: a slip that transformers keeps alive.
+        is_end = token_ids if self.end == 2 else (token_ids == self.end)
+        place = is_end.to(torch.int32).argmax(1)
+        ends = hidden[torch.arange(hidden.shape[0], device=hidden.device), place]
+        pooled: Tensor = self.projection(self.norm(ends))
+        return pooled.float()
+
+
+class DenseClip(nn.Module):
+    """Frame uint8 (1,H,W,3) to unit patch features float32 (p,d): CLIP's vision tower with its last block reread."""
+
+    lowered_buffers = ("first", "positions")
+    positions: Tensor
+    first: Tensor
+    near: Tensor
+
+    def __init__(self, clip: CLIPModel, mode: ClipMode, clip_hw: tuple[int, int], *, native: bool) -> None:
+        super().__init__()
+        vision, self.mode, self.native, self.clip_hw = clip.vision_model, mode, native, clip_hw
+        patch = clip.config.vision_config.patch_size
+        self.grid_hw = (clip_hw[0] // patch, clip_hw[1] // patch)
+        self.patches, self.before = vision.embeddings.patch_embedding, vision.pre_layrnorm
+        self.blocks, self.last = vision.encoder.layers[:-1], vision.encoder.layers[-1]
+        self.after, self.projection = vision.post_layernorm, clip.visual_projection
+        positions = _clip_positions(vision.embeddings, clip_hw)
+        self.register_buffer("first", vision.embeddings.class_embedding.detach() + positions[:, :1])
+        self.register_buffer("positions", positions[:, 1:])
+        if mode == "naclip":
+            self.register_buffer("near", functional.pad(_gaussian_neighbourhood(self.grid_hw), (1, 0, 1, 0)))
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Unit features of the patches, row-major."""
+        pixels = scaled_pixels(frame, self.clip_hw, CLIP_MEAN, CLIP_STD)
+        patches = self.patches(pixels).flatten(2).transpose(1, 2)[0] + self.positions[0]
+        hidden = self.before(torch.cat([self.first[0].to(patches.dtype), patches])).float()  # (q,e), sums are float32
+        total: Tensor | None = None
+        for block in self.blocks:
+            query, key, value = split_heads(block, block.layer_norm1(hidden), "q_proj", "k_proj", "v_proj")
+            if self.mode == "early_fusion":  # the one mode that needs probabilities, and so cannot stay one operation
+                looks = probabilities(query, key)
+                total = looks.mean(0) if total is None else total + looks.mean(0)
+                mixed = looks.to(value.dtype) @ value
+            else:
+                mixed = attend(query[None], key[None], value[None], native=self.native)[0]
+            hidden = hidden + merge_heads(block, mixed)
+            hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        features = self.projection(self.after(self._last_block(hidden, total)))
+        return functional.normalize(features.float(), dim=-1)
+
+    def _last_block(self, hidden: Tensor, total: Tensor | None) -> Tensor:
+        """Patch tokens (p,e) out of the last block, read as the mode says."""
+        block, normed = self.last, self.last.layer_norm1(hidden)
+        if self.mode == "maskclip":
+            values: Tensor = block.self_attn.out_proj(block.self_attn.v_proj(normed))
+            return values[1:]
+        if self.mode == "vanilla":
+            heads = split_heads(block, normed, "q_proj", "k_proj", "v_proj")
+            hidden = hidden + merge_heads(block, attend(*(head[None] for head in heads), native=self.native)[0])
+            return (hidden + block.mlp(block.layer_norm2(hidden)))[1:]
+        if self.mode == "naclip":
+            key, value = split_heads(block, normed, "k_proj", "v_proj")
+            mixed = probabilities(key, key, self.near).to(value.dtype) @ value
+            return merge_heads(block, mixed)[1:]
+        if total is None:
+            raise UsageError(
+                "clip_mode 'early_fusion' needs a CLIP of two vision blocks or more, got one; use 'naclip'"
+            )
+        (value,) = split_heads(block, normed, "v_proj")
+        fused = _fusion_matrix(total[1:, 1:]).to(value.dtype)
+        return merge_heads(block, fused @ value[:, 1:])
+
+
+def _clip_positions(embeddings: Any, clip_hw: tuple[int, int]) -> Tensor:
+    """Position embeddings (1,q,e) at an input size, CLS first; interpolated where it is not the native one."""
+    table = embeddings.position_embedding.weight.detach()[None]
+    if clip_hw == (embeddings.image_size, embeddings.image_size):
+        return table
+    patches = clip_hw[0] // embeddings.patch_size * (clip_hw[1] // embeddings.patch_size)
+    interpolated: Tensor = embeddings.interpolate_pos_encoding(
+        table.new_zeros(1, patches + 1, table.shape[2]), *clip_hw
+    )
+    return interpolated.detach()
+
+
+def _gaussian_neighbourhood(grid_hw: tuple[int, int]) -> Tensor:
+    """exp(-distance^2 / (2 std^2)) between all patches (p,p), as outer products of the two axes."""
+    axes = []
+    for side in grid_hw:
+        places = torch.arange(side, dtype=torch.float32)
+        axes.append(torch.exp(-((places[:, None] - places[None]) ** 2) / (2 * NEIGHBOURHOOD_STD**2)))
+    return torch.kron(axes[0], axes[1])
+
+
+def _fusion_matrix(attention: Tensor) -> Tensor:
+    """Column-normalise, row-normalise, symmetrise, subtract the column mean, clamp at 0, row-normalise (p,p)."""
+    balanced = attention / attention.sum(0, keepdim=True)
+    balanced = balanced / balanced.sum(1, keepdim=True)
+    symmetric = (balanced + balanced.T) / 2
+    above = (symmetric - symmetric.mean(0, keepdim=True)).clamp_min(0) + FUSION_FLOOR
+    return above / above.sum(1, keepdim=True)
+
+
+class DiffusionHeads(nn.Module):
+    """Frame uint8 (1,H,W,3) to the clean latent float32 (1,4,h,w) and queries and keys of the layers in use."""
+
+    noise: Tensor
+    context: Tensor
+
+    def __init__(self, provider: StableDiffusion, params: NerveParams, *, native: bool) -> None:
+        super().__init__()
+        self.vae, self.unet, self.timestep = provider.vae, provider.unet, params.timestep
+        self.is_tiny_vae = isinstance(self.vae, AutoencoderTiny)
+        self._drop_decoder()
+        _set_vae_attention(self.vae, native=native)
+        fold_time(self.unet, params.timestep)
+        self.captures = _install_processors(self.unet, params.layers, provider.context, native=native)
+        channels = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
+        factor = 2 ** (len(channels) - 1)
+        self.latent_hw = (params.size_hw[0] // factor, params.size_hw[1] // factor)
+        shape = (1, self.vae.config.latent_channels, *self.latent_hw)
+        abar = provider.alphas_cumprod[params.timestep]
+        noise = fixed_noise(shape, params.noise_seed) if params.noise == "fixed" else torch.zeros(shape)
+        self.signal = float(abar.sqrt())
+        self.register_buffer("noise", (1 - abar).sqrt() * noise)
+        self.register_buffer("context", provider.context)
+        self.tap_names = ("latent", *_layer_taps(len(self.captures)))
+
+    def _drop_decoder(self) -> None:
+        self.vae.decoder = nn.Identity()
+        if not self.is_tiny_vae:
+            self.vae.post_quant_conv = nn.Identity()
+
+    def latent(self, frame: Tensor) -> Tensor:
+        """Posterior mean times the autoencoder's scaling factor."""
+        pixels = frame.to(torch.float32).permute(0, 3, 1, 2) / 127.5 - 1
+        encoded = self.vae.encode(pixels)
+        raw = encoded.latents if self.is_tiny_vae else encoded.latent_dist.mean
+        scaled: Tensor = raw.float() * self.vae.config.scaling_factor
+        return scaled
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, list[LayerMaps]]:
+        """One step of the UNet; all of it behind the last used layer is dead code for the exporter."""
+        latent = self.latent(frame)
+        self.unet(latent * self.signal + self.noise, self.timestep, encoder_hidden_states=self.context)
+        return latent, [(*capture.taken(), self._layer_hw(capture)) for capture in self.captures]
+
+    def _layer_hw(self, capture: "SelfAttention") -> tuple[int, int]:
+        tokens, layer_hw = capture.taken()[0].shape[1], self.latent_hw
+        while layer_hw[0] * layer_hw[1] > tokens:
+            layer_hw = (layer_hw[0] + 1) // 2, (layer_hw[1] + 1) // 2
+        return layer_hw
+
+
+class DinoHeads(nn.Module):
+    """Frame uint8 (1,H,W,3) to queries and keys of DINOv2's layers in use; it has no latent."""
+
+    lowered_buffers = ("first", "positions")
+    positions: Tensor
+    first: Tensor
+
+    def __init__(self, provider: DinoV2, params: NerveParams, *, native: bool) -> None:
+        super().__init__()
+        model, self.native = provider.model, native
+        self.grid_hw = provider.grid_hw(params)
+        embeddings, patch = model.embeddings, model.config.patch_size
+        self.input_hw = (self.grid_hw[0] * patch, self.grid_hw[1] * patch)
+        self.numbers = [int(name.rpartition(".")[2]) for name in params.layers]
+        self.patches, self.blocks = embeddings.patch_embeddings.projection, model.encoder.layer[: max(self.numbers) + 1]
+        empty = embeddings.cls_token.new_zeros(1, self.grid_hw[0] * self.grid_hw[1] + 1, model.config.hidden_size)
+        positions = embeddings.interpolate_pos_encoding(empty, *self.input_hw).detach()
+        self.register_buffer("first", embeddings.cls_token.detach() + positions[:, :1])
+        self.register_buffer("positions", positions[:, 1:])
+        self.tap_names = _layer_taps(len(self.numbers))
+
+    def forward(self, frame: Tensor) -> tuple[None, list[LayerMaps]]:
+        """The blocks up to the last named one, whose output nobody reads."""
+        pixels = scaled_pixels(frame, self.input_hw, IMAGENET_MEAN, IMAGENET_STD)
+        patches = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions
+        hidden, taken = torch.cat([self.first.to(patches.dtype), patches], dim=1).float(), {}  # sums are float32
+        for number, block in enumerate(self.blocks):
+            attention = block.attention
+            projected = [getattr(attention, name)(block.norm1(hidden)) for name in ("q_proj", "k_proj", "v_proj")]
+            query, key, value = (
+                rows.unflatten(2, (attention.num_attention_heads, -1)).transpose(1, 2) for rows in projected
+            )
+            taken[number] = (query[0, :, 1:].float(), key[0, :, 1:].float(), self.grid_hw)
+            mixed = attention.o_proj(attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
+            hidden = hidden + block.layer_scale1(mixed)
+            hidden = hidden + block.layer_scale2(block.mlp(block.norm2(hidden)))
+        return None, [taken[number] for number in self.numbers]
+
+
+def provider_heads(provider: AffinityProvider, params: NerveParams, *, native: bool) -> DiffusionHeads | DinoHeads:
+    """The network module for whichever provider of affinities the models have.
+
+    Raises:
+        UsageError: there is none for this provider.
+    """
+    if isinstance(provider, StableDiffusion):
+        return DiffusionHeads(provider, params, native=native)
+    if isinstance(provider, DinoV2):
+        return DinoHeads(provider, params, native=native)
+    raise UsageError(f"{type(provider).__name__} has no graph, expected StableDiffusion or DinoV2")
+
+
+def _layer_taps(layers: int) -> tuple[str, ...]:
+    return tuple(f"{name}{index}" for index in range(layers) for name in "qk")
+
+
+class _NoTimeEmbedding(nn.Module):
+    def forward(self, *_given: Any) -> None:
+        """Nothing: the embedding of the one timestep lies in the biases."""
+
+
+def fold_time(unet: Any, timestep: int) -> None:
+    """Fold the time embedding of one timestep into the biases of the convolutions that it was added behind.
+
+    Raises:
+        UsageError: a residual block uses the embedding in another way than adding it.
+    """
+    with torch.no_grad():
+        embedded = unet.time_embedding(unet.time_proj(torch.tensor([timestep])))
+        for name, block in unet.named_modules():
+            if getattr(block, "time_emb_proj", None) is None:
+                continue
+            if block.time_embedding_norm != "default" or block.skip_time_act:
+                raise UsageError(
+                    f"UNet block {name} does not add its time embedding; only Stable Diffusion's blocks export"
+                )
+            block.conv1.bias.add_(block.time_emb_proj(block.nonlinearity(embedded))[0])
+            block.time_emb_proj = None
+    unet.time_embedding = _NoTimeEmbedding()
+
+
+class SelfAttention:
+    """Attention processor for plain self-attention that may keep its queries and keys for the method."""
+
+    def __init__(self, *, native: bool) -> None:
+        self.native = native
+        self.kept: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
+        """Attend as the layer always does."""
+        query, key, value = (
+            projection(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        self.kept = (query[0].float(), key[0].float())
+        mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
+        return mixed
+
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """Queries and keys float32 (n,p,d) of the last call.
+
+        Raises:
+            UsageError: the layer never ran.
+        """
+        if self.kept is None:
+            raise UsageError("the UNet never ran a layer that was named; name layers that its forward pass uses")
+        return self.kept
+
+
+class FixedContext(nn.Module):
+    """Attention processor for cross-attention to one constant prompt, whose keys and values are computed once."""
+
+    lowered_buffers = ("key", "value")
+    key: Tensor
+    value: Tensor
+
+    def __init__(self, attn: Any, context: Tensor, *, native: bool) -> None:
+        super().__init__()
+        self.native = native
+        with torch.no_grad():
+            for name, projection in (("key", attn.to_k), ("value", attn.to_v)):
+                self.register_buffer(name, projection(context).unflatten(2, (attn.heads, -1)).transpose(1, 2))
+        attn.to_k = attn.to_v = nn.Identity()
+
+    def forward(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
+        """Attend to the constant prompt."""
+        query = attn.to_q(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        key, value = self.key.to(query.dtype), self.value.to(query.dtype)
+        mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
+        return mixed
+
+
+def _install_processors(unet: Any, layers: Sequence[str], context: Tensor, *, native: bool) -> list[SelfAttention]:
+    """Give every attention of the UNet a processor of ours; returns those of the named layers, in that order."""
+    own: dict[str, SelfAttention] = {}
+    for name, attn in unet.named_modules():
+        if name.endswith("attn1"):
+            own[name] = SelfAttention(native=native)
+            attn.processor = own[name]
+        elif name.endswith("attn2"):
+            attn.processor = FixedContext(attn, context, native=native)
+    return [own[name] for layer in layers for name in own if name.startswith(f"{layer}.transformer_blocks.")]
+
+
+class ImageAttention:
+    """Attention processor for the autoencoder's attention over pixels (1,e,h,w), with its norm and residual."""
+
+    def __init__(self, *, native: bool) -> None:
+        self.native = native
+
+    def __call__(self, attn: Any, hidden_states: Tensor, temb: Tensor | None = None, **_named: Any) -> Tensor:
+        """Attend as the layer always does; diffusers looks for an argument called `temb`, always None here."""
+        tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
+        heads = (
+            projection(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            for projection in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        mixed = attn.to_out[0](attend(*heads, native=self.native).transpose(1, 2).flatten(2))
+        summed: Tensor = mixed.transpose(1, 2).unflatten(2, hidden_states.shape[2:]) + hidden_states
+        return summed / attn.rescale_output_factor
+
+
+def _set_vae_attention(vae: Any, *, native: bool) -> None:
+    for _, attn in vae.named_modules():
+        if hasattr(attn, "set_processor") and getattr(attn, "group_norm", None) is not None:
+            attn.processor = ImageAttention(native=native)

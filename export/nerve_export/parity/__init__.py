@@ -1,0 +1,1 @@
+"""The bundle held to the reference: runners, taps, measures, reports."""

@@ -1,0 +1,248 @@
+"""Reference against bundle: each graph alone on the reference's inputs, then all of them in a row, cold and warm.
+
+Two steps, in processes of their own where memory is short: `reference_taps` runs torch and writes a folder;
+`compare_bundle` reads it and needs no torch. It opens one stage at a time.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerve_export.graphs.stages import TABLE, Tolerance
+from nerve_export.parity.frames import FRAMES, parity_frames
+from nerve_export.parity.measures import CHAIN, STAGE_ORDER, ParityReport, Tap, compared, compared_inner
+from nerve_export.parity.reference import reference_taps
+from nerve_export.parity.runners import Run, Runner, open_runner
+from nerve_export.parity.taps import MARGIN, TapFolder, Tensors
+from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.errors import CompatibilityError
+
+if TYPE_CHECKING:
+    from nerve_ref.params import NerveParams
+    from nerve_ref.weights.networks import Models
+
+__all__ = [
+    "FRAMES",
+    "ParityReport",
+    "Tap",
+    "check_parity",
+    "compare_bundle",
+    "compared",
+    "parity_frames",
+    "reference_taps",
+]
+DOUBT = {"fp32": 2e-4, "fp16": 0.02, "bf16": 0.1}
+"""End to end a label counts where the reference's best class leads the next by more than this probability.
+
+Twice the error that rounding makes in P: where the reference itself all but draws, either label is right. With true
+weights few pixels are left out, with random ones many.
+"""
+CHAIN_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
+CHAIN_EXPECTED = ("label_scores", "labels", MARGIN)
+"""Of a frame of the chain what the reference found; the rest is what a caller hands over."""
+ONCE: frozenset[StageName] = frozenset({"attention", "mix", "walk"})
+"""Stages that only the keyframe of the chain runs."""
+Witness = Callable[[Tap, NDArray[Any], NDArray[Any]], None]
+"""Sees each comparison with what was expected and what was found, for instance to draw pictures."""
+
+
+def check_parity(
+    folder: Path,
+    manifest: Manifest,
+    models: "Models",
+    params: "NerveParams",
+    classes: str,
+    backend: str = "ort",
+    frames: int = FRAMES,
+) -> ParityReport:
+    """Compare a bundle with the reference, both in this process.
+
+    Args:
+        folder: the bundle, installed or staged.
+        manifest: its manifest.
+        models: the reference's networks.
+        params: the constants that the bundle was built with.
+        classes: class list to segment with.
+        backend: what runs the bundle; see `open_runner`.
+        frames: frames to compare.
+
+    Raises:
+        NerveError: the back end cannot open or run a stage.
+    """
+    with tempfile.TemporaryDirectory(prefix="nerve-parity-") as taps:
+        reference_taps(models, params, classes, frames, Path(taps))
+        return compare_bundle(folder, manifest, Path(taps), backend)
+
+
+def compare_bundle(
+    bundle: Path,
+    manifest: Manifest,
+    taps_folder: Path,
+    runner: str | Runner = "ort",
+    stages: Collection[str] | None = None,
+    witness: Witness | None = None,
+) -> ParityReport:
+    """Compare a bundle with what `reference_taps` wrote; needs no torch and holds one stage in memory at a time.
+
+    Inner tensors are compared on the first frame alone: they tell where a stage goes wrong, not whether it does.
+
+    Args:
+        bundle: the bundle, installed or staged.
+        manifest: its manifest.
+        taps_folder: the reference's taps.
+        runner: what runs the stages; see `open_runner`.
+        stages: only these; the chain needs all of its stages.
+        witness: called at each comparison.
+
+    Raises:
+        NerveError: the taps or a stage cannot be opened, or a stage cannot run.
+    """
+    opened = open_runner(runner, bundle, manifest) if isinstance(runner, str) else runner
+    return _Comparison(opened, TapFolder.open(taps_folder), stages, witness).report()
+
+
+class _Comparison:
+    """State: the taps so far, and what the stages made of the short video so far."""
+
+    def __init__(
+        self, runner: Runner, reference: TapFolder, stages: Collection[str] | None, witness: Witness | None
+    ) -> None:
+        self.runner = runner
+        self.reference = reference
+        self.precision = runner.manifest.precision
+        self.stages = [
+            name for name in STAGE_ORDER if name in runner.manifest.stages and (stages is None or name in stages)
+        ]
+        self.witness = witness
+        self.taps: list[Tap] = []
+        self.chain: list[dict[str, NDArray[Any]]] | None = None
+        if set(CHAIN_STAGES) <= set(self.stages):
+            self.chain = [self._chain_inputs(index) for index in range(reference.facts.chain_frames)]
+
+    def report(self) -> ParityReport:
+        """Go through the stages, in the order in which a frame does."""
+        for stage in self.stages:
+            self._compare_outputs(stage)
+            self._compare_inner(stage)
+        if self.chain is not None:
+            self._compare_chain(self.chain)
+        return ParityReport(self.runner.describe(), tuple(self.taps))
+
+    def _compare_outputs(self, stage: StageName) -> None:
+        # A function of its own: its locals hold the session, 5 GB at true size, and are gone before the next opens.
+        with self.runner.open(stage) as run:
+            self._compare_alone(stage, run)
+            if self.chain is not None and stage in CHAIN_STAGES:
+                self._advance_chain(self.chain, stage, run)
+
+    def _compare_alone(self, stage: StageName, run: Run) -> None:
+        """A stage on the reference's own inputs, so that an error shows in the stage that makes it."""
+        if stage == "text":
+            with self.reference.text() as tensors:
+                self._add(stage, 0, tensors, run(tensors))
+            return
+        for index in range(self.reference.facts.frames):
+            with self.reference.frame(index) as tensors:
+                self._add(stage, index, tensors, run(tensors))
+
+    def _compare_inner(self, stage: StageName) -> None:
+        with self.runner.open_inner(stage) as run:
+            if run is None:
+                return
+            with self.reference.text() if stage == "text" else self.reference.frame(0) as tensors:
+                self._add(stage, 0, tensors, run(tensors), inner=True)
+
+    def _add(self, stage: StageName, frame: int, expected: Tensors, found: Tensors, *, inner: bool = False) -> None:
+        tolerance = stage_tolerance(stage, self.precision)
+        for name, array in found.items():
+            wanted = expected_tensor(expected, stage, name)
+            if inner:
+                tap = compared_inner(stage, name, frame, wanted, array, tolerance)
+            elif stage == "frame":
+                undecided, slack = self._undecided(expected[MARGIN]), self._slack()
+                tap = compared(stage, name, frame, wanted, array, tolerance, undecided, slack)
+            else:
+                tap = compared(stage, name, frame, wanted, array, tolerance)
+            self._keep(tap, wanted, array)
+
+    def _keep(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
+        self.taps.append(tap)
+        if self.witness is not None:
+            self.witness(tap, expected, found)
+
+    def _undecided(self, margin: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Pixels whose label rounding alone could turn, end to end."""
+        return np.asarray(margin <= DOUBT[self.precision])
+
+    def _slack(self) -> int:
+        """Levels of 255 that rounding alone may move a confidence by, end to end: one, and half the doubt."""
+        return 1 + round(DOUBT[self.precision] / 2 * 255)
+
+    def _chain_inputs(self, index: int) -> dict[str, NDArray[Any]]:
+        with self.reference.chain(index) as tensors:
+            return {name: tensors[name] for name in tensors if name not in CHAIN_EXPECTED}
+
+    def _advance_chain(self, chain: list[dict[str, NDArray[Any]]], stage: StageName, run: Run) -> None:
+        """Feed a stage with what the stages before it gave: a keyframe, then warm frames."""
+        if stage in ONCE:
+            made = dict(run(chain[0]))
+            chain[0] |= made
+            # The keyframe's affinities serve the frames after it; its scores do not.
+            for frame in chain[1:]:
+                frame |= {name: array for name, array in made.items() if name != "label_scores"}
+            return
+        if stage != "walk_warm":
+            for frame in chain:
+                frame |= run(frame)
+            return
+        for previous, frame in pairwise(chain):
+            frame |= run(frame | {"previous_scores": previous["label_scores"]})
+
+    def _compare_chain(self, chain: list[dict[str, NDArray[Any]]]) -> None:
+        """Scores as closely as the networks give G, which every stage after them averages; labels as in one graph."""
+        limits = {name: stage_tolerance(name, self.precision) for name in ("scores", "frame")}
+        for index, frame in enumerate(chain):
+            with self.reference.chain(index) as tensors:
+                scores, labels = tensors["label_scores"], tensors["labels"]
+                undecided = self._undecided(tensors[MARGIN])
+            kind = "cold" if index == 0 else "warm"
+            found = frame["label_scores"]
+            tap = compared(CHAIN, f"label_scores_{kind}", index, scores, found, limits["scores"])
+            self._keep(tap, scores, found)
+            tap = compared(CHAIN, f"labels_{kind}", index, labels, frame["labels"], limits["frame"], undecided)
+            self._keep(tap, labels, frame["labels"])
+
+
+def stage_tolerance(stage: StageName, precision: str) -> Tolerance:
+    """The tolerance of a stage in a precision.
+
+    Raises:
+        CompatibilityError: the table has none: this precision cannot be compared.
+    """
+    found = TABLE[stage].tolerance.get(precision)
+    if found is None:
+        raise CompatibilityError(
+            f"stage {stage!r} has no tolerance for {precision}, only for {', '.join(TABLE[stage].tolerance)}; "
+            "compare a bundle of one of these precisions"
+        )
+    return found
+
+
+def expected_tensor(tensors: Tensors, stage: str, name: str) -> NDArray[Any]:
+    """The reference's tensor for an output of a stage; the warm walk has its own `label_scores`.
+
+    Raises:
+        CompatibilityError: the reference has no tensor of this name.
+    """
+    for key in (f"{stage}.{name}", name):
+        if key in tensors:
+            return tensors[key]
+    raise CompatibilityError(
+        f"stage {stage!r} gives {name!r}, of which the reference says nothing; build bundle and reference from one version"
+    )

@@ -1,0 +1,368 @@
+"""The reference's half of a comparison: runs the paper in torch and writes down every tensor that has a name."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerve_export.parity.frames import FRAMES, chain_frames, parity_frames
+from nerve_export.parity.taps import (
+    MARGIN,
+    TapFacts,
+    write_facts,
+    write_tensors,
+)
+from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_file
+from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
+
+if TYPE_CHECKING:
+    from nerve_ref.affinity import Affinity, LayeredAffinity, MixedAffinity
+    from nerve_ref.motion import Motion
+    from nerve_ref.params import NerveParams
+    from nerve_ref.pipeline import Intermediates
+    from nerve_ref.text import TextBank
+    from nerve_ref.weights.files import WeightChoice
+    from nerve_ref.weights.networks import Models
+
+TEMPLATES = 2
+"""Prompt templates of the set that are averaged: the embeddings are an input of what is compared, and 80 templates of
+eight names take CLIP L/14's text tower ten times as long as the frame takes all other networks."""
+KEEP = 0.75
+"""How much of the scores of the frame before the compared `carry` keeps; any number between 0 and 1 tells."""
+SCALARS = ("tau", "alpha", "beta", "head_temperature")
+
+
+def reference_taps(models: "Models", params: "NerveParams", classes: str, frames: int, folder: Path) -> None:
+    """Run the reference on seeded frames and write all that `compare_bundle` needs into a folder.
+
+    The keyframe of the short video is the first frame itself, so that the slow networks run once per frame.
+
+    Args:
+        models: the reference's networks.
+        params: constants of the method.
+        classes: class list to segment with; for random weights any list of two or more.
+        frames: frames compared alone, 1 or more; the short video has as many, at least two.
+        folder: an existing folder; what lies there under the same names is replaced.
+
+    Raises:
+        UsageError: `frames` is below 1, or the affinity has no graph to compare with.
+    """
+    import torch
+
+    from nerve_ref.pipeline import segment
+    from nerve_ref.templates import TEMPLATE_SETS
+    from nerve_ref.text import parse_classes, text_bank
+    from nerve_ref.video import VideoReference
+
+    video_frames = chain_frames(params.size_hw, frames)
+    with torch.no_grad():
+        templates = TEMPLATE_SETS[params.template_set][:TEMPLATES]
+        bank = text_bank(models.clip, models.tokenizer, parse_classes(classes), templates)
+        if models.random_seed is not None:
+            bank = replace(bank, embeddings=_telling_words(models, params, video_frames[0], len(bank.embeddings)))
+        write_tensors(folder, "text", _text(models, params, classes))
+        video = VideoReference(models, bank, params, keyframe_every=len(video_frames))
+        keyframe = video.step(_torch(video_frames[0]))
+        _write_chain(folder, 0, video_frames[0], keyframe, bank, params)
+        for index, frame in enumerate(video_frames[1:], 1):
+            _write_chain(folder, index, frame, video.step(_torch(frame)), bank, params)
+        previous: Any = None
+        for index, frame in enumerate(parity_frames(params.size_hw, frames)):
+            reference = keyframe if index == 0 else segment(models, _torch(frame), bank, params)
+            start = reference.G if previous is None else previous
+            write_tensors(folder, f"frame_{index}", _frame(frame, reference, bank, params, start))
+            previous = reference.P
+    layers = tuple(layer.name for layer in keyframe.heads)
+    grid_hw = keyframe.grid_hw
+    write_facts(folder, TapFacts(frames, len(video_frames), params.size_hw, grid_hw, layers, tuple(bank.class_names)))
+
+
+def reference_of_bundle(bundle: Path, weights: "WeightChoice", frames: int | None, folder: Path) -> None:
+    """Rebuild the reference that a bundle was made of and write its taps: `open_reference`, then `reference_taps`.
+
+    Takes plain values, so that it can run in a process of its own.
+
+    Args:
+        bundle: an installed bundle.
+        weights: where the weights lie, as for building.
+        frames: frames compared alone; None for 4 of the tiny preset, 1 of the others.
+        folder: an existing folder.
+
+    Raises:
+        NerveError: as `open_reference` and `reference_taps`.
+    """
+    from nerve_export.plan import presets
+
+    manifest = load_manifest(bundle)
+    if manifest.random_seed is not None and weights.tokenizer is None:
+        weights = replace(weights, tokenizer=verify_file(bundle, manifest, manifest.vocabulary.tokenizer))
+    models, params = open_reference(manifest, weights)
+    preset = presets()[manifest.preset]
+    count = frames if frames is not None else FRAMES if preset.is_packaged else 1
+    reference_taps(models, params, preset.parity_classes, count, folder)
+
+
+def open_reference(manifest: Manifest, weights: "WeightChoice") -> "tuple[Models, NerveParams]":
+    """The networks and constants that a bundle was made of, from its manifest.
+
+    Raises:
+        UsageError: the preset is unknown here, or weights are missing.
+        BundleError: the manifest does not say every constant, or a weight file is not what it should be.
+        CompatibilityError: the weights found are not those that the bundle was made of.
+    """
+    from nerve_export.plan import BuildPlan, presets
+    from nerve_export.plan_models import plan_models
+    from nerve_ref.weights.files import resolve_weights
+
+    preset = presets().get(manifest.preset)
+    if preset is None:
+        raise UsageError(f"preset {manifest.preset!r} of the bundle is unknown here, only {', '.join(presets())}")
+    resolved = None
+    if manifest.random_seed is None:
+        try:
+            resolved = resolve_weights(preset.backbones, weights, lambda line: None)
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        _require_same_weights(manifest, {(record.role, record.sha256) for record in resolved.records})
+    plan = BuildPlan(
+        preset=manifest.preset,
+        params=params_of(manifest),
+        backbones=preset.backbones,
+        opset=manifest.opset,
+        max_classes=manifest.geometry.max_classes,
+        out=Path(),
+        weights=weights,
+        random_seed=manifest.random_seed,
+    )
+    return plan_models(plan, resolved), plan.params
+
+
+def params_of(manifest: Manifest) -> "NerveParams":
+    """Every constant of the method that a bundle was built with.
+
+    Raises:
+        BundleError: one is missing in the manifest, or out of its range.
+    """
+    from nerve_ref.params import NerveParams
+
+    said = {**manifest.method.baked, **manifest.method.model_dump(exclude={"baked"})}
+    names = [field.name for field in fields(NerveParams)]
+    missing = sorted(set(names) - set(said))
+    if missing:
+        raise BundleError(f"the manifest does not say {', '.join(missing)}; build the bundle again with this version")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value := said[name], list) else value for name in names}
+    try:
+        return NerveParams(**values)
+    except ValueError as error:
+        raise BundleError(f"the manifest's constants make no sense: {error}; build the bundle again") from error
+
+
+def _require_same_weights(manifest: Manifest, found: set[tuple[str, str]]) -> None:
+    built = {(record.role, record.sha256) for record in manifest.weights}
+    if built != found:
+        roles = sorted({role for role, _ in built ^ found})
+        raise CompatibilityError(
+            f"the bundle was made of other weights than these: {', '.join(roles)} differ; give those that it was built "
+            "from with --clip, --sd or --vae"
+        )
+
+
+def _telling_words(models: "Models", params: "NerveParams", frame: NDArray[np.uint8], rows: int) -> Any:
+    """Embeddings (r,d) that tell the patches of a frame apart, in place of random networks' words, which are all alike.
+
+    Words are an input of what is compared. A random text tower gives them cosines of 0.97, so that one class takes the
+    whole picture and labels agree whatever the graphs do. These are patch features at even distances, their mean taken
+    out.
+    """
+    import torch
+    from torch.nn import functional
+
+    from nerve_ref.pipeline import observe_clip
+
+    features = observe_clip(models, _torch(frame), params).flatten(0, 1)
+    chosen = features[torch.linspace(0, len(features) - 1, rows).long()]
+    return functional.normalize(chosen - features.mean(0), dim=-1)
+
+
+def _text(models: "Models", params: "NerveParams", classes: str) -> dict[str, NDArray[Any]]:
+    from nerve_ref.templates import TEMPLATE_SETS
+    from nerve_ref.text import text_embeddings
+
+    names = [name.strip() for name in classes.replace(",", ";").split(";")]
+    template = TEMPLATE_SETS[params.template_set][0]
+    encodings = models.tokenizer.encode_batch([template.format(name) for name in names])
+    return {
+        "token_ids": np.array([encoding.ids for encoding in encodings], np.int64),
+        "text_embeddings": text_embeddings(models.clip, models.tokenizer, names, [template]).numpy(),
+    }
+
+
+def _write_chain(
+    folder: Path,
+    index: int,
+    frame: NDArray[np.uint8],
+    reference: "Intermediates",
+    bank: "TextBank",
+    params: "NerveParams",
+) -> None:
+    tensors = {
+        "label_scores": reference.P.numpy(),
+        "labels": reference.labels.numpy(),
+        MARGIN: _margin(reference, bank, params),
+    }
+    write_tensors(folder, f"chain_{index}", _inputs(frame, bank, params) | tensors)
+
+
+def _frame(
+    frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams", start: Any
+) -> dict[str, NDArray[Any]]:
+    """Everything about one frame; the warm walk starts from the previous frame's result, as it does on video."""
+    from nerve_ref.walk import mixed_step, walk
+
+    step = mixed_step(reference.S_global, reference.local_weights, params.beta)
+    warm = walk(reference.G, step, params.alpha, params.warm_steps, start=start)
+    tensors: dict[str, Any] = {
+        "previous_scores": start,
+        "walk_warm.label_scores": warm,
+        **_moving(reference, params, start),
+        **_exact(reference, params),
+        "seed_scores": reference.G,
+        "local_weights": reference.local_weights,
+        "head_weights": reference.head_weights,
+        "head_entropies": reference.head_entropies,
+        "label_scores": reference.P,
+        "labels": reference.labels,
+        "confidence": reference.confidence,
+        "features": reference.features,
+        **_affinity(reference.affinity, reference.S_global),
+    }
+    if reference.latent is not None:
+        tensors["latent"] = reference.latent
+    for index, layer in enumerate(reference.heads):
+        tensors |= {f"q{index}": layer.q, f"k{index}": layer.k}
+    arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
+    return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(reference, bank, params)}
+
+
+def _moving(reference: "Intermediates", params: "NerveParams", start: Any) -> dict[str, Any]:
+    """Inputs and results of the stages that follow the picture, for a made-up motion."""
+    import torch
+
+    from nerve_ref.motion import carried_dense, carried_walk, carry
+
+    motion = made_up_motion(reference.grid_hw)
+    keep = torch.tensor(KEEP)
+    S = carried_dense(reference.S_global, reference.local_weights, motion, params.beta)
+    return {
+        "origin_tokens": motion.origin_tokens,
+        "origin_visible": motion.origin_visible,
+        "previous_tokens": motion.previous_tokens,
+        "previous_weights": motion.previous_weights,
+        "keep": keep,
+        "carried_scores": carry(reference.G, start, motion, keep),
+        "walk_carried.label_scores": carried_walk(reference.G, S, params.alpha, params.warm_steps, start),
+    }
+
+
+def made_up_motion(grid_hw: tuple[int, int]) -> "Motion":
+    """A picture that drifts down and right, the lower half faster, with a band that the keyframe did not show."""
+    import torch
+
+    from nerve_ref.motion import Motion
+
+    height, width = grid_hw
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    fast = 1 + (rows >= height // 2).long()
+    origins = (rows - fast).clamp_min(0) * width + (columns - 2 * fast).clamp_min(0)
+    visible = torch.where(columns < 2 * fast, 0.0, 0.25 + 0.75 * rows / height)
+    corners = [
+        (rows - 1 + down).clamp_min(0) * width + (columns - 1 + right).clamp_min(0)
+        for down in (0, 1)
+        for right in (0, 1)
+    ]
+    shares = torch.tensor([0.1, 0.2, 0.3, 0.4])[:, None] * visible.flatten()
+    return Motion(origins.flatten(), visible.flatten(), torch.stack(corners).flatten(1), shares)
+
+
+def _exact(reference: "Intermediates", params: "NerveParams") -> dict[str, Any]:
+    """What the keyframe keeps for the exact walk, and its limit solved directly; nothing where keys are not pooled."""
+    from nerve_ref.affinity import MixedPooled
+    from nerve_ref.walk import closed_form, closed_sum, mixed_dense
+
+    if not isinstance(reference.S_global, MixedPooled):
+        return {}
+    closed = closed_sum(reference.S_global, reference.local_weights, params.alpha, params.beta)
+    limit = closed_form(
+        reference.G, mixed_dense(reference.S_global, reference.local_weights, params.beta), params.alpha
+    )
+    return {
+        "local_affinity": closed.LB.float(),
+        "closed_sum": closed.X.float(),
+        "walk_exact.label_scores": limit.float(),
+    }
+
+
+def _affinity(affinity: "Affinity", mixed: "MixedAffinity") -> dict[str, Any]:
+    """B and S under the names that the stages give them; of `linear` both factors, rows first, columns second.
+
+    Pooled: B (t,p,m), S (p,m). Linear: (2,t,p,e) and (2,p,t*e), the features of all heads side by side.
+    """
+    from nerve_ref.affinity import LayeredAffinity, MixedLayers, MixedPooled, PooledAffinity
+
+    if isinstance(affinity, PooledAffinity) and isinstance(mixed, MixedPooled):
+        return {"head_affinity": affinity.B, "affinity": mixed.S}
+    if isinstance(affinity, LayeredAffinity) and isinstance(mixed, MixedLayers):
+        return {"head_affinity": _factors(affinity, 0), "affinity": _factors(mixed.layers, 2)[:, 0]}
+    raise UsageError(f"the affinity is a {type(affinity).__name__}, expected the kind softmax_pooled or linear")
+
+
+def _factors(affinity: "LayeredAffinity", along: int) -> Any:
+    """Rows and columns of all layers, stacked: layers follow each other along an axis of (n,p,e)."""
+    import torch
+
+    from nerve_ref.affinity import LinearLayer
+
+    layers = [layer for layer in affinity.layers if isinstance(layer, LinearLayer)]
+    if len(layers) < len(affinity.layers):
+        raise UsageError("a dense affinity has no graph to compare with, expected the kind softmax_pooled or linear")
+    rows, columns = [layer.rows for layer in layers], [layer.columns for layer in layers]
+    return torch.stack([torch.cat(rows, along), torch.cat(columns, along)])
+
+
+def _inputs(frame: NDArray[np.uint8], bank: "TextBank", params: "NerveParams") -> dict[str, NDArray[Any]]:
+    """What the caller of a bundle hands over."""
+    return {
+        "frame": frame[None],
+        "text_embeddings": bank.embeddings.numpy(),
+        "class_rows": bank.class_rows.numpy(),
+        "class_mask": bank.class_mask.numpy(),
+        "size_hw": np.array(params.size_hw, np.int64),
+        "threshold": np.array(_threshold(bank, params), np.float32),
+        **{name: np.array(getattr(params, name), np.float32) for name in SCALARS},
+    }
+
+
+def _threshold(bank: "TextBank", params: "NerveParams") -> float:
+    return params.threshold if bank.has_background else 0.0
+
+
+def _margin(reference: "Intermediates", bank: "TextBank", params: "NerveParams") -> NDArray[Any]:
+    """How clear each label is, float32 (H,W): probability above the second best, or distance to the threshold."""
+    import torch
+    from torch.nn import functional
+
+    maps = reference.P.unflatten(1, reference.grid_hw)[None]
+    scores = functional.interpolate(maps, size=params.size_hw, mode="bilinear", align_corners=False)[0]
+    best, second = scores.topk(2, dim=0).values
+    margin = best - second
+    if bank.has_background:
+        margin = torch.minimum(margin, (best - _threshold(bank, params)).abs())
+    return margin.numpy()
+
+
+def _torch(array: NDArray[Any]) -> Any:
+    import torch
+
+    return torch.from_numpy(np.array(array))

@@ -1,0 +1,1 @@
+"""Where affinity comes from: Stable Diffusion, DINOv2."""

@@ -1,0 +1,222 @@
+"""Reading networks from disk: folders in the layout of the hub, or single safetensors files; nothing is unpickled.
+
+Weights may be stored in half precision; they are widened to float32. A weight that a file lacks is an error: the
+libraries would go on with a random one.
+"""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_ldm_vae_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
+from transformers.utils import logging as transformers_logging
+
+from nerve_ref.providers.stable_diffusion import Autoencoder
+
+Tensors: TypeAlias = dict[str, Tensor]
+
+LDM_UNET, LDM_VAE = "model.diffusion_model.", "first_stage_model."
+LDM_TEXT, LDM_OPEN_CLIP_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
+"""Where the original checkpoints of Stable Diffusion keep their networks; the last two are those of 1 and 2."""
+OLD_ATTENTION_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""Autoencoders published before diffusers 0.16 name their attention so."""
+NOT_OF_THE_TEXT_ENCODER = ("text_projection", "logit_scale", "position_ids")
+NAMES_SHOWN = 4
+
+
+def read_clip(path: Path, config: Mapping[str, Any]) -> CLIPModel:
+    """CLIP from a transformers folder, or a single file in transformers' names with the given configuration.
+
+    Raises:
+        ValueError: if it cannot be read or lacks a weight.
+    """
+    return _transformer(CLIPModel, path, lambda: (CLIPConfig(**config), _tensors(path)))
+
+
+def read_dinov2(path: Path, config: Mapping[str, Any]) -> Dinov2Model:
+    """DINOv2, likewise.
+
+    Raises:
+        ValueError: if it cannot be read or lacks a weight.
+    """
+    return _transformer(Dinov2Model, path, lambda: (Dinov2Config(**config), _tensors(path)))
+
+
+def read_text_encoder(path: Path, config: Mapping[str, Any]) -> CLIPTextModel:
+    """Stable Diffusion's text encoder, likewise; a single file may also be an original checkpoint.
+
+    Raises:
+        ValueError: if it cannot be read or lacks a weight.
+    """
+
+    def single_file() -> tuple[CLIPTextConfig, Tensors]:
+        text_config = CLIPTextConfig(**config)
+        return text_config, _text_tensors(path, text_config)
+
+    return _transformer(CLIPTextModel, path, single_file)
+
+
+def read_unet(path: Path, config: Mapping[str, Any]) -> UNet2DConditionModel:
+    """A UNet from a diffusers folder, or a single file in diffusers' or the original names.
+
+    Raises:
+        ValueError: if it cannot be read or lacks a weight.
+    """
+    if path.is_dir():
+        return _diffuser(UNet2DConditionModel, path)
+    tensors = _tensors(path, LDM_UNET)
+    if any(name.startswith(LDM_UNET) for name in tensors):
+        tensors = convert_ldm_unet_checkpoint(tensors, config=_complete(UNet2DConditionModel, config))
+    return _filled(UNet2DConditionModel, config, tensors, path)
+
+
+def read_autoencoder(path: Path, config: Mapping[str, Any], tiny_config: Mapping[str, Any]) -> Autoencoder:
+    """Whichever of the two autoencoders lies there: a folder says it, a single file shows it by its names.
+
+    Args:
+        path: a diffusers folder, or a single file in diffusers' or the original names.
+        config: of a full autoencoder, for a single file.
+        tiny_config: of TAESD, for a single file.
+
+    Raises:
+        ValueError: if it cannot be read, lacks a weight, or is another kind.
+    """
+    if path.is_dir():
+        return _diffuser(_autoencoder_kind(path), path)
+    tensors = _tensors(path, LDM_VAE)
+    if any(name.startswith("encoder.layers.") for name in tensors):
+        return _filled(AutoencoderTiny, tiny_config, tensors, path)
+    if not any(name.startswith("encoder.down_blocks.") for name in tensors):
+        tensors = convert_ldm_vae_checkpoint(tensors, config=_complete(AutoencoderKL, config))
+    return _filled(AutoencoderKL, config, _with_new_attention_names(tensors), path)
+
+
+def _autoencoder_kind(folder: Path) -> Any:
+    kinds: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    if name not in kinds:
+        raise ValueError(f"{folder} holds a {name}, expected one of {', '.join(kinds)}")
+    return kinds[name]
+
+
+def _with_new_attention_names(tensors: Tensors) -> Tensors:
+    renamed = {}
+    for name, tensor in tensors.items():
+        for old, new in OLD_ATTENTION_NAMES.items():
+            name = name.replace(old, new)
+        renamed[name] = tensor
+    return renamed
+
+
+def _text_tensors(path: Path, config: CLIPTextConfig) -> Tensors:
+    """Tensors of a text encoder in transformers' names, whichever of three ways they are named in the file."""
+    tensors = _tensors(path, LDM_TEXT, LDM_OPEN_CLIP_TEXT)
+    if any(name.startswith(LDM_OPEN_CLIP_TEXT) for name in tensors):
+        with torch.device("meta"):
+            like = CLIPTextModel(config)
+        tensors = convert_open_clip_checkpoint(like, tensors, prefix=LDM_OPEN_CLIP_TEXT)
+    named = {name.removeprefix(LDM_TEXT): tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in named.items() if not name.endswith(NOT_OF_THE_TEXT_ENCODER)}
+
+
+def _tensors(path: Path, *prefixes: str) -> Tensors:
+    """Tensors of a single file in float32: those of the first prefix that occurs, all where none does."""
+    with _readable(path), safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        for prefix in prefixes:
+            if any(name.startswith(prefix) for name in names):
+                names = [name for name in names if name.startswith(prefix)]
+        return {name: _float32(file.get_tensor(name)) for name in names}
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _complete(kind: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of its class, as diffusers' converters want it."""
+    with torch.device("meta"):
+        return dict(kind.from_config(dict(config)).config)
+
+
+def _filled(kind: Any, config: Mapping[str, Any], tensors: Tensors, path: Path) -> Any:
+    """A diffusers network around given tensors, without a second copy of them.
+
+    Not `from_single_file`, which leaves a weight that the file lacks at random, without a word.
+    """
+    with torch.device("meta"):
+        model = kind.from_config(dict(config))
+    _refuse_missing(path, kind, set(model.state_dict()) - set(tensors))
+    with _readable(path):
+        model.load_state_dict(tensors, strict=False, assign=True)
+    return model
+
+
+def _diffuser(kind: Any, folder: Path) -> Any:
+    with _readable(folder):
+        model, report = kind.from_pretrained(
+            folder,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    _refuse_missing(folder, kind, report["missing_keys"])
+    return model
+
+
+def _transformer(kind: Any, path: Path, single_file: Any) -> Any:
+    """A transformers network from a folder, or from what `single_file` returns: its configuration and tensors."""
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    with _readable(path), _without_progress_bar():
+        if path.is_dir():
+            model, report = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, **options)
+        else:
+            config, tensors = single_file()
+            model, report = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
+    _refuse_missing(path, kind, report["missing_keys"])
+    return model
+
+
+def _refuse_missing(path: Path, kind: Any, names: Collection[str]) -> None:
+    if not names:
+        return
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+    raise ValueError(
+        f"{path} lacks {len(names)} weights of a {kind.__name__}, such as {shown}; "
+        "it is another network or an incomplete copy: fetch it again or give another path"
+    )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise for unusable files, or tensors of other shapes, into one sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not hold the expected network: {reason}; give another path") from error
+
+
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar over ours for files that are read in milliseconds."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,344 @@
+"""The networks of a variant, opened at first use: from files, at random, or the tiny models that are packaged."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import DDPMScheduler
+from jaxtyping import Float
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from nerve_ref.providers.provider import AffinityProvider, DinoV2, StableDiffusion
+from nerve_ref.weights import architectures
+from nerve_ref.weights.architectures import TINY, Backbones, context_length, is_dinov2, network_config
+from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dinov2, read_text_encoder, read_unet
+from nerve_ref.weights.random import (
+    random_autoencoder,
+    random_clip,
+    random_context,
+    random_dinov2,
+    random_unet,
+    synthetic_tokenizer,
+)
+
+Network = TypeVar("Network", bound=nn.Module)
+
+TINY_CONTEXT_TOKENS = 4
+"""The tiny UNet was trained with this many zero vectors as its only context."""
+SAME_IN_CONFIGS = {
+    "unet": (
+        "block_out_channels",
+        "attention_head_dim",
+        "cross_attention_dim",
+        "down_block_types",
+        "mid_block_type",
+        "up_block_types",
+        "layers_per_block",
+    ),
+    "vae": ("latent_channels",),
+    "dinov2": ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"),
+    "text_config": ("hidden_size", "num_hidden_layers", "max_position_embeddings", "vocab_size"),
+    "vision_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"),
+}
+"""What a network on disk must share with the one that it stands for: a plan is made from the latter's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """One set of weights on disk.
+
+    Attributes:
+        role: "clip", "vae", "unet", "text_encoder" or "dinov2".
+        path: folder, or single safetensors file.
+    """
+
+    role: str
+    path: Path
+
+    def sha256(self) -> dict[str, str]:
+        """Hash of each weight and config file by its name; reads all of them, seconds per gigabyte."""
+        if self.path.is_file():
+            return {self.path.name: _sha256(self.path)}
+        files = sorted([*self.path.glob("*.safetensors"), *self.path.glob("*.json")])
+        return {path.name: _sha256(path) for path in files}
+
+
+class Models:
+    """The networks of one variant: float32, in evaluation mode, without gradients.
+
+    Each is opened when it is first asked for and then kept, so that a process which needs one of them loads one.
+
+    Attributes:
+        sources: where the weights came from; empty for random ones.
+        random_seed: seed of random weights; None for real ones.
+    """
+
+    def __init__(
+        self,
+        clip: Callable[[], CLIPModel],
+        tokenizer: Callable[[], Tokenizer],
+        provider: Callable[[], AffinityProvider],
+        sources: tuple[WeightSource, ...] = (),
+        random_seed: int | None = None,
+    ) -> None:
+        """Take functions that open the networks; none is called yet."""
+        self._open_clip = clip
+        self._open_tokenizer = tokenizer
+        self._open_provider = provider
+        self.sources = sources
+        self.random_seed = random_seed
+
+    @classmethod
+    def ready(
+        cls,
+        clip: CLIPModel,
+        tokenizer: Tokenizer,
+        provider: AffinityProvider,
+        sources: tuple[WeightSource, ...] = (),
+    ) -> "Models":
+        """Networks that are open already."""
+        return cls(lambda: clip, lambda: tokenizer, lambda: provider, sources)
+
+    @cached_property
+    def clip(self) -> CLIPModel:
+        """Text and vision towers."""
+        return _frozen(self._open_clip())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of CLIP; pads and truncates to its text length."""
+        return self._open_tokenizer()
+
+    @cached_property
+    def provider(self) -> AffinityProvider:
+        """The networks that say what belongs together."""
+        provider = self._open_provider()
+        for network in (getattr(provider, name, None) for name in ("vae", "unet", "model")):
+            if network is not None:
+                _frozen(network)
+        return provider
+
+
+def _frozen(network: Network) -> Network:
+    return network.eval().requires_grad_(False)
+
+
+def tiny_models() -> Models:
+    """The packaged models of preset `tiny`.
+
+    Raises:
+        ValueError: if this installation does not carry them.
+    """
+    folder = architectures.TINY_FOLDER
+    if not (folder / "unet" / "config.json").is_file():
+        raise ValueError("the tiny models are not in this checkout; make them: python benchmarks/run.py train-tiny")
+    files = {role: folder / role for role in ("clip", "vae", "unet", "scheduler")}
+    return open_models(Backbones(TINY, TINY), files, context_tokens=TINY_CONTEXT_TOKENS)
+
+
+def random_models(backbones: Backbones, seed: int, tokenizer_path: Path | None = None) -> Models:
+    """The true architectures with random weights, which depend on the seed alone; labels from them mean nothing.
+
+    Args:
+        backbones: which architectures.
+        seed: any number.
+        tokenizer_path: tokenizer.json, or a folder with one; a synthetic vocabulary by default.
+
+    Raises:
+        ValueError: for an unknown architecture.
+    """
+    length = context_length(backbones.clip)
+    if tokenizer_path is None and backbones.clip == TINY:
+        tokenizer_path = architectures.TINY_FOLDER / "clip"
+    return Models(
+        clip=partial(random_clip, backbones.clip, seed),
+        tokenizer=partial(prepared_tokenizer, tokenizer_path, length) if tokenizer_path else synthetic_tokenizer,
+        provider=partial(_random_provider, backbones, seed),
+        random_seed=seed,
+    )
+
+
+def _random_provider(backbones: Backbones, seed: int) -> AffinityProvider:
+    name = backbones.affinity
+    if is_dinov2(backbones):
+        return DinoV2(random_dinov2(name, seed))
+    unet = random_unet(name, seed)
+    tokens = TINY_CONTEXT_TOKENS if name == TINY else network_config(name, "text_encoder")["max_position_embeddings"]
+    return StableDiffusion(
+        vae=random_autoencoder(backbones.vae or name, seed),
+        unet=unet,
+        alphas_cumprod=_alphas_cumprod(network_config(name, "scheduler")),
+        context=random_context(tokens, unet.config.cross_attention_dim, seed),
+    )
+
+
+def open_models(backbones: Backbones, files: Mapping[str, Path], context_tokens: int | None = None) -> Models:
+    """Networks from local files; nothing is downloaded and nothing is unpickled.
+
+    Args:
+        backbones: what the files hold; their shapes are compared with it when they are opened.
+        files: folder or single safetensors file by role: "clip"; "unet", "vae" and "text_encoder", or "dinov2". A
+            single checkpoint of Stable Diffusion may be given for all of its roles. "tokenizer" (tokenizer.json or a
+            folder with one) may be left out where CLIP's folder has it, "scheduler" where the schedule is the usual.
+        context_tokens: for a UNet trained without a text encoder: that many zero vectors are its empty prompt.
+
+    Raises:
+        ValueError: if a file is missing, or a folder holds no safetensors, naming it.
+    """
+    roles = ["clip", *_provider_roles(backbones, context_tokens)]
+    sources = tuple(WeightSource(role, _weights_path(files, role)) for role in roles)
+    tokenizer_path = files.get("tokenizer", files["clip"])
+    return Models(
+        clip=partial(_open_clip, backbones, files),
+        tokenizer=partial(prepared_tokenizer, tokenizer_path, context_length(backbones.clip)),
+        provider=partial(_open_provider, backbones, files, context_tokens),
+        sources=sources,
+    )
+
+
+def _provider_roles(backbones: Backbones, context_tokens: int | None) -> list[str]:
+    if is_dinov2(backbones):
+        return ["dinov2"]
+    return ["vae", "unet"] + (["text_encoder"] if context_tokens is None else [])
+
+
+def _weights_path(files: Mapping[str, Path], role: str) -> Path:
+    """The folder or file of a role, if there is one of a kind that may be opened."""
+    path = files.get(role)
+    if path is None:
+        raise ValueError(f"no weights for {role} were given, only for: {', '.join(files)}; give its folder or file")
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ValueError(f"{path} is no *.safetensors; other formats are refused because they can run code")
+        return path
+    if not (path / "config.json").is_file():
+        raise ValueError(
+            f"no {role} at {path}: expected a local folder with config.json and *.safetensors, or a single "
+            "*.safetensors; weights are not downloaded here, fetch them first and give their path"
+        )
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(f"{path} holds no *.safetensors; other formats are refused because they can run code")
+    return path
+
+
+def _open_clip(backbones: Backbones, files: Mapping[str, Path]) -> CLIPModel:
+    expected = network_config(backbones.clip, "clip")
+    clip = read_clip(files["clip"], expected)
+    for tower in ("text_config", "vision_config"):
+        _refuse_other(getattr(clip.config, tower), expected[tower], tower, files["clip"], backbones.clip)
+    return clip
+
+
+def _open_provider(backbones: Backbones, files: Mapping[str, Path], context_tokens: int | None) -> AffinityProvider:
+    name = backbones.affinity
+    if is_dinov2(backbones):
+        expected = network_config(name, "dinov2")
+        dinov2 = read_dinov2(files["dinov2"], expected)
+        _refuse_other(dinov2.config, expected, "dinov2", files["dinov2"], name)
+        return DinoV2(dinov2)
+    expected = network_config(name, "unet")
+    unet = read_unet(files["unet"], expected)
+    _refuse_other(unet.config, expected, "unet", files["unet"], name)
+    vae_config = network_config(name, "vae")
+    vae = read_autoencoder(files["vae"], vae_config, network_config("taesd", "vae"))
+    _refuse_other(vae.config, vae_config, "vae", files["vae"], name)
+    if context_tokens is None:
+        context = empty_prompt(name, files["text_encoder"])
+    else:
+        context = torch.zeros(1, context_tokens, unet.config.cross_attention_dim)
+    return StableDiffusion(vae, unet, _alphas_cumprod(_schedule(name, files.get("scheduler"))), context)
+
+
+def _refuse_other(found: Any, expected: Mapping[str, Any], role: str, path: Path, name: str) -> None:
+    """Refuse a network of other shapes than the one that it stands for."""
+    levels = len(expected.get("block_out_channels", ()))
+    for key in SAME_IN_CONFIGS[role]:
+        if key in expected and _per_level(getattr(found, key), levels) != _per_level(expected[key], levels):
+            raise ValueError(
+                f"{path} is no {role} of {name}: {key} is {getattr(found, key)}, expected {expected[key]}; "
+                "give its weights, or choose the preset that uses the network at hand"
+            )
+
+
+def _per_level(value: Any, levels: int) -> Any:
+    """One number for all levels of a UNet is the same as the number at each level."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [value] * levels if levels and isinstance(value, int) else value
+
+
+def prepared_tokenizer(path: Path, length: int) -> Tokenizer:
+    """The tokenizer of a CLIP, made to truncate and pad with its end token to the length of the text tower.
+
+    Args:
+        path: tokenizer.json, or a folder that has one.
+        length: tokens that the text tower reads.
+
+    Raises:
+        ValueError: if there is no tokenizer.json.
+    """
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".json":
+        raise ValueError(
+            f"no tokenizer.json at {path}; save one with transformers' CLIPTokenizerFast and give its path"
+        )
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    end = tokenizer.encode("").ids[-1]
+    tokenizer.enable_padding(pad_id=end, pad_token=tokenizer.id_to_token(end), length=length)
+    tokenizer.enable_truncation(length)
+    return tokenizer
+
+
+def _schedule(name: str, path: Path | None) -> Mapping[str, Any]:
+    """Noise schedule: of a scheduler/ folder or its file; the network's usual one where none is given."""
+    if path is None:
+        return network_config(name, "scheduler")
+    file = path / "scheduler_config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"no noise schedule at {file}; give the folder of a whole Stable Diffusion pipeline")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _alphas_cumprod(schedule: Mapping[str, Any]) -> Float[Tensor, " steps"]:
+    """Cumulative products abar of a noise schedule, whatever its sampler."""
+    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    products: Tensor = DDPMScheduler(**{name: schedule[name] for name in names if name in schedule}).alphas_cumprod
+    return products
+
+
+def empty_prompt(name: str, path: Path) -> Float[Tensor, "1 l d"]:
+    """The embedding of "" by a pipeline's own text encoder.
+
+    The ids of "" are known, so its tokenizer is not needed: start, end, then padding to the full length, which is "!"
+    (0) for Stable Diffusion 2 and the end token for 1.
+
+    Args:
+        name: of the Stable Diffusion.
+        path: folder or single file of the text encoder.
+
+    Raises:
+        ValueError: if the encoder cannot be read or lacks a weight.
+    """
+    encoder = read_text_encoder(path, network_config(name, "text_encoder")).eval()
+    tokens = network_config(name, "empty_prompt")
+    ids = torch.full((1, encoder.config.max_position_embeddings), tokens["pad"])
+    ids[0, :2] = torch.tensor([tokens["start"], tokens["end"]])
+    with torch.no_grad():
+        return encoder(ids).last_hidden_state
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,258 @@
+"""TensorRT 10, 11 and TensorRT-RTX: runs the bundle's compiled engines on an NVIDIA GPU.
+
+An engine is executable code that its library does not check. So it is looked up by what it is bound to, then in the
+list of engines built here, then compared with the manifest's hash, and only then given to the library.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nerve_runtime.backends.base import Backend, Session
+from nerve_runtime.backends.tensorrt.engine_records import Machine, fitting_engine, this_os_arch
+from nerve_runtime.backends.tensorrt.library import (
+    BACKENDS,
+    LibraryName,
+    error_logger,
+    import_library,
+    is_about_memory,
+)
+from nerve_runtime.backends.tensorrt.memory import Cuda, DeviceMemoryError, import_cudart
+from nerve_runtime.backends.tensorrt.session import TrtSession
+from nerve_runtime.bundle.ledger import Ledger
+from nerve_runtime.bundle.manifest import REQUIRED_STAGES, EngineRecord, Manifest, verify_file
+from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError
+
+# Chains that do not wait for each other: what the words need, and what the picture alone decides.
+WORDS_STREAM, PICTURE_STREAM = "words", "picture"
+STREAMS: Mapping[StageName, str] = {"text": WORDS_STREAM, "scores": WORDS_STREAM}
+
+Given = TypeVar("Given")
+log = logging.getLogger(__name__)
+
+
+class TrtBackend(Backend):
+    """Opens stages as engines of the TensorRT family.
+
+    Args:
+        bundle: the bundle's folder.
+        manifest: its manifest; every engine is verified against it before the library sees it.
+        library: "tensorrt_rtx" or "tensorrt" (10 or 11).
+        trust_engines: run engines that are not in the ledger, that is, were not built here.
+        allow_unchecked: run engines that were never compared with the reference; those that failed are always refused.
+        trt: used instead of importing `library`, for tests.
+        cudart: used instead of cuda-python's runtime module, for tests.
+        ledger: list of engines built here; the user's own by default.
+        chosen_by_auto: told by `describe`.
+
+    Raises:
+        CompatibilityError: the library, cuda-python, or a GPU is missing.
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        *,
+        library: LibraryName = "tensorrt_rtx",
+        trust_engines: bool = False,
+        allow_unchecked: bool = False,
+        trt: Any = None,
+        cudart: Any = None,
+        ledger: Ledger | None = None,
+        chosen_by_auto: bool = False,
+    ) -> None:
+        self.name = BACKENDS[library]
+        self._bundle = bundle
+        self._manifest = manifest
+        self._library = import_library(library, trt)
+        self._cuda = Cuda(import_cudart() if cudart is None else cudart)
+        self._machine = Machine(self._library, self._cuda.compute_capability(), this_os_arch())
+        self._trust_engines = trust_engines
+        self._allow_unchecked = allow_unchecked
+        self._ledger = ledger or Ledger()
+        self._chosen_by_auto = chosen_by_auto
+        self._logger = error_logger(self._library.module)
+        self._runtime: Any = None
+        self._streams: dict[str, Any] = {}
+        self._sessions: list[TrtSession] = []
+        self._undo = ExitStack()  # frees in reverse order
+        self._stopped = self._closed = False
+        self.class_slots = self._profile_limit("scores", "class_mask")
+        self.readout_limit_px = self._profile_limit("readout", "size_hw")
+
+    def _profile_limit(self, stage: StageName, tensor: str) -> int | None:
+        """The greatest size that a stage's engine takes for a tensor; None where no engine of it fits."""
+        try:
+            record = fitting_engine(self._bundle, self._manifest, stage, self._machine)
+        except CompatibilityError:
+            return None  # told when the stage is opened
+        if tensor not in record.profile:
+            raise BundleError(f"engine {record.path} has no profile of {tensor!r}; build it again")
+        return min(record.profile[tensor][2])
+
+    def describe(self) -> str:
+        """Library, version, GPU, and what was waived."""
+        chosen = "auto chose " if self._chosen_by_auto else ""
+        trusted = ", engines from elsewhere trusted" if self._trust_engines else ""
+        unchecked = ", unchecked engines allowed" if self._allow_unchecked else ""
+        library = self._library
+        return f"{chosen}{self.name}: {library.label} {library.version}, {self._machine.gpu}{trusted}{unchecked}"
+
+    def approved_engine(self, stage: StageName) -> EngineRecord:
+        """The engine of a stage that fits this machine, was built here and agreed with the reference, or was waived.
+
+        Decided from the manifest and the ledger; the engine's file is not read.
+
+        Raises:
+            CompatibilityError: there is none; says why, and the command that helps.
+            ResourceError: the ledger is damaged.
+        """
+        record = fitting_engine(self._bundle, self._manifest, stage, self._machine)
+        build = f"nerve-build engines {self._bundle} --target {self._library.target_option(self._machine.gpu)} --force"
+        if not self._trust_engines and not self._ledger.knows(self._manifest.files[record.path].sha256):
+            raise CompatibilityError(
+                f"engine {record.path} was not built here by this user, and an engine is executable code; build it from "
+                f"the bundle's graphs with: {build}, or trust whoever built it with --trust-engines"
+            )
+        if record.parity == "failed":
+            raise CompatibilityError(
+                f"engine {record.path} did not agree with the reference; build it again with: {build}, or use --backend ort"
+            )
+        if record.parity == "not run" and not self._allow_unchecked:
+            raise CompatibilityError(
+                f"engine {record.path} was never compared with the reference; do it with: nerve-build parity "
+                f"{self._bundle} --backend {self.name}, or run it as it is with --allow-unchecked"
+            )
+        return record
+
+    def open_session(self, stage: StageName) -> Session:
+        """Verify the engine of a stage, then load it."""
+        if self._closed:
+            raise UsageError("this back end was closed; open it again")
+        record = self.approved_engine(stage)
+        path = verify_file(self._bundle, self._manifest, record.path)
+        session = self.with_room(lambda: self._loaded(stage, record, path))
+        self._sessions.append(session)
+        self._undo.callback(session.close)
+        return session
+
+    def _loaded(self, stage: StageName, record: EngineRecord, path: Path) -> TrtSession:
+        trt, logger = self._library.module, self._logger
+        logger.forget()
+        if self._runtime is None:
+            # `engine_host_code_allowed` is left as it is, False: version-compatible engines carry code for the processor.
+            self._runtime = trt.Runtime(logger)
+        stream = self._stream(STREAMS.get(stage, PICTURE_STREAM))
+        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise self._load_error(f"{self._library.label} {self._library.version} cannot load {record.path}")
+        context = engine.create_execution_context()
+        if context is None:
+            raise self._load_error(f"{self._library.label} {self._library.version} cannot prepare {record.path}")
+        return TrtSession(stage, self._manifest.stages[stage].spec, record, engine, context, stream, self)
+
+    def _load_error(self, what: str) -> CompatibilityError | DeviceMemoryError:
+        said = self._logger.said()
+        if is_about_memory(said):
+            return DeviceMemoryError(f"{what}: {said}")
+        return CompatibilityError(
+            f"{what}: {said}; build it again with: nerve-build engines {self._bundle} --target "
+            f"{self._library.target_option(self._machine.gpu)} --force"
+        )
+
+    def _stream(self, chain: str) -> Any:
+        if chain not in self._streams:
+            # Non-blocking: work that another library puts on the default stream would otherwise spoil a capture.
+            flags = self._cuda.cudart.cudaStreamNonBlocking
+            self._streams[chain] = stream = self._cuda.call("cudaStreamCreateWithFlags", flags)
+            self._undo.callback(self._cuda.call, "cudaStreamDestroy", stream)
+        return self._streams[chain]
+
+    def with_room(self, attempt: Callable[[], Given]) -> Given:
+        """Do something that needs device memory; once more, after giving back all that can be, where that ran out.
+
+        Raises:
+            ResourceError: there is no room even then.
+        """
+        try:
+            return attempt()
+        except DeviceMemoryError as error:
+            log.warning("%s; giving back what is not in use and trying once more", error)
+        for session in self._sessions:
+            session.release_memory()
+        try:
+            return attempt()
+        except DeviceMemoryError as error:
+            raise ResourceError(
+                f"{error}; this was the second try, with all spare memory given back: end other programs on the GPU, "
+                "use smaller frames, or build a bundle of a smaller --size"
+            ) from error
+
+    @property
+    def cuda(self) -> Cuda:
+        """The CUDA runtime, for the sessions."""
+        return self._cuda
+
+    @property
+    def logger(self) -> Any:
+        """What the library said, for the sessions' errors."""
+        return self._logger
+
+    @property
+    def module(self) -> Any:
+        """The library's module, for the sessions."""
+        return self._library.module
+
+    @property
+    def stopped(self) -> bool:
+        """Whether runs are to fail from now on."""
+        return self._stopped
+
+    def stop(self) -> None:
+        """Make later runs fail; the run in flight ends by itself within milliseconds."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Free sessions, then streams, then the library's runtime; closing twice is fine."""
+        self._closed = True
+        self._sessions.clear()
+        self._undo.close()
+        self._streams.clear()
+        self._runtime = None
+
+
+def automatic_engines(
+    bundle: Path, manifest: Manifest, *, trust_engines: bool, allow_unchecked: bool
+) -> tuple[TrtBackend | None, str]:
+    """A back end for this bundle's engines if all that a segmenter needs fit this machine and are approved.
+
+    Returns:
+        The back end, or None and the reason in words; "" where the bundle has no engines.
+
+    Raises:
+        ResourceError: the ledger is damaged.
+    """
+    reasons = []
+    for name, backend_name in BACKENDS.items():
+        if not any(record.backend_version.startswith(f"{name.replace('_', '-')} ") for record in manifest.engines):
+            continue
+        try:
+            backend = TrtBackend(
+                bundle,
+                manifest,
+                library=name,
+                trust_engines=trust_engines,
+                allow_unchecked=allow_unchecked,
+                chosen_by_auto=True,
+            )
+            for stage in sorted(REQUIRED_STAGES):
+                backend.approved_engine(stage)
+        except CompatibilityError as error:
+            reasons.append(f"not {backend_name}: {error}")
+        else:
+            return backend, ""
+    return None, "; ".join(reasons)

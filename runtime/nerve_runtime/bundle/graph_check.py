@@ -1,0 +1,339 @@
+"""Looks over an ONNX file before any inference library does: which operators it has, and which files it points to.
+
+A hash says that a file is the one that was shipped, not that whoever shipped it meant well. So a graph may hold nothing
+but what our exporter writes: known operators of the standard domain, no functions and no graphs within nodes, and
+weights whose external data are files that the manifest lists. Whatever is not known to be needed is refused.
+"""
+
+import math
+import os
+import re
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from nerve_runtime.bundle.wire_format import BYTES, FIXED32, FIXED64, VARINT, Field, MalformedError, WireReader
+from nerve_runtime.errors import BundleError
+
+# The format that came with opset 23, and the newest that the oldest supported ONNX Runtime, 1.23, reads.
+IR_VERSION_LIMIT = 11
+STANDARD_DOMAINS = ("", "ai.onnx")  # two spellings of one
+RANK_LIMIT = 16
+# Bytes of one element by the number of its type in TensorProto.DataType; strings, complex and 4-bit types have no place.
+ELEMENT_BYTES: Mapping[int, int] = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+# Letters that mean the same on every system. Among what this shuts out is ONNX Runtime's own "*/_ORT_MEM_ADDR_/*", which
+# would make it read its own memory at an address of the file's choice.
+PLAIN_PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", re.ASCII)
+EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
+DATA_EMBEDDED, DATA_EXTERNAL = 0, 1
+
+# What the exporter writes for all presets at opsets 20 and 23, and arithmetic of the same kind that a newer exporter may
+# write instead. Not here, on purpose: control flow (a graph could run for ever), random numbers, strings, sequences,
+# ImageDecoder, and everything of another domain.
+OPERATOR_WORDS = """
+Abs Add And ArgMax ArgMin Attention AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant
+ConstantOfShape Conv Cos CumSum Div Einsum Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gelu
+Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
+InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool
+Mean Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow RMSNormalization Range Reciprocal ReduceL1 ReduceL2
+ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize
+RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slice Softmax Softplus Split Sqrt
+Squeeze Sub Sum Swish Tanh Tile TopK Transpose Trilu Unsqueeze Where
+"""
+ALLOWED_OPERATORS = frozenset(OPERATOR_WORDS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message's fields that may occur: by number a name, the kinds it may have, and whether it may occur twice."""
+
+    name: str
+    known: Mapping[int, tuple[str, tuple[int, ...], bool]]
+    refused: Mapping[int, str]
+
+
+def _one(name: str, *kinds: int) -> tuple[str, tuple[int, ...], bool]:
+    return name, kinds, False
+
+
+def _many(name: str, *kinds: int) -> tuple[str, tuple[int, ...], bool]:
+    return name, kinds, True
+
+
+# Source: onnx.proto3 of ONNX 1.18. A field that occurs twice where one is meant would be merged by protobuf: refused.
+_MODEL = _Message(
+    "ModelProto",
+    {
+        1: _one("ir_version", VARINT),
+        2: _one("producer_name", BYTES),
+        3: _one("producer_version", BYTES),
+        4: _one("domain", BYTES),
+        5: _one("model_version", VARINT),
+        6: _one("doc_string", BYTES),
+        7: _one("graph", BYTES),
+        8: _many("opset_import", BYTES),
+        14: _many("metadata_props", BYTES),
+    },
+    {20: "training information", 25: "functions of its own", 26: "a configuration of several devices"},
+)
+_OPSET = _Message("OperatorSetIdProto", {1: _one("domain", BYTES), 2: _one("version", VARINT)}, {})
+_GRAPH = _Message(
+    "GraphProto",
+    {
+        1: _many("node", BYTES),
+        2: _one("name", BYTES),
+        5: _many("initializer", BYTES),
+        10: _one("doc_string", BYTES),
+        11: _many("input", BYTES),
+        12: _many("output", BYTES),
+        13: _many("value_info", BYTES),
+        16: _many("metadata_props", BYTES),
+    },
+    {14: "quantization annotations", 15: "sparse weights"},
+)
+_NODE = _Message(
+    "NodeProto",
+    {
+        1: _many("input", BYTES),
+        2: _many("output", BYTES),
+        3: _one("name", BYTES),
+        4: _one("op_type", BYTES),
+        5: _many("attribute", BYTES),
+        6: _one("doc_string", BYTES),
+        7: _one("domain", BYTES),
+        9: _many("metadata_props", BYTES),
+    },
+    {8: "an overload", 10: "a configuration of several devices"},
+)
+_ATTRIBUTE = _Message(
+    "AttributeProto",
+    {
+        1: _one("name", BYTES),
+        2: _one("f", FIXED32),
+        3: _one("i", VARINT),
+        4: _one("s", BYTES),
+        5: _one("t", BYTES),
+        7: _many("floats", FIXED32, BYTES),
+        8: _many("ints", VARINT, BYTES),
+        9: _many("strings", BYTES),
+        13: _one("doc_string", BYTES),
+        20: _one("type", VARINT),
+    },
+    {
+        6: "a graph within a node",
+        10: "several tensors in one attribute",
+        11: "graphs within a node",
+        14: "a type in an attribute",
+        15: "types in an attribute",
+        21: "an attribute of a function",
+        22: "a sparse tensor",
+        23: "sparse tensors",
+    },
+)
+_TENSOR = _Message(
+    "TensorProto",
+    {
+        1: _many("dims", VARINT, BYTES),
+        2: _one("data_type", VARINT),
+        4: _many("typed", FIXED32, BYTES),
+        5: _many("typed", VARINT, BYTES),
+        7: _many("typed", VARINT, BYTES),
+        8: _one("name", BYTES),
+        9: _one("raw_data", BYTES),
+        10: _many("typed", FIXED64, BYTES),
+        11: _many("typed", VARINT, BYTES),
+        12: _one("doc_string", BYTES),
+        13: _many("external_data", BYTES),
+        14: _one("data_location", VARINT),
+        16: _many("metadata_props", BYTES),
+    },
+    {3: "a tensor in segments", 6: "a tensor of strings"},
+)
+_ENTRY = _Message("StringStringEntryProto", {1: _one("key", BYTES), 2: _one("value", BYTES)}, {})
+
+
+def check_graph(folder: Path, onnx: str, *, opset: int, external_data: Collection[str] = ()) -> None:
+    """Refuse a graph that holds anything but what our exporter writes, or points outside the bundle.
+
+    Reads names and numbers only, some hundred kilobytes of a file of gigabytes; weights are skipped by their length.
+
+    Args:
+        folder: the bundle's folder.
+        onnx: the graph's file, relative to the folder, with forward slashes; its hash should have been verified.
+        opset: the one it has to be written in.
+        external_data: files that its weights may lie in, relative to the folder.
+
+    Raises:
+        BundleError: the file is cut off or no ONNX graph, is of another opset or too new a format, holds an operator
+            that is not in `ALLOWED_OPERATORS`, or its external data are not within a listed plain file.
+    """
+    path = folder / onnx
+    try:
+        size_bytes = path.stat().st_size
+        with path.open("rb") as stream:
+            reader = WireReader(stream, size_bytes)
+            _GraphCheck(reader, folder, onnx, opset, frozenset(external_data)).check_model()
+    except MalformedError as error:
+        raise BundleError(
+            f"{path.name} is not a whole ONNX graph: {error}; copy the bundle again, or rebuild it"
+        ) from error
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}; check its path and rights") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _GraphCheck:
+    reader: WireReader
+    folder: Path
+    onnx: str
+    opset: int
+    external_data: frozenset[str]
+
+    def check_model(self) -> None:
+        found: dict[str, Field] = {}
+        opsets = []
+        for name, field in self._fields(_MODEL, 0, self.reader.size_bytes):
+            if name == "opset_import":
+                opsets.append(self._opset(field))
+            found[name] = field
+        if not {"ir_version", "graph"} <= found.keys():
+            raise MalformedError("it lacks its version or its graph")
+        version = found["ir_version"].value
+        if not 0 < version <= IR_VERSION_LIMIT:
+            raise self._refusal(f"is of ONNX format (IR) version {version}, expected at most {IR_VERSION_LIMIT}")
+        if opsets != [("", self.opset)]:
+            got = ", ".join(f"{domain or 'ai.onnx'} {number}" for domain, number in opsets) or "none"
+            raise self._refusal(f"is written in opset {got}, expected ai.onnx {self.opset} alone")
+        self._check_nodes_and_weights(found["graph"])
+
+    def _opset(self, field: Field) -> tuple[str, int]:
+        parts = dict(self._fields(_OPSET, field.start, field.end))
+        domain = self.reader.text(parts["domain"]) if "domain" in parts else ""
+        version = parts["version"].value if "version" in parts else 0
+        return "" if domain in STANDARD_DOMAINS else domain, version
+
+    def _check_nodes_and_weights(self, graph: Field) -> None:
+        for name, field in self._fields(_GRAPH, graph.start, graph.end):
+            if name == "node":
+                self._check_node(field)
+            elif name == "initializer":
+                self._check_tensor(field, "weights")
+
+    def _check_node(self, node: Field) -> None:
+        words = {"name": "", "op_type": "", "domain": ""}
+        attributes = []
+        for name, field in self._fields(_NODE, node.start, node.end):
+            if name in words:
+                words[name] = self.reader.text(field)
+            elif name == "attribute":
+                attributes.append(field)
+        operator = f"{words['domain'] or 'ai.onnx'}::{words['op_type']}"
+        if words["domain"] not in STANDARD_DOMAINS or words["op_type"] not in ALLOWED_OPERATORS:
+            raise self._refusal(f"has a node {words['name']!r} with operator {operator}, which no graph of ours needs")
+        for attribute in attributes:
+            for name, field in self._fields(_ATTRIBUTE, attribute.start, attribute.end):
+                if name == "t":
+                    self._check_tensor(field, f"constant of node {words['name']!r}")
+
+    def _check_tensor(self, tensor: Field, role: str) -> None:
+        found: dict[str, Field] = {}
+        dims: list[int] = []
+        entries: list[Field] = []
+        typed_bytes = 0
+        for name, field in self._fields(_TENSOR, tensor.start, tensor.end):
+            if name == "dims":
+                dims.extend(self.reader.numbers(field))
+            elif name == "external_data":
+                entries.append(field)
+            elif name == "typed":
+                typed_bytes += field.length_bytes
+            found[name] = field
+        label = f"{role} {self.reader.text(found['name'])!r}" if "name" in found else role
+        elements, element_bytes = self._elements(label, dims), self._element_bytes(label, found)
+        location = found["data_location"].value if "data_location" in found else DATA_EMBEDDED
+        held = found.keys() & {"raw_data", "typed", "external_data"}
+        if location == DATA_EXTERNAL and held == {"external_data"}:
+            self._check_external(label, elements * element_bytes, entries)
+        elif location != DATA_EMBEDDED or "external_data" in held or len(held) > 1:
+            raise self._refusal(f"keeps {label} in more than one place, or in none")
+        elif "raw_data" in held and found["raw_data"].length_bytes != elements * element_bytes:
+            raw_bytes = found["raw_data"].length_bytes
+            raise self._refusal(f"has {label} of {raw_bytes} bytes, its shape needs {elements * element_bytes}")
+        elif "raw_data" not in held and elements > typed_bytes:  # each element takes a byte at least
+            raise self._refusal(f"has {label} of {elements} elements in {typed_bytes} bytes")
+
+    def _elements(self, label: str, dims: list[int]) -> int:
+        if len(dims) > RANK_LIMIT or any(size >= 1 << 63 for size in dims):
+            raise self._refusal(f"has {label} of shape {tuple(dims[:RANK_LIMIT])}, which no tensor has")
+        return math.prod(dims)
+
+    def _element_bytes(self, label: str, found: Mapping[str, Field]) -> int:
+        kind = found["data_type"].value if "data_type" in found else 0
+        if kind not in ELEMENT_BYTES:
+            raise self._refusal(f"has {label} of element type {kind}, expected one of {sorted(ELEMENT_BYTES)}")
+        return ELEMENT_BYTES[kind]
+
+    def _check_external(self, label: str, content_bytes: int, entries: list[Field]) -> None:
+        words = self._external_words(label, entries)
+        location = words.get("location", "")
+        beside = (PurePosixPath(self.onnx).parent / location).as_posix()
+        if not PLAIN_PATH.fullmatch(location) or beside not in self.external_data:
+            raise self._refusal(
+                f"keeps {label} in {location!r}, expected a plain name among "
+                f"{sorted(self.external_data) or 'none'}, which the manifest lists for it"
+            )
+        size_bytes = self._plain_file_bytes(label, beside)
+        offset = self._number(label, words.get("offset", "0"))
+        length = self._number(label, words.get("length", str(max(0, size_bytes - offset))))
+        if offset + length > size_bytes or length != content_bytes:
+            raise self._refusal(
+                f"keeps {label} in bytes {offset} to {offset + length} of {location!r}, which has {size_bytes}; "
+                f"its shape needs {content_bytes}"
+            )
+
+    def _external_words(self, label: str, entries: list[Field]) -> dict[str, str]:
+        words: dict[str, str] = {}
+        for entry in entries:
+            parts = dict(self._fields(_ENTRY, entry.start, entry.end))
+            key, value = (self.reader.text(parts[part]) if part in parts else "" for part in ("key", "value"))
+            if key in words or key not in EXTERNAL_KEYS:
+                raise self._refusal(f"describes the file of {label} with {key!r} twice or without need")
+            words[key] = value
+        return words
+
+    def _number(self, label: str, digits: str) -> int:
+        if not re.fullmatch("[0-9]{1,19}", digits):
+            raise self._refusal(f"places {label} at {digits!r}, expected a number of bytes")
+        return int(digits)
+
+    def _plain_file_bytes(self, label: str, relative: str) -> int:
+        found = os.lstat(self.folder)
+        try:
+            for part in (*reversed(PurePosixPath(relative).parents[:-1]), PurePosixPath(relative)):
+                found = os.lstat(self.folder / part)
+                if stat.S_ISLNK(found.st_mode):
+                    raise self._refusal(f"keeps {label} in {relative!r}, where {str(part)!r} is a link")
+        except OSError as error:
+            raise self._refusal(f"keeps {label} in {relative!r}, which cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise self._refusal(f"keeps {label} in {relative!r}, which is no plain file of the bundle's own")
+        return found.st_size
+
+    def _fields(self, message: _Message, start: int, end: int) -> Iterator[tuple[str, Field]]:
+        seen: set[int] = set()
+        for field in self.reader.fields(start, end):
+            known = message.known.get(field.number)
+            if known is None:
+                what = message.refused.get(field.number, f"an unknown field {field.number} in {message.name}")
+                raise self._refusal(f"holds {what}")
+            name, kinds, repeats = known
+            if field.kind not in kinds or (field.number in seen and not repeats):
+                raise MalformedError(f"field {name!r} of {message.name} at byte {field.start} is twice there or odd")
+            seen.add(field.number)
+            yield name, field
+
+    def _refusal(self, what: str) -> BundleError:
+        return BundleError(
+            f"{self.onnx} {what}; it is not opened: rebuild the bundle with this version of nerve-build, or get it anew"
+        )

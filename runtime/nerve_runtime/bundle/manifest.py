@@ -1,0 +1,314 @@
+"""The bundle's `manifest.json`: all that crosses from the exporter to the device. Specified line by line in the README."""
+
+import hashlib
+import math
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from nerve_runtime.bundle.spec import StageName, StageSpec
+from nerve_runtime.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+MANIFEST_LIMIT_BYTES = 4_000_000
+UNPORTABLE = frozenset('\\:*?"<>|')  # not allowed in names on every system, or of a meaning of their own
+NO_SHA256 = "0" * 64
+OWN_SHA256 = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
+REQUIRED_STAGES: frozenset[StageName] = frozenset(
+    {"text", "scores", "attention", "mix", "walk", "walk_warm", "readout"}
+)
+
+
+def _plain_relative(path: str) -> str:
+    plain = PurePosixPath(path)
+    odd = UNPORTABLE.intersection(path) or any(ord(letter) < ord(" ") for letter in path)
+    if odd or plain.is_absolute() or path != plain.as_posix() or {"..", "."}.intersection((path, *plain.parts)):
+        raise ValueError(f"path {path!r} must be relative, with forward slashes, and stay inside the bundle")
+    return path
+
+
+BundlePath = Annotated[str, AfterValidator(_plain_relative)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0, lt=2**24)]
+Side = Annotated[int, Field(gt=0, le=8192)]
+TENSOR_ELEMENTS_LIMIT = 2**31
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileRecord(_Strict):
+    """Size and SHA-256 of one file of the bundle."""
+
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class StageRecord(_Strict):
+    """One graph: its ONNX file, the files of its external data, its doors, and what one run costs in GMAC."""
+
+    onnx: BundlePath
+    external_data: tuple[BundlePath, ...] = ()
+    spec: StageSpec
+    gmac: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _tensors_of_some_size(self) -> "StageRecord":
+        for tensor in (*self.spec.inputs, *self.spec.outputs):
+            sizes = [axis for axis in tensor.axes if isinstance(axis, int)]
+            if min(sizes, default=1) < 1 or math.prod(sizes) > TENSOR_ELEMENTS_LIMIT:
+                raise ValueError(f"tensor {tensor.name!r} has axes {tensor.axes}, which no tensor of ours has")
+        return self
+
+
+class Method(_Strict):
+    """Default values of the graph inputs, and every constant that is baked in, for the record (`baked`)."""
+
+    tau: float = Field(gt=0)
+    alpha: float = Field(ge=0, lt=1)
+    beta: Probability
+    head_temperature: float = Field(gt=0)
+    threshold: Probability
+    baked: dict[str, str | int | float | bool | list[int] | list[str]]
+
+
+class Geometry(_Strict):
+    """Sizes that the graphs fix: working frame, token grid, pooled keys `m`, heads `t`, text width `d`, most classes."""
+
+    working_hw: tuple[Side, Side]
+    grid_hw: tuple[Side, Side]
+    pooled_keys: Positive
+    heads: Positive
+    text_width: Positive
+    max_classes: int = Field(ge=2, le=254)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens p = h * w."""
+        return self.grid_hw[0] * self.grid_hw[1]
+
+
+class Vocabulary(_Strict):
+    """How class names become token ids; `synthetic` marks a tokenizer that no network was trained with.
+
+    `known_words_only` is true for a tokenizer that maps words it has never seen to `unknown_token`.
+    """
+
+    tokenizer: BundlePath
+    context_length: Positive
+    end_token: str
+    unknown_token: str | None = None
+    synthetic: bool = False
+    template_sets: dict[str, list[str]]
+    default_template_set: str
+
+    @model_validator(mode="after")
+    def _templates_are_usable(self) -> "Vocabulary":
+        if self.default_template_set not in self.template_sets:
+            raise ValueError(f"default_template_set {self.default_template_set!r} is not in template_sets")
+        for name, templates in self.template_sets.items():
+            if not templates or any(template.count("{}") != 1 for template in templates):
+                raise ValueError(f"template set {name!r} needs templates, each with {{}} once, it has {templates[:3]}")
+        return self
+
+
+class WeightRecord(_Strict):
+    """Where the weights of one network came from and under which licence they may be used."""
+
+    role: str
+    source: str
+    revision: str
+    sha256: Sha256
+    licence: str
+
+
+class EngineRecord(_Strict):
+    """One compiled engine: for which stage, made from which graph, by what, for what.
+
+    `onnx_sha256` is `graph_sha256` of its stage, `key` the SHA-256 of all that decides an engine's bytes, `gpu` a compute
+    capability such as "sm89", `os_arch` for example "linux-x86_64"; `parity` says whether it was compared with the reference.
+    """
+
+    stage: StageName
+    target: str
+    path: BundlePath
+    key: Sha256
+    onnx_sha256: Sha256
+    backend_version: str
+    gpu: str = Field(pattern=r"^sm\d{2,3}$")
+    os_arch: str = Field(min_length=1)
+    precision: str
+    profile: dict[str, list[list[int]]]
+    builder_options: dict[str, str | int | float | bool]
+    parity: Literal["passed", "failed", "not run"] = "not run"
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "EngineRecord":
+        for name, sizes in self.profile.items():
+            if len(sizes) != 3 or len({len(size) for size in sizes}) != 1 or not sizes[0]:
+                raise ValueError(f"profile of {name!r} must be three lists of one length: least, usual, greatest sizes")
+        return self
+
+
+class Manifest(_Strict):
+    """Everything the runtime knows about a bundle; see the README for each line and what is refused.
+
+    `manifest_sha256` is a line of the file only, None in memory: the SHA-256 of the file's bytes with these 64 digits as
+    zeros. It finds damage, not forgery: who can change the file can change this too.
+    """
+
+    format_version: Literal[1]
+    preset: str
+    random_seed: int | None = None
+    opset: Literal[20, 23]
+    precision: Literal["fp32", "fp16", "bf16"]
+    plan_key: Sha256
+    geometry: Geometry
+    method: Method
+    vocabulary: Vocabulary
+    stages: dict[StageName, StageRecord]
+    weights: tuple[WeightRecord, ...]
+    engines: tuple[EngineRecord, ...] = ()
+    tool_versions: dict[str, str]
+    files: dict[BundlePath, FileRecord]
+    manifest_sha256: Sha256 | None = None
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether the networks have random weights, so that labels mean nothing."""
+        return self.random_seed is not None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Manifest":
+        missing = sorted(REQUIRED_STAGES - set(self.stages))
+        if missing:
+            raise ValueError(f"stages {missing} are missing")
+        named = [path for stage in self.stages.values() for path in (stage.onnx, *stage.external_data)]
+        named += [self.vocabulary.tokenizer, *(engine.path for engine in self.engines)]
+        unlisted = sorted(set(named) - set(self.files))
+        if unlisted:
+            raise ValueError(f"files {unlisted} are named but not listed under 'files'")
+        return self
+
+
+def load_manifest(bundle: Path) -> Manifest:
+    """Read and check `manifest.json`; files are checked by `verify_file`, before any parser sees them.
+
+    Raises:
+        BundleError: there is no bundle, the manifest is not valid, or its format version is not this one's.
+    """
+    try:
+        return _read_manifest(bundle / MANIFEST_NAME)
+    except OSError as error:
+        raise BundleError(
+            f"bundle {bundle} cannot be read: {error.strerror or error}; check its path and rights"
+        ) from error
+
+
+def _read_manifest(path: Path) -> Manifest:
+    bundle = path.parent
+    _refuse_link(path)
+    if not path.is_file():
+        raise BundleError(
+            f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; make one with: python export/build_engines.py"
+        )
+    if path.stat().st_size > MANIFEST_LIMIT_BYTES:
+        raise BundleError(f"{path} is {path.stat().st_size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
+    content = path.read_bytes()
+    _refuse_changed(path, content)
+    try:
+        return Manifest.model_validate_json(content).model_copy(update={"manifest_sha256": None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(f"{path} is not a valid manifest: {where}: {first['msg']}; rebuild the bundle") from error
+
+
+def _refuse_changed(path: Path, content: bytes) -> None:
+    """Compare a manifest with its own hash; one written by hand may have none."""
+    written = OWN_SHA256.findall(content)
+    if len(written) > 1:
+        raise BundleError(
+            f"{path} is not a valid manifest: it has manifest_sha256 {len(written)} times; rebuild the bundle"
+        )
+    if written and written[0].decode() != _own_sha256(content):
+        raise BundleError(
+            f"{path} was changed after it was written: its sha256 is {_own_sha256(content)[:12]}..., its manifest_sha256 says "
+            f"{written[0][:12].decode()}...; copy the bundle again, or rebuild it"
+        )
+
+
+def _own_sha256(content: bytes) -> str:
+    blank = OWN_SHA256.sub(f'"manifest_sha256": "{NO_SHA256}"'.encode(), content)
+    return hashlib.sha256(blank).hexdigest()
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of `manifest.json`, with its own hash in it."""
+    blank = manifest.model_copy(update={"manifest_sha256": NO_SHA256})
+    content = f"{blank.model_dump_json(indent=2)}\n".encode()
+    return OWN_SHA256.sub(f'"manifest_sha256": "{_own_sha256(content)}"'.encode(), content)
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise BundleError(
+            f"{path} is a symbolic link; a bundle holds real files only. From a hub cache, download with local_dir=..."
+        )
+
+
+def verify_bundle(bundle: Path, manifest: Manifest, *, engines: bool = True) -> None:
+    """Verify every file that the manifest lists; without `engines`, all but those.
+
+    Raises:
+        BundleError: see `verify_file`; the first file in the manifest's order is named.
+    """
+    left_out = set() if engines else {engine.path for engine in manifest.engines}
+    for relative in manifest.files:
+        if relative not in left_out:
+            verify_file(bundle, manifest, relative)
+
+
+def verify_file(bundle: Path, manifest: Manifest, relative: str) -> Path:
+    """Return the path of a file of the bundle after comparing its size and SHA-256 with the manifest.
+
+    Raises:
+        BundleError: the file is missing, no plain file, a link, or differs from the manifest.
+    """
+    path = bundle / relative
+    try:
+        _verify(bundle, path, manifest.files[relative])
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}; check its rights") from error
+    return path
+
+
+def _verify(bundle: Path, path: Path, record: FileRecord) -> None:
+    for part in (path, *(parent for parent in path.parents if bundle in parent.parents)):
+        _refuse_link(part)
+    if not path.is_file():
+        raise BundleError(f"{path} is missing or no plain file, but the manifest lists it; copy the whole bundle again")
+    if path.stat().st_nlink > 1:
+        raise BundleError(f"{path} is a hard link to a file elsewhere; a bundle holds files of its own, copy it")
+    if path.stat().st_size != record.bytes:
+        raise BundleError(f"{path}: size {path.stat().st_size} bytes != manifest {record.bytes}; copy the bundle again")
+    found = file_sha256(path)
+    if found != record.sha256:
+        raise BundleError(
+            f"{path}: sha256 {found[:12]}... != manifest {record.sha256[:12]}...; the file was changed, "
+            "copy the bundle again or build it with --force"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in lower-case hex."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""Class names as a person writes them, checked before anything is tokenised.
+
+On a command line `;` separates classes and `,` synonyms: `ladybug; tennis ball, ball; road`. In a file each line is a
+class, its synonyms separated by `,` or `;`. The first word of a class is the name shown for it.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nerve_runtime.errors import UsageError
+from nerve_runtime.vocabulary.strictness import warn_or_refuse
+
+ACTIVE_CLASSES_LIMIT = 254  # labels are uint8 and 255 means "no label"; one more is kept free
+PROMPT_CHARACTERS_LIMIT = 1000  # byte-pair encoding takes 0.7 s for a megabyte without spaces
+CLASS_FILE_LIMIT_BYTES = 1_000_000
+BACKGROUND_NAME = "background"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassList:
+    """Checked class names.
+
+    Attributes:
+        synonyms: for each class its words, the first being the name shown.
+        has_background: class 0 holds the background words and is called "background".
+    """
+
+    synonyms: tuple[tuple[str, ...], ...]
+    has_background: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name shown for each class."""
+        shown = tuple(words[0] for words in self.synonyms)
+        return (BACKGROUND_NAME, *shown[1:]) if self.has_background else shown
+
+    @classmethod
+    def of(cls, classes: Sequence[str], background: Sequence[str] = (), *, strict: bool = False) -> "ClassList":
+        """Check class names; each may list synonyms, as in "tennis ball, ball".
+
+        Args:
+            classes: one string a class, in the order of the labels.
+            background: words for everything that is none of the classes; together they become class 0.
+            strict: refuse what is otherwise a warning.
+
+        Raises:
+            UsageError: there are no classes or too many, a word is empty, given twice or not plain text, or a single
+                class has no rival. The message names the class's number, counted from 1.
+        """
+        active = len(classes) + bool(background)
+        if not classes:
+            raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
+        if active > ACTIVE_CLASSES_LIMIT:
+            raise UsageError(
+                f"{active} classes are active, background included, expected at most {ACTIVE_CLASSES_LIMIT}; "
+                "split the list into several runs"
+            )
+        if active == 1:
+            raise UsageError(
+                f"the only class {classes[0]!r} has no rival, so every pixel would get it; "
+                "add classes, or background words with --background"
+            )
+        named = [(f"class {number}", text) for number, text in enumerate(classes, start=1)]
+        groups = [_words(where, text.split(","), strict=strict) for where, text in named]
+        places = [where for where, _ in named]
+        if background:
+            words = [word for text in background for word in text.split(",")]
+            groups.insert(0, _words(BACKGROUND_NAME, words, strict=strict))
+            places.insert(0, BACKGROUND_NAME)
+        _refuse_duplicates(places, groups)
+        return cls(tuple(groups), has_background=bool(background))
+
+
+def split_classes(text: str) -> list[str]:
+    """Split "a; b, c; d" at the semicolons; one at the very end is allowed.
+
+    Raises:
+        UsageError: the text is empty.
+    """
+    if not text.strip():
+        raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
+    parts = text.split(";")
+    return parts[:-1] if len(parts) > 1 and not parts[-1].strip() else parts
+
+
+def read_class_file(path: Path) -> list[str]:
+    """Read a class a line, as `read_text_lines` reads lines; `;` and `,` both separate synonyms.
+
+    Raises:
+        UsageError: the file is not usable; names the line where it can.
+    """
+    return [text.replace(";", ",") for _, text in read_text_lines(path, "class file")]
+
+
+def read_text_lines(path: Path, kind: str) -> list[tuple[int, str]]:
+    """Lines and their numbers; empty ones and what follows a `#` are left out; BOM and CRLF are accepted.
+
+    Args:
+        path: a UTF-8 file.
+        kind: named in messages, such as "class file".
+
+    Raises:
+        UsageError: the file is missing, too large, has no line, or is not UTF-8 text; names the line where it can.
+    """
+    if not path.is_file():
+        raise UsageError(f"{kind} {path} is not a file; expected UTF-8 text, one entry a line")
+    if path.stat().st_size > CLASS_FILE_LIMIT_BYTES:
+        raise UsageError(f"{kind} {path} is {path.stat().st_size} bytes, expected at most {CLASS_FILE_LIMIT_BYTES}")
+    lines = []
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        where = f"{kind} {path}, line {number}"
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{where} is not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        text = text.partition("#")[0].strip()
+        if text:
+            _refuse_odd_characters(where, text)
+            lines.append((number, text))
+    if not lines:
+        raise UsageError(f"{kind} {path} has no entry; expected one a line")
+    return lines
+
+
+def _words(where: str, texts: Iterable[str], *, strict: bool) -> tuple[str, ...]:
+    return tuple(_word(where, text, strict=strict) for text in texts)
+
+
+def _word(where: str, text: str, *, strict: bool) -> str:
+    _refuse_odd_characters(where, text)
+    if len(text) > PROMPT_CHARACTERS_LIMIT:
+        message = f"{where} is {len(text)} characters long and is cut at {PROMPT_CHARACTERS_LIMIT}; shorten it"
+        warn_or_refuse(message, strict=strict)
+    word = " ".join(unicodedata.normalize("NFC", text[:PROMPT_CHARACTERS_LIMIT]).split())
+    if not word:
+        raise UsageError(f"{where} has an empty word; expected a name, check the separators ';' and ','")
+    mixed = _mixed_scripts(word)
+    if mixed:
+        message = (
+            f"{where} {word!r} mixes {' and '.join(mixed)} letters in one word, which may only look right; retype it"
+        )
+        warn_or_refuse(message, strict=strict)
+    return word
+
+
+def _refuse_odd_characters(where: str, text: str) -> None:
+    for character in text:
+        # Cc: control characters such as NUL; Cs: half of a surrogate pair, which is no character at all.
+        if unicodedata.category(character) in ("Cc", "Cs") and character != "\t":
+            raise UsageError(f"{where} holds the character U+{ord(character):04X}, expected plain text; remove it")
+
+
+def _mixed_scripts(text: str) -> list[str]:
+    """The scripts of the first word in `text` that mixes Latin, Greek and Cyrillic, whose letters look alike."""
+    for word in re.split(r"[\W\d_]+", text):
+        scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in word}
+        alike = sorted(scripts & {"LATIN", "GREEK", "CYRILLIC"})
+        if len(alike) > 1:
+            return [script.capitalize() for script in alike]
+    return []
+
+
+def _refuse_duplicates(places: Sequence[str], groups: Sequence[tuple[str, ...]]) -> None:
+    seen: dict[str, str] = {}
+    for place, words in zip(places, groups, strict=True):
+        for word in words:
+            key = unicodedata.normalize("NFKC", word).casefold()
+            if key in seen:
+                raise UsageError(
+                    f"{place} repeats {word!r} of {seen[key]}; expected each word once, remove one of them"
+                )
+            seen[key] = place
+        if place == BACKGROUND_NAME:
+            seen.setdefault(BACKGROUND_NAME, BACKGROUND_NAME)

@@ -1,0 +1,82 @@
+"""What both commands do with their options, and how they end."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from nerve_runtime import BundleError, NerveError, ResourceError, UsageError
+from nerve_runtime.vocabulary import read_class_file, read_text_lines
+from nerve_stream.cli.options import DEFAULT_BUNDLE
+
+
+@contextmanager
+def exit_codes(*, verbose: bool) -> Iterator[None]:
+    """Turn a NerveError into one line on stderr and its exit code; anything else is our bug and keeps its traceback."""
+    try:
+        yield
+    except NerveError as error:
+        tell_error(error, verbose=verbose)
+        raise typer.Exit(error.exit_code) from error
+    except OSError as error:  # a path that is too long, or that permissions hide, wherever it is first touched
+        told = ResourceError(f"{error}; check the path and its permissions")
+        told.__cause__ = error
+        tell_error(told, verbose=verbose)
+        raise typer.Exit(ResourceError.exit_code) from error
+
+
+def tell_error(error: NerveError, *, verbose: bool) -> None:
+    """Say on stderr, in one line, what went wrong; and where in the code, if asked for."""
+    if verbose:
+        logging.getLogger("nerve_runtime").error("the error came from here", exc_info=error)
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+
+def bundle_or_default(bundle: Path | None) -> Path:
+    """The bundle asked for, or the default one where it exists.
+
+    Raises:
+        BundleError: none was asked for and the default is not there.
+    """
+    if bundle is not None:
+        return bundle
+    if not DEFAULT_BUNDLE.is_dir():
+        raise BundleError(
+            f"there is no bundle at {DEFAULT_BUNDLE}; build it with: python export/build_engines.py, "
+            "or name another with --bundle"
+        )
+    return DEFAULT_BUNDLE
+
+
+def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) -> str | list[str] | Path:
+    """The one way out of three in which classes were named.
+
+    Raises:
+        UsageError: none or several were used, or the file is not usable.
+    """
+    given = [
+        name
+        for name, value in (("--classes", text), ("--classes-file", file), ("--vocabulary", vocabulary))
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise UsageError(
+            f"classes are named by {' and '.join(given) or 'no option'}, expected exactly one of --classes, "
+            "--classes-file and --vocabulary"
+        )
+    if file is not None:
+        return read_class_file(file)
+    return vocabulary if vocabulary is not None else text or ""
+
+
+def template_lines(templates: str | None) -> str | list[str] | None:
+    """The name of a template set as it is, or the templates of a file, one a line.
+
+    Raises:
+        UsageError: the file is not UTF-8 text.
+    """
+    if templates is None or not Path(templates).is_file():
+        return templates
+    return [text for _, text in read_text_lines(Path(templates), "template file")]

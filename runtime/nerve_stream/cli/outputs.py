@@ -1,0 +1,152 @@
+"""What `nerve-segment` writes for each source, and what it refuses to write over."""
+
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nerve_runtime import UsageError
+from nerve_stream.cli.options import WhatToWrite
+from nerve_stream.drawing.overlay import OverlayStyle
+from nerve_stream.sinks import JsonLines, MaskFolder, OutgoingStream, OverlayVideo, Sink, safe_name
+from nerve_stream.sources.addresses import is_address
+from nerve_stream.sources.base import FrameSource
+
+STDOUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What to write for one source, and how."""
+
+    overlay: Path | None
+    masks: Path | None
+    jsonl: Path | None
+    out: str | None
+    rle: bool
+    follow: bool
+    style: OverlayStyle
+    force: bool
+    resume: bool
+
+    @classmethod
+    def asked(cls, write: WhatToWrite) -> "Outputs":
+        """The outputs of a command line.
+
+        Raises:
+            UsageError: `--resume` has nothing to go on with, or two outputs share stdout.
+        """
+        if write.resume and not (write.overlay or write.masks or write.jsonl):
+            raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
+        if write.out == STDOUT and str(write.jsonl) == STDOUT:
+            raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
+        style = OverlayStyle(write.opacity, write.contours, write.dim, legend=not write.plain, status=not write.plain)
+        outputs = write.overlay, write.masks, write.jsonl, write.out
+        return cls(*outputs, write.rle, write.follow, style, write.force, write.resume)
+
+    @property
+    def takes_stdout(self) -> bool:
+        """Whether stdout carries results, so that paths have to be told elsewhere."""
+        return self.out == STDOUT or str(self.jsonl) == STDOUT
+
+    def named(self, name: str) -> "Outputs":
+        """The same outputs with the name of one of several sources in every path."""
+        overlay = self.overlay and self.overlay.with_name(f"{self.overlay.stem}.{name}{self.overlay.suffix}")
+        on_stdout = str(self.jsonl) == STDOUT
+        jsonl = self.jsonl and (
+            self.jsonl if on_stdout else self.jsonl.with_name(f"{self.jsonl.stem}.{name}{self.jsonl.suffix}")
+        )
+        masks = self.masks and self.masks / name
+        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl)
+
+    def paths(self) -> list[Path]:
+        """Files and folders that are written."""
+        jsonl = None if str(self.jsonl) == STDOUT else self.jsonl
+        return [path for path in (self.overlay, self.masks, jsonl) if path is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A source as the user named it, a short name that no other source of the run has, and its outputs."""
+
+    source: str
+    name: str
+    outputs: Outputs
+
+
+def planned_sources(sources: Sequence[str], outputs: Outputs) -> list[Planned]:
+    """Give each source a short name and outputs of its own; of several sources, the name is in the outputs' names.
+
+    Raises:
+        UsageError: outputs would be lost to each other, or to a source.
+    """
+    if len(sources) > 1 and outputs.out is not None:
+        raise UsageError(f"--out sends one stream, but there are {len(sources)} sources; name one, or leave it out")
+    names: dict[str, str] = {}
+    for source in sources:
+        names[safe_name(_spoken(source), names)] = source
+    planned = [
+        Planned(source, name, outputs if len(sources) == 1 else outputs.named(name)) for name, source in names.items()
+    ]
+    refuse_clashes(sources, [plan.outputs for plan in planned])
+    return planned
+
+
+def _spoken(source: str) -> str:
+    """A source in a word: a file's name without suffix, or the host and path of an address, without credentials."""
+    if not is_address(source):
+        return Path(source).stem or source
+    # The user's name and password first: people write passwords with ? in them, and half of one would be left.
+    return source.partition("://")[2].rpartition("@")[2].partition("?")[0]
+
+
+def refuse_clashes(sources: Sequence[str], outputs: Sequence[Outputs]) -> None:
+    """Refuse, before anything is written, to lose a source or an output to another output, even with --force.
+
+    Raises:
+        UsageError: two outputs share a path, an output is a source, or masks would go into a folder of source pictures.
+    """
+    written = [path.resolve() for own in outputs for path in own.paths()]
+    twice = sorted({str(path) for path in written if written.count(path) > 1})
+    if twice:
+        raise UsageError(f"two outputs would be written to {', '.join(twice)}; give each a path of its own")
+    existing = [Path(source).resolve() for source in sources if Path(source).exists()]
+    mask_folders = {own.masks.resolve() for own in outputs if own.masks is not None}
+    for source in existing:
+        if source in written:
+            raise UsageError(f"output {source} is the source itself; choose another name")
+        if source.parent in mask_folders:
+            raise UsageError(f"the masks folder {source.parent} holds the source {source.name}; choose another folder")
+
+
+@contextmanager
+def opened_sinks(
+    outputs: Outputs, frames: FrameSource, source: str, finished: AbstractSet[int] = frozenset()
+) -> Iterator[list[Sink]]:
+    """The sinks that were asked for; all commit at the end of the block, or all abort.
+
+    Args:
+        outputs: of this source.
+        frames: whose size and pace they have.
+        source: its name, for JSON lines.
+        finished: frames whose masks an earlier run wrote.
+    """
+    with ExitStack() as stack:
+        sinks: list[Sink] = []
+        if outputs.jsonl:
+            lines = JsonLines(outputs.jsonl, rle=outputs.rle, source=source, follow=outputs.follow, force=outputs.force)
+            sinks.append(stack.enter_context(lines))
+        if outputs.masks:
+            folder = MaskFolder(outputs.masks, force=outputs.force, resume=outputs.resume, keep=finished)
+            sinks.append(stack.enter_context(folder))
+        if outputs.overlay:
+            video = OverlayVideo(outputs.overlay, fps=frames.fps, style=outputs.style, force=outputs.force)
+            sinks.append(stack.enter_context(video))
+        if outputs.out:
+            if frames.size_hw == (0, 0):
+                raise UsageError("--out has to know the size of the picture; leave out --wait-for-source")
+            sinks.append(
+                stack.enter_context(OutgoingStream(outputs.out, frames.size_hw, fps=frames.fps, style=outputs.style))
+            )
+        yield sinks

@@ -1,0 +1,126 @@
+"""From the options of a command line to how the segmenter is opened and what a resumable job is known by."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import cast
+
+import typer
+
+from nerve_runtime import EVERY_FRAME, Between, Constants, Temporal
+from nerve_runtime.backends import Providers
+from nerve_runtime.bundle import load_manifest
+from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
+from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_stream.jobs import JobKey, package_version
+from nerve_stream.pipeline import SegmenterOptions
+from nerve_stream.sources.addresses import is_address
+from nerve_stream.sources.images import IMAGE_SUFFIXES
+from nerve_stream.sources.options import LiveOptions, RtspTransport
+
+UNSEEN_OUTPUTS = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
+"""Options that say where results go and not what they look like."""
+CAMERA_DEVICE = "/dev/video"
+
+
+def is_live(source: str) -> bool:
+    """Whether a source is a camera or an address."""
+    camera = source.isdecimal() and not Path(source).exists()
+    return is_address(source) or camera or source.startswith(CAMERA_DEVICE)
+
+
+def wants(asked: bool | None, sources: Iterable[str]) -> bool:
+    """A setting that is on by itself where a source is live."""
+    return any(is_live(source) for source in sources) if asked is None else asked
+
+
+def is_still(source: str) -> bool:
+    """Whether a source holds pictures that need not have to do with each other; folders of videos are expanded before."""
+    return not is_live(source) and (Path(source).is_dir() or Path(source).suffix.lower() in IMAGE_SUFFIXES)
+
+
+def chosen_temporal(sources: Iterable[str], run: HowToRun) -> Temporal:
+    """How frames help each other: as asked, and otherwise as suits what the sources are.
+
+    Raises:
+        UsageError: a setting is out of its range.
+    """
+    still = [is_still(source) for source in sources]
+    every = run.keyframe_every
+    if every is None and any(still):
+        every = 1
+        if not all(still):
+            typer.echo("pictures and videos together: each frame is segmented by itself; run them apart", err=True)
+    if every == 1 and run.smoothing is None:
+        return EVERY_FRAME
+    chosen = Temporal(between=cast("Between", run.between), scores_every=run.scores_every)
+    chosen = chosen if every is None else replace(chosen, keyframe_every=every)
+    if run.smoothing is not None:
+        return replace(chosen, smoothing=run.smoothing)
+    return chosen if chosen.between == "follow" else replace(chosen, smoothing=0.0)
+
+
+def segmenter_options(sources: Iterable[str], find: WhatToFind, run: HowToRun) -> SegmenterOptions:
+    """How the segmenter is opened.
+
+    Raises:
+        NerveError: the classes are not named in one way, there is no bundle, or a setting makes no sense.
+    """
+    classes = named_classes(find.classes, find.classes_file, find.vocabulary)
+    templates = template_lines(find.templates)
+    temporal = chosen_temporal(sources, run)
+    return SegmenterOptions(
+        bundle=str(bundle_or_default(find.bundle)),
+        classes=tuple(classes) if isinstance(classes, list) else classes,
+        background=(find.background,) if find.background.strip() else (),
+        backend=run.backend,
+        providers=cast("Providers", run.providers),
+        threads=run.threads,
+        spinning=run.spinning,
+        trust_engines=run.trust_engines,
+        allow_unchecked=run.allow_unchecked,
+        templates=tuple(templates) if isinstance(templates, list) else templates,
+        constants=Constants(threshold=find.threshold, alpha=find.alpha, beta=find.beta),
+        strict=find.strict,
+        temporal=None if temporal == EVERY_FRAME else asdict(temporal),
+    )
+
+
+def live_options(read: WhatToRead) -> LiveOptions:
+    """Patience with cameras and addresses.
+
+    Raises:
+        UsageError: a time or the transport makes no sense.
+    """
+    return LiveOptions(
+        rtsp_transport=cast("RtspTransport", read.rtsp_transport),
+        wait_for_source=read.wait_for_source,
+        give_up_after_s=read.give_up_after,
+    )
+
+
+def job_key(options: SegmenterOptions, read: WhatToRead, write: WhatToWrite) -> JobKey:
+    """What the outputs of a resumable run depend on, but for the sources.
+
+    Raises:
+        BundleError: the bundle has no manifest.
+    """
+    classes = options.classes
+    if isinstance(classes, Path):
+        named: tuple[str, ...] = (f"vocabulary {hashlib.sha256(classes.read_bytes()).hexdigest()}",)
+    else:
+        named = (classes,) if isinstance(classes, str) else classes
+    templates = options.templates
+    constants = asdict(options.constants) if options.constants else {}
+    part = {name: getattr(read, name) for name in ("start", "duration", "every", "limit")}
+    seen = {name: value for name, value in asdict(write).items() if name not in UNSEEN_OUTPUTS}
+    return JobKey(
+        manifest_sha256=load_manifest(Path(options.bundle)).manifest_sha256 or "",
+        classes=named,
+        background=tuple(options.background),
+        templates=templates if isinstance(templates, str) else "\n".join(templates or ()),
+        constants={**constants, **(options.temporal or asdict(EVERY_FRAME)), **part},
+        outputs=seen,
+        version=package_version(),
+    )

@@ -1,0 +1,64 @@
+"""What a person sees while a run goes on: bars for files, a line for each camera."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nerve_stream.cli.source import OpenSource
+from nerve_stream.monitoring.health import Health
+from nerve_stream.monitoring.status import StatusReporter
+
+REFRESH_S = 0.2
+
+
+@contextmanager
+def shown_progress(
+    sources: Sequence[OpenSource], health: Health, console: Console, status_json: Path | None, *, realtime: bool
+) -> Iterator[None]:
+    """Show bars (files, without loss) or lines of state (realtime) for the block, and keep the status file up to date.
+
+    Raises:
+        ResourceError: the status file cannot be written.
+    """
+    with StatusReporter(health, json_path=status_json, console=console, lines=realtime):
+        if realtime or not console.is_terminal:
+            yield
+            return
+        with _bars(sources, health, console):
+            yield
+
+
+@contextmanager
+def _bars(sources: Sequence[OpenSource], health: Health, console: Console) -> Iterator[None]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[fps]:.1f} fps"),
+        TimeRemainingColumn(),
+    )
+    ended = threading.Event()
+    with Progress(*columns, console=console) as progress:
+        tasks = {source.name: progress.add_task(source.name, total=source.frames.count, fps=0.0) for source in sources}
+
+        def look() -> None:
+            for seen in health.snapshot().sources:
+                if seen.name in tasks:
+                    progress.update(tasks[seen.name], completed=seen.counts.done, fps=seen.fps)
+
+        def follow() -> None:
+            while not ended.wait(REFRESH_S):
+                look()
+
+        thread = threading.Thread(target=follow, name="nerve-progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            look()

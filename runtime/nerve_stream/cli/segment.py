@@ -1,0 +1,38 @@
+"""`nerve-segment`: label every pixel of videos, images, cameras or streams with class names given in words."""
+
+import logging
+
+import typer
+
+from nerve_stream.cli.groups import grouped
+from nerve_stream.cli.input import exit_codes
+from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+
+EXAMPLES = """\b
+Examples:
+  nerve-segment clip.mp4 --classes "ladybug; tennis ball, ball; grass" --overlay out.mp4
+  nerve-segment photos/ --classes-file names.txt --masks masks/ --jsonl areas.jsonl --rle
+  nerve-segment 'clips/*.mp4' --classes-file names.txt --masks masks/ --resume
+  nerve-segment rtsp://door/live rtsp://yard/live --classes "zebra; road" --jsonl seen.jsonl --metrics-port 9100
+  nerve-segment 0 --classes "zebra; watermelon" --background "grass, sky" --show
+
+Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command(epilog=EXAMPLES)
+@grouped
+def segment(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: HowToRun) -> None:
+    """Label every pixel of each SOURCE with class names given in words. Progress goes to stderr, paths written to stdout."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if run.verbose else logging.WARNING)
+    with exit_codes(verbose=run.verbose):
+        # Imported here so that --help answers without OpenCV and PyAV.
+        from nerve_stream.cli.run import run_command
+
+        run_command(read, find, write, run)
+
+
+def main() -> None:
+    """Entry point of `nerve-segment`."""
+    app()

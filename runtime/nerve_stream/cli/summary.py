@@ -1,0 +1,77 @@
+"""What a run did, as a table for people and as a record for programs."""
+
+from typing import Any
+
+from rich.table import Table
+
+from nerve_stream.pipeline import StreamReport
+
+PERCENTILES = (50, 90, 99)
+STAGE_ORDER = (
+    "resize",
+    "motion",
+    "attention",
+    "local",
+    "scores",
+    "carry",
+    "mix",
+    "solve",
+    "walk",
+    "walk_carried",
+    "walk_warm",
+    "walk_exact",
+    "readout",
+    "total",
+)
+
+
+def percentiles_ms(report: StreamReport) -> dict[str, dict[str, float]]:
+    """For each stage the 50th, 90th and 99th percentile of its milliseconds, and how often it ran.
+
+    The percentiles are those of the latest 4096 runs. Stages come in the order in which they run, others before the total.
+    """
+    table = {}
+    for stage in sorted(report.stages, key=_place):
+        spread = report.stages[stage]
+        table[stage] = {**{f"p{rank}_ms": getattr(spread, f"p{rank}_ms") for rank in PERCENTILES}, "runs": spread.runs}
+    return table
+
+
+def _place(stage: str) -> tuple[int, str]:
+    known = STAGE_ORDER.index(stage) if stage in STAGE_ORDER else STAGE_ORDER.index("total") - 0.5
+    return (int(2 * known), stage)
+
+
+def summary_record(source: str, backend: str, report: StreamReport) -> dict[str, Any]:
+    """The run as plain numbers and words, for JSON."""
+    return {
+        "summary": source,
+        "backend": backend,
+        "frames": report.frames,
+        "invalid": report.invalid,
+        "keyframes": report.keyframes,
+        "seconds": round(report.seconds, 3),
+        "fps": round(report.fps, 2),
+        "stopped": report.stopped,
+        "error": None if report.error is None else str(report.error),
+        "frames_in": report.counts.frames_in,
+        "dropped": report.counts.dropped_by_reason,
+        "age_p50_ms": report.age.p50_ms,
+        "age_p99_ms": report.age.p99_ms,
+        "stages": percentiles_ms(report),
+    }
+
+
+def summary_table(source: str, report: StreamReport) -> Table:
+    """The run as a table of milliseconds."""
+    title = f"{source}: {report.frames} frames, {report.keyframes} keyframes, {report.fps:.1f} fps"
+    if report.counts.dropped:
+        reasons = [f"{count} {reason}" for reason, count in report.counts.dropped_by_reason.items() if count]
+        title += f", {report.counts.dropped} dropped ({', '.join(reasons)})"
+    table = Table(title=title, title_justify="left")
+    for heading in ("stage", *(f"p{rank} ms" for rank in PERCENTILES), "runs"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage, row in percentiles_ms(report).items():
+        numbers = [f"{row[f'p{rank}_ms']:.2f}" for rank in PERCENTILES]
+        table.add_row(stage, *numbers, str(int(row["runs"])))
+    return table

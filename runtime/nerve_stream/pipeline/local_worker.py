@@ -1,0 +1,311 @@
+"""A worker in this process: one thread looks at a frame while another labels the one before."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nerve_runtime import Frame, FrameResult, HungError, NerveError, UsageError
+from nerve_stream.backoff import RestartBudget
+from nerve_stream.monitoring.health import WorkerState
+from nerve_stream.pipeline.clocks import AwakeClock
+from nerve_stream.pipeline.worker import FrameLostError, SegmentedVideo, Settle, VideoSegmenter, Worker, hung_error
+
+WATCH_S = 0.05
+STOP_GRACE_S = 2.0
+"""A graph that is told to stop ends within a node; one that does not within this time will not."""
+JOIN_TIMEOUT_S = 2.0
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """A frame in the worker, since when, and after the look whose state it belongs to and what it saw."""
+
+    video: str
+    frame: Frame
+    settle: Settle
+    since_s: float
+    state: SegmentedVideo | None = None
+    looked: Any = None
+
+
+class LocalWorker(Worker):
+    """Segments in threads of this process.
+
+    State: the segmenter, a `Video` for each video, and up to three frames: one looked at, one between, one labelled.
+
+    Args:
+        segmenter: in use until the worker is closed, and then the caller's to close; after a hang it is closed here.
+        reopen: opens another segmenter like it after a hang; without it a hang ends the worker. What it opens is
+            closed by the worker.
+        overlap: look at the next frame while one is labelled; off, one thread does both, which is easier to debug.
+        budget: how often it may start again.
+    """
+
+    def __init__(
+        self,
+        segmenter: VideoSegmenter,
+        *,
+        reopen: Callable[[], VideoSegmenter] | None = None,
+        overlap: bool = True,
+        budget: RestartBudget | None = None,
+    ) -> None:
+        self._segmenter = segmenter
+        self._reopen, self._reopened = reopen, False
+        self._overlap = overlap
+        self._budget = budget or RestartBudget()
+        self._videos: dict[str, SegmentedVideo] = {}
+        self._state: WorkerState = "ready"
+        self._changed = threading.Condition()
+        self._asked: _Task | None = None
+        self._looking: _Task | None = None
+        self._between: _Task | None = None
+        self._labelling: _Task | None = None
+        self._tasks: set[_Task] = set()
+        self._restart_asked = self._aborted = False
+        self._watch_at_once = threading.Event()
+        self._awake = AwakeClock()
+        loops = {"look": self._look_loop, "watchdog": self._watch_loop}
+        if overlap:
+            loops["label"] = self._label_loop
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(loop,), name=f"nerve-{name}", daemon=True)
+            for name, loop in loops.items()
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def state(self) -> WorkerState:
+        """Where it stands."""
+        return self._state
+
+    @property
+    def ready(self) -> bool:
+        """It answers, and the segmenter is ready."""
+        return self._state == "ready" and self._segmenter.ready
+
+    @property
+    def restarts(self) -> int:
+        """How often another segmenter was opened."""
+        return self._budget.total
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label."""
+        return self._segmenter.class_names
+
+    def describe(self) -> str:
+        """What runs the graphs, in words."""
+        return self._segmenter.backend
+
+    def wait_room(self, timeout_s: float) -> bool:
+        """Wait until no frame is looked at or waits between; then a frame could be begun at once."""
+        with self._changed:
+            # Frames between look and label would only grow old there: two service times are the most a frame may take.
+            return self._changed.wait_for(self._has_room, None if math.isinf(timeout_s) else timeout_s)
+
+    def _has_room(self) -> bool:
+        idle = self._asked is None and self._looking is None and self._between is None
+        return idle and self._state == "ready" and not self._aborted
+
+    def submit(self, video: str, frame: Frame, settle: Settle) -> None:
+        """Begin a frame."""
+        with self._changed:
+            if self._state in ("failed", "closed") or self._aborted:
+                refused: BaseException = self.error or UsageError("the worker was closed; make another")
+            else:
+                self._asked = _Task(video, frame, settle, self._awake.awake_s)
+                self._tasks.add(self._asked)
+                self._changed.notify_all()
+                return
+        settle(refused)
+
+    def forget(self, video: str) -> None:
+        """Release the state of a video that is over."""
+        with self._changed:
+            self._videos.pop(video, None)
+
+    def restart(self) -> None:
+        """Open another segmenter and lose the frames in the worker.
+
+        Raises:
+            UsageError: the worker was not told how to open another.
+        """
+        if self._reopen is None:
+            raise UsageError("this worker was given no way to open another segmenter; give it reopen=")
+        self._restart_asked = True
+        self._watch_at_once.set()
+
+    def abort(self) -> None:
+        """End the frames under way with errors soon."""
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
+        self._segmenter.stop()
+
+    def close(self) -> None:
+        """End the threads, and close what the worker opened.
+
+        Raises:
+            HungError: a thread did not end.
+        """
+        with self._changed:
+            busy = self._looking is not None or self._labelling is not None
+            self._state = "closed" if self._state != "failed" else "failed"
+            self._aborted = True
+            self._changed.notify_all()
+        self._watch_at_once.set()
+        if busy:
+            self._segmenter.stop()
+        deadline_s = time.monotonic() + JOIN_TIMEOUT_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._settle_all(FrameLostError("the worker was closed"))
+        hung = [thread.name for thread in self._threads if thread.is_alive()]
+        if hung:
+            raise HungError(f"threads {', '.join(hung)} did not end within {JOIN_TIMEOUT_S:g} s of closing the worker")
+        if self._reopened:
+            self._segmenter.close()
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
+            self._fail(error)
+
+    def _over(self) -> bool:
+        return self._state in ("failed", "closed")
+
+    def _look_loop(self) -> None:
+        while (task := self._begun("_asked", "_looking")) is not None:
+            outcome: FrameResult | BaseException | None = None
+            try:
+                task.state = self._video(task.video)
+                task.looked = task.state.look(task.frame)
+                if not self._overlap:
+                    outcome = task.state.label(task.looked)
+            except BaseException as error:  # noqa: BLE001 - given to whoever submitted the frame
+                outcome = error
+            self._ended("_looking", "_between" if outcome is None else None)
+            if outcome is not None:
+                self._settle(task, outcome)
+
+    def _label_loop(self) -> None:
+        while (task := self._begun("_between", "_labelling")) is not None:
+            outcome: FrameResult | BaseException
+            # The state that looked, though the video may have been forgotten meanwhile.
+            state = task.state or self._video(task.video)
+            try:
+                outcome = state.label(task.looked)
+            except BaseException as error:  # noqa: BLE001 - given to whoever submitted the frame
+                outcome = error
+            task.looked = None
+            self._ended("_labelling", None)
+            self._settle(task, outcome)
+
+    def _begun(self, waiting: str, running: str) -> _Task | None:
+        """Move the task that waits at one place to the next; None when the worker is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over() or getattr(self, waiting) is not None)
+            if self._over():
+                return None
+            task: _Task = getattr(self, waiting)
+            setattr(self, waiting, None)
+            setattr(self, running, task)
+            self._changed.notify_all()
+            return task
+
+    def _ended(self, running: str, following: str | None) -> None:
+        with self._changed:
+            task = getattr(self, running)
+            setattr(self, running, None)
+            # A task that was given up meanwhile, at a restart, goes no further.
+            if following is not None and task in self._tasks:
+                setattr(self, following, task)
+            self._changed.notify_all()
+
+    def _video(self, name: str) -> SegmentedVideo:
+        with self._changed:
+            if name not in self._videos:
+                self._videos[name] = self._segmenter.new_video()
+            return self._videos[name]
+
+    def _settle(self, task: _Task, outcome: FrameResult | BaseException) -> None:
+        with self._changed:
+            if task not in self._tasks:
+                return
+            self._tasks.discard(task)
+        task.settle(outcome)
+
+    def _settle_all(self, error: BaseException) -> None:
+        with self._changed:
+            tasks = list(self._tasks)
+            self._asked = self._between = None
+        for task in tasks:
+            self._settle(task, error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._state == "closed":
+                return
+            self.error, self._state = error, "failed"  # in this order: who sees the state looks for the error
+            self._changed.notify_all()
+        self._settle_all(error)
+
+    def _watch_loop(self) -> None:
+        while not self._over():
+            self._watch_at_once.wait(WATCH_S)
+            self._watch_at_once.clear()
+            awake_s = self._awake.tick()
+            with self._changed:
+                late = [task for task in self._tasks if awake_s - task.since_s > self.hang_timeout_s]
+                asked, self._restart_asked = self._restart_asked, False
+            if late and not self._aborted:
+                oldest = min(late, key=lambda task: task.since_s)
+                self._start_again(hung_error(oldest.frame, oldest.video, self.hang_timeout_s))
+            elif asked:
+                self._start_again(FrameLostError("the worker was started again"))
+
+    def _start_again(self, reason: NerveError) -> None:
+        with self._changed:
+            if self._over():
+                return
+            self._state = "restarting"
+        self._settle_all(reason)
+        self._segmenter.stop()
+        if not self._threads_came_back():
+            self._fail(HungError(f"{reason}; it did not end {STOP_GRACE_S:g} s after it was told to stop"))
+            return
+        if self._reopen is None or not self._budget.grant():
+            self._fail(self._without_restart(reason))
+            return
+        try:
+            self._take(self._reopen())
+        except NerveError as error:
+            self._fail(error)
+
+    def _threads_came_back(self) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._looking is None and self._labelling is None, STOP_GRACE_S)
+
+    def _without_restart(self, reason: NerveError) -> NerveError:
+        if self._reopen is None:
+            return reason
+        return HungError(
+            f"{reason}; this was the last of {self._budget.restarts} restarts allowed in {self._budget.within_s:g} s"
+        )
+
+    def _take(self, segmenter: VideoSegmenter) -> None:
+        # The used one was told to stop and would only hold memory; whoever opened it may close it again.
+        self._segmenter.close()
+        with self._changed:
+            closed = self._over()
+            if not closed:
+                self._segmenter, self._reopened, self._state = segmenter, True, "ready"
+                self._videos.clear()
+                self._changed.notify_all()
+        if closed:
+            segmenter.close()

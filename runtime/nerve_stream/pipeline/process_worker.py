@@ -1,0 +1,303 @@
+"""A worker in a process of its own: what hangs or crashes there is ended and started again, and the run goes on."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nerve_runtime import Frame, HungError, NerveError
+from nerve_stream.backoff import Backoff, RestartBudget
+from nerve_stream.monitoring.health import WorkerState
+from nerve_stream.pipeline.child_process import ChildProcess
+from nerve_stream.pipeline.clocks import AwakeClock
+from nerve_stream.pipeline.messages import Message, WireError, error_from, frame_header, result_from
+from nerve_stream.pipeline.segmenter_options import OPENER, SegmenterOptions
+from nerve_stream.pipeline.worker import FrameLostError, Settle, Worker, hung_error
+
+WATCH_S = 0.05
+OPEN_TIMEOUT_S = 300.0
+"""Reading an engine of some gigabytes from an SD card takes minutes."""
+CLOSE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    video: str
+    frame: Frame
+    settle: Settle
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """Why a child is ended: whether another may follow, and what its frames are told."""
+
+    reason: BaseException
+    final: bool
+
+
+class ProcessWorker(Worker):
+    """Segments in a child process, which opens the segmenter itself.
+
+    A child that crashes, or keeps a frame for longer than `hang_timeout_s`, is ended (asked, and killed 2 s later) and
+    another is started; the frames in it are lost. After 5 restarts in 60 s the worker has failed.
+
+    Args:
+        options: how the child opens the segmenter.
+        overlap: look at the next frame while one is labelled.
+        opener: `module:function` that the child calls with the options; other than `Segmenter.open` for tests.
+        budget: how often a child may be started again.
+        backoff: how soon.
+        open_timeout_s: a child that takes longer to open the segmenter hangs.
+
+    Raises:
+        NerveError: the segmenter cannot be opened; of the same type as in this process.
+    """
+
+    def __init__(
+        self,
+        options: SegmenterOptions,
+        *,
+        overlap: bool = True,
+        opener: str = OPENER,
+        budget: RestartBudget | None = None,
+        backoff: Backoff | None = None,
+        open_timeout_s: float = OPEN_TIMEOUT_S,
+    ) -> None:
+        self._first = {"kind": "open", "options": options.as_json(), "opener": opener, "overlap": overlap}
+        self._budget, self._backoff = budget or RestartBudget(), backoff or Backoff()
+        self._open_timeout_s = open_timeout_s
+        self._state: WorkerState = "opening"
+        self._changed = threading.Condition()
+        self._child: ChildProcess | None = None
+        self._room = self._closing = self._restart_asked = False
+        self._finite = True
+        self._tasks: dict[int, _Task] = {}
+        self._number = 0
+        self._backend, self._class_names = "", ("",)
+        self._awake = AwakeClock()
+        # One thread starts all children: the kernel ends a child with the thread that started it.
+        self._supervisor = threading.Thread(target=self._guarded, name="nerve-worker", daemon=True)
+        self._supervisor.start()
+        self._wait_until_opened()
+
+    def _wait_until_opened(self) -> None:
+        try:
+            while self._state == "opening":
+                with self._changed:
+                    self._changed.wait(WATCH_S)  # short, so that signals are heard meanwhile
+        except BaseException:
+            self.close()
+            raise
+        if self.error is not None:
+            self.close()
+            raise self.error
+
+    @property
+    def state(self) -> WorkerState:
+        """Where it stands."""
+        return self._state
+
+    @property
+    def ready(self) -> bool:
+        """A child answers, and its latest scores were finite."""
+        return self._state == "ready" and self._finite
+
+    @property
+    def restarts(self) -> int:
+        """How often another child was started."""
+        return self._budget.total
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label."""
+        return self._class_names
+
+    @property
+    def pid(self) -> int | None:
+        """Number of the child process, None while there is none."""
+        child = self._child
+        return None if child is None else child.pid
+
+    def describe(self) -> str:
+        """What runs the graphs, in words."""
+        return self._backend
+
+    def wait_room(self, timeout_s: float) -> bool:
+        """Wait until the child would begin a frame at once."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._room and self._state == "ready", timeout_s)
+
+    def submit(self, video: str, frame: Frame, settle: Settle) -> None:
+        """Send a frame to the child."""
+        with self._changed:
+            child = self._child
+            if child is not None:
+                self._number += 1
+                number, self._room = self._number, False
+                self._tasks[number] = _Task(video, frame, settle, self._awake.awake_s)
+        if child is None:
+            words = "was closed; make another" if self._closing else "is being started again"
+            settle(self.error or FrameLostError(f"the worker process {words}"))
+            return
+        child.send({"kind": "frame", "number": number, "video": video, **frame_header(frame)}, (frame.rgb,))
+
+    def forget(self, video: str) -> None:
+        """Have the child release the state of a video."""
+        child = self._child
+        if child is not None:
+            child.send({"kind": "forget", "video": video})
+
+    def restart(self) -> None:
+        """End the child and start another."""
+        self._restart_asked = True
+
+    def abort(self) -> None:
+        """End the child; the frames in it are lost."""
+        self._closing = True
+
+    def close(self) -> None:
+        """End the child and wait for it.
+
+        Raises:
+            HungError: it cannot be ended.
+        """
+        self._closing = True
+        self._supervisor.join(CLOSE_TIMEOUT_S)
+        if self._supervisor.is_alive():
+            raise HungError(f"the worker process {self.pid} did not end within {CLOSE_TIMEOUT_S:g} s")
+
+    def _guarded(self) -> None:
+        try:
+            self._supervise()
+        except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
+            self._finish("failed", error)
+
+    def _supervise(self) -> None:
+        while True:
+            child = ChildProcess()
+            with self._changed:
+                self._child = child
+            child.send(self._first)
+            try:
+                ending = self._attend(child)
+            finally:
+                with self._changed:
+                    self._child, self._room = None, False
+                    self._state = "restarting" if self._state == "ready" else self._state
+                child.end()
+            if self._closing or ending is None:
+                self._finish("closed", None)
+                return
+            self._settle_all(ending.reason)
+            if ending.final or not self._may_start_again():
+                self._finish("failed", ending.reason if ending.final else self._crash_loop(ending.reason))
+                return
+
+    def _attend(self, child: ChildProcess) -> _Ending | None:
+        """Answer the child's messages until it has to be ended; None when the worker is closed."""
+        since_s = self._awake.tick()
+        opened = False
+        while not self._closing:
+            try:
+                message = child.reader.next(WATCH_S)
+            except WireError:
+                death = child.death()
+                return _Ending(FrameLostError(f"a frame was lost: {death}", death), final=False)
+            awake_s = self._awake.tick()
+            if message is not None:
+                ending = self._answer(message)
+                opened = opened or message.kind == "opened"
+            elif not opened and awake_s - since_s > self._open_timeout_s:
+                ending = _Ending(self._open_hung(), final=True)
+            else:
+                ending = self._overdue(awake_s)
+            if ending is not None:
+                return ending
+        return None
+
+    def _answer(self, message: Message) -> _Ending | None:
+        kind, header = message.kind, message.header
+        if kind == "refused":
+            return _Ending(error_from(header), final=True)
+        if kind == "bug" and "number" not in header:
+            return _Ending(_bug(header["traceback"]), final=True)
+        if kind in ("room", "opened"):
+            self._note(message)
+            return None
+        self._finite = bool(header["ready"])
+        with self._changed:
+            task = self._tasks.pop(header["number"], None)
+        if task is not None:
+            if kind == "result":
+                self._backoff.reset()
+            task.settle(_OUTCOMES[kind](message))
+        return None
+
+    def _note(self, message: Message) -> None:
+        with self._changed:
+            if message.kind == "opened":
+                self._backend = str(message.header["backend"])
+                self._class_names = tuple(message.header["class_names"])
+                self._state, self._finite = "ready", True
+            else:
+                self._room = True
+            self._changed.notify_all()
+
+    def _overdue(self, awake_s: float) -> _Ending | None:
+        with self._changed:
+            tasks = list(self._tasks.values())
+            asked, self._restart_asked = self._restart_asked, False
+        oldest = min(tasks, key=lambda task: task.since_s, default=None)
+        if oldest is not None and awake_s - oldest.since_s > self.hang_timeout_s:
+            return _Ending(hung_error(oldest.frame, oldest.video, self.hang_timeout_s), final=False)
+        return _Ending(FrameLostError("the worker was started again"), final=False) if asked else None
+
+    def _may_start_again(self) -> bool:
+        """Take one restart from the budget and wait for its time."""
+        if not self._budget.grant():
+            return False
+        until_s = time.monotonic() + self._backoff.delay_s()
+        while not self._closing and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(WATCH_S, left_s))
+        return True
+
+    def _crash_loop(self, reason: BaseException) -> NerveError:
+        cause = reason.cause if isinstance(reason, FrameLostError) and reason.cause is not None else reason
+        kind = type(cause) if isinstance(cause, NerveError) else NerveError
+        return kind(
+            f"{cause}; this happened after {self._budget.restarts} restarts within {self._budget.within_s:g} s, "
+            "the worker is not started again"
+        )
+
+    def _open_hung(self) -> HungError:
+        return HungError(f"the worker process did not open its segmenter within {self._open_timeout_s:g} s")
+
+    def _settle_all(self, error: BaseException) -> None:
+        with self._changed:
+            tasks = list(self._tasks.values())
+            self._tasks.clear()
+        for task in tasks:
+            task.settle(error)
+
+    def _finish(self, state: WorkerState, error: BaseException | None) -> None:
+        self._settle_all(error or FrameLostError("the worker was closed"))
+        with self._changed:
+            self.error, self._state = error, state  # in this order: who sees the state looks for the error
+            self._changed.notify_all()
+
+
+def _bug(traceback: str) -> RuntimeError:
+    return RuntimeError(f"a bug in the worker process:\n{traceback}")
+
+
+def _failed(message: Message) -> BaseException:
+    return error_from(message.header)
+
+
+def _broken(message: Message) -> BaseException:
+    return _bug(str(message.header["traceback"]))
+
+
+_OUTCOMES: dict[str, Callable[[Message], Any]] = {"result": result_from, "failed": _failed, "bug": _broken}

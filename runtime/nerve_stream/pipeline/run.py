@@ -1,0 +1,302 @@
+"""Several sources through one worker: a reader and a writer thread for each, and one that hands frames to the worker."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from nerve_runtime import FrameResult, HungError, NerveError, ResourceError, UsageError
+from nerve_stream.monitoring.health import Health
+from nerve_stream.pipeline.clocks import AwakeClock, Pacer
+from nerve_stream.pipeline.job import StreamControl, StreamJob, StreamOptions, StreamReport
+from nerve_stream.pipeline.queues import Ticket, Trays
+from nerve_stream.pipeline.source import RunningSource, closed_soon
+from nerve_stream.pipeline.worker import FrameLostError, Worker
+from nerve_stream.redaction import redacted
+from nerve_stream.sources.base import FrameSource
+
+POLL_S = 0.05
+FROZEN_TIMEOUTS = 3
+"""A file may take so many hang timeouts for a frame: it may lie on a disk that has to spin up, or on a network."""
+READER_GRACE_S = 0.2
+WORKER_GRACE_S = 1.5
+ABORT_GRACE_S = 1.0
+WRITE_DEADLINE_S = 4.0
+STOP_DEADLINE_S = 4.8
+"""After a stop: until when readers may end by themselves, before their sources are closed; until when frames in the
+worker may, and how long once they are told to; until when what is segmented may be written; until when every thread has
+to be over. SIGTERM to exit may take 5 s."""
+
+logger = logging.getLogger("nerve_runtime")
+
+
+def run_streams(
+    jobs: Sequence[StreamJob],
+    worker: Worker,
+    options: StreamOptions | None = None,
+    *,
+    stop: threading.Event,
+    control: StreamControl | None = None,
+    health: Health | None = None,
+    idle: Callable[[], None] | None = None,
+) -> list[StreamReport]:
+    """Read, segment and write the frames of all sources; call from the main thread, which only waits and so hears signals.
+
+    Sources take turns, so that none gets more than its share while another waits. One that fails or ends leaves the
+    others alone; its error is in its report, also when it was the only one, and is not raised. For every source, at any
+    moment, frames in == done + dropped + in flight.
+
+    Args:
+        jobs: the sources, each with a name of its own.
+        worker: segments; it stays open.
+        options: how frames are treated.
+        stop: set it, in a signal handler say, to end early: reading ends at once, frames in the worker have 1.5 s to
+            come out, what is segmented is written, and all is over within 5 s.
+        control: pauses the run.
+        health: is told about the run and can be asked about it.
+        idle: called by the calling thread about twenty times a second, for a window.
+
+    Returns:
+        a report for each job, in order; nothing is in flight any more.
+
+    Raises:
+        UsageError: there is no job, or two have the same name.
+        NerveError: the worker failed, and so nothing can go on.
+        HungError: a thread did not end; the message names it.
+        BaseException: a bug met by any thread.
+    """
+    names = [redacted(job.name) for job in jobs]
+    if not jobs or len(set(names)) < len(names):
+        raise UsageError(f"sources are {', '.join(names) or 'none'}, expected one or more with different names")
+    run = _Run(jobs, worker, options or StreamOptions(), stop)
+    if health is not None:
+        health.begin([source.observed() for source in run.sources], worker)
+    unlisten = (control or StreamControl()).listen(lambda paused: run.trays.turn(paused=paused))
+    try:
+        run.start()
+        run.wait(idle)
+    finally:
+        unlisten()
+        run.end()
+    run.raise_fatal()
+    return [source.report(stopped=stop.is_set()) for source in run.sources]
+
+
+class _Run:
+    """The threads of one run, and the first thing that went wrong for all."""
+
+    def __init__(
+        self, jobs: Sequence[StreamJob], worker: Worker, options: StreamOptions, stop: threading.Event
+    ) -> None:
+        self.trays = Trays([job.live for job in jobs], realtime=options.realtime)
+        self.sources = [RunningSource(job, number, self.trays) for number, job in enumerate(jobs)]
+        self._worker, self._options, self._stop = worker, options, stop
+        worker.hang_timeout_s = options.hang_timeout_s
+        self._fatal: BaseException | None = None
+        self._ending = threading.Event()
+        self._dispatching_over = threading.Event()
+        self._awake = AwakeClock()
+        self._threads = {"dispatch": self._thread("dispatch", self._dispatch)}
+        for source in self.sources:
+            self._threads[f"reader-{source.name}"] = self._thread(f"reader-{source.name}", self._read, source)
+            self._threads[f"writer-{source.name}"] = self._thread(f"writer-{source.name}", self._write, source)
+
+    def _thread(self, name: str, work: Callable[..., None], *given: object) -> threading.Thread:
+        return threading.Thread(target=self._guarded, args=(work, *given), name=f"nerve-{name}", daemon=True)
+
+    def _guarded(self, work: Callable[..., None], *given: object) -> None:
+        try:
+            work(*given)
+        except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
+            self._break_off(error)
+
+    def _break_off(self, error: BaseException) -> None:
+        if self._fatal is None:
+            self._fatal = error
+        self._ending.set()
+
+    def start(self) -> None:
+        for thread in self._threads.values():
+            thread.start()
+
+    def wait(self, idle: Callable[[], None] | None) -> None:
+        """Wait until every source is through, the run is stopped, or something fails for all."""
+        while not self._over() and not self._stop.is_set() and not self._ending.is_set():
+            if self._worker.state in ("failed", "closed"):
+                self._break_off(self._worker.error or UsageError("the worker was closed; make another"))
+            self._watch_readers()
+            if idle is not None:
+                idle()
+
+    def _over(self) -> bool:
+        """Whether every source is through and has finished its outputs, which may take a slow disk a while."""
+        if not self.trays.wait_until_through(POLL_S):
+            return False
+        writers = [self._threads[f"writer-{source.name}"] for source in self.sources]
+        for writer in writers:
+            writer.join(POLL_S / len(writers))
+        return not any(writer.is_alive() for writer in writers)
+
+    def _watch_readers(self) -> None:
+        awake_s = self._awake.tick()
+        limit_s = FROZEN_TIMEOUTS * self._options.hang_timeout_s
+        for source in self.sources:
+            asked_s = source.asked_s
+            if asked_s is None or source.job.live or source.error is not None or awake_s - asked_s <= limit_s:
+                continue
+            source.frozen = True
+            self._fail(
+                source, HungError(f"{source.name} delivered no frame for {limit_s:g} s; its disk or decoder hangs")
+            )
+
+    def _read(self, source: RunningSource) -> None:
+        paced = self._options.realtime and isinstance(source.job.frames, FrameSource) and not source.job.live
+        pacer = Pacer() if paced else None
+        try:
+            for frame in source.asked_frames(lambda: self._awake.awake_s):
+                if self._ending.is_set() or self._stop.is_set():
+                    break
+                if pacer is not None:
+                    self._ending.wait(pacer.pause_s(frame.time_s))
+                    # It was decoded ahead of its time; it arrives when it is due.
+                    frame = replace(frame, arrived_ns=time.monotonic_ns())
+                source.tally.arrived()
+                if not self.trays.put(source.number, frame):
+                    break
+            else:
+                source.read_to_end = not self._ending.is_set() and not self._stop.is_set()
+        except NerveError as error:
+            # What was read before is still segmented and written.
+            if not self._ending.is_set() and not self._stop.is_set():
+                self._note_failure(source, error)
+        self.trays.end_reading(source.number)
+
+    def _dispatch(self) -> None:
+        while not self._dispatching_over.is_set() and not self._stop.is_set():
+            # Room first: then the newest frame is taken, not one that grew old waiting for room.
+            if not self._worker.wait_room(POLL_S):
+                continue
+            ticket = self.trays.take(POLL_S)
+            if ticket is not None:
+                name = self.sources[ticket.lane].name
+                self._worker.submit(name, ticket.frame, partial(self._settled, ticket))
+
+    def _settled(self, ticket: Ticket, outcome: FrameResult | BaseException) -> None:
+        source = self.sources[ticket.lane]
+        if isinstance(outcome, FrameResult):
+            source.failures_in_a_row = 0
+            self.trays.deliver(ticket, outcome)
+            return
+        if self._ending.is_set() or self._stop.is_set():
+            self.trays.drop(ticket, "stopped")
+            return
+        self.trays.drop(ticket, "failed")
+        if not isinstance(outcome, NerveError):
+            self._break_off(outcome)
+            return
+        self._frame_failed(source, outcome)
+
+    def _frame_failed(self, source: RunningSource, error: NerveError) -> None:
+        source.last_failure = error
+        source.failures_in_a_row += 1
+        if source.failures_in_a_row == 1:
+            logger.warning("%s: %s", source.name, error)
+        may_pass = isinstance(error, (ResourceError, HungError, FrameLostError))
+        if not may_pass or source.failures_in_a_row >= self._options.failures_in_a_row:
+            self._fail(source, error)
+
+    def _write(self, source: RunningSource) -> None:
+        try:
+            while (ticket := self.trays.next_result(source.number)) is not None:
+                result = ticket.result
+                if result is None:
+                    raise RuntimeError(
+                        f"frame {ticket.frame.index} of {source.name} reached the writer without a result"
+                    )
+                try:
+                    source.job.write(ticket.frame, result)
+                except NerveError as error:
+                    self._fail(source, error)
+                    continue
+                if self.trays.written(ticket):
+                    source.tally.wrote(ticket.frame, result)
+        finally:
+            self.trays.give_up(source.number, "failed")  # only a bug leaves anything to give up
+            source.end()
+            self._worker.forget(source.name)
+        self._finish(source)
+
+    def _finish(self, source: RunningSource) -> None:
+        """Let the outputs of a source that is complete be put in place, while others go on."""
+        report = source.report(stopped=self._stop.is_set())
+        whole = source.read_to_end and source.error is None and report.counts.failed == report.counts.stopped == 0
+        if not whole or source.job.finished is None:
+            return
+        try:
+            source.job.finished(report)
+        except NerveError as error:
+            self._note_failure(source, error)
+
+    def _fail(self, source: RunningSource, error: NerveError) -> None:
+        """End one source with an error; what is in flight of it is dropped."""
+        self._note_failure(source, error)
+        self.trays.give_up(source.number, "failed")
+        closed_soon(source.job.frames, source.name)
+
+    def _note_failure(self, source: RunningSource, error: NerveError) -> None:
+        if source.error is None:
+            source.error = error
+            logger.warning("%s: %s", source.name, error)
+
+    def end(self) -> None:
+        """End every thread: nothing is read any more, what is segmented is written, what is left is dropped."""
+        started_s = time.monotonic()
+        self._ending.set()
+        for source in self.sources:
+            self.trays.end_reading(source.number, "stopped")
+        self._close_sources(started_s + READER_GRACE_S)
+        self._empty_worker(started_s + WORKER_GRACE_S)
+        self._dispatching_over.set()
+        self.trays.wait_until_through(max(0.0, started_s + WRITE_DEADLINE_S - time.monotonic()))
+        for source in self.sources:
+            self.trays.give_up(source.number, "stopped")
+        self._join(started_s + STOP_DEADLINE_S)
+
+    def _close_sources(self, deadline_s: float) -> None:
+        """Close the sources whose readers do not end by themselves: they wait for a frame, and closing may take 3 s."""
+        for source in self.sources:
+            reader = self._threads[f"reader-{source.name}"]
+            if reader.ident is not None:
+                reader.join(max(0.0, deadline_s - time.monotonic()))
+            if reader.is_alive():
+                closed_soon(source.job.frames, source.name)
+
+    def _empty_worker(self, deadline_s: float) -> None:
+        """Give frames in the worker time to come out, and then have them ended."""
+        while self.trays.at_worker():
+            if time.monotonic() >= deadline_s:
+                self._worker.abort()
+                break
+            time.sleep(POLL_S / 10)
+        deadline_s = time.monotonic() + ABORT_GRACE_S
+        while self.trays.at_worker() and time.monotonic() < deadline_s:
+            time.sleep(POLL_S / 10)
+        self.trays.give_up_worker("stopped")
+
+    def _join(self, deadline_s: float) -> None:
+        # A reader that hung in the middle of the run has failed its source already.
+        known = {f"reader-{source.name}" for source in self.sources if source.frozen}
+        threads = [thread for name, thread in self._threads.items() if thread.ident is not None and name not in known]
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        hung = [thread.name for thread in threads if thread.is_alive()]
+        if hung and self._fatal is None:
+            self._fatal = HungError(
+                f"threads {', '.join(hung)} did not end within {STOP_DEADLINE_S:g} s; a source or an output may be frozen"
+            )
+
+    def raise_fatal(self) -> None:
+        if self._fatal is not None:
+            raise self._fatal

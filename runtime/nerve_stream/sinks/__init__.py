@@ -1,0 +1,27 @@
+"""Where results go: overlay video, outgoing stream, palette PNG masks, JSON lines.
+
+Files appear whole at the end, or not at all; what is live (a stream, lines that are followed) appears as it is made.
+"""
+
+from nerve_stream.sinks.base import Pace, Sink, safe_name
+from nerve_stream.sinks.lines import STDOUT, JsonLines, result_record, run_lengths
+from nerve_stream.sinks.masks import MaskFolder, indexed_png, mask_name
+from nerve_stream.sinks.outgoing import OUTGOING_SCHEMES, OutgoingStream
+from nerve_stream.sinks.video import OverlayVideo, fitted
+
+__all__ = [
+    "OUTGOING_SCHEMES",
+    "STDOUT",
+    "JsonLines",
+    "MaskFolder",
+    "OutgoingStream",
+    "OverlayVideo",
+    "Pace",
+    "Sink",
+    "fitted",
+    "indexed_png",
+    "mask_name",
+    "result_record",
+    "run_lengths",
+    "safe_name",
+]

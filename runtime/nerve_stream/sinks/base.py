@@ -1,0 +1,109 @@
+"""What every sink is, the names of files made from names of sources, and the pace of what passes."""
+
+import re
+import time
+import unicodedata
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerve_runtime import FrameResult
+
+UInt8Array = NDArray[np.uint8]
+
+SAFE_NAME_CHARACTERS = 100
+RESERVED_NAMES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+)
+PACE_FRAMES = 50
+PACE_WINDOW_S = 2.0
+
+
+class Sink(ABC):
+    """Takes results one by one; `commit` puts the finished file in place, `abort` leaves nothing behind.
+
+    As a context manager it commits at the end of the block and aborts when an error leaves it.
+
+    Attributes:
+        path: where the results are after the commit; `-` for stdout. A stream that leaves this machine gives the
+            scheme and host of its URL, which is no file.
+        kind: in one word.
+    """
+
+    path: Path
+    kind: str
+
+    @abstractmethod
+    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+        """Take one frame, uint8 (H, W, 3), and its result.
+
+        Raises:
+            ResourceError: there is no space, or the place cannot be written.
+        """
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Finish and rename to the final name."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Delete what was written so far; does nothing after a commit."""
+
+    def __enter__(self) -> "Sink":
+        """Return the sink itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit, or abort when an error is under way."""
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.abort()
+
+
+class Pace:
+    """Frames a second over the last two seconds, at most the last 50 frames.
+
+    Args:
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._times_s: deque[float] = deque(maxlen=PACE_FRAMES)
+
+    def count(self) -> float | None:
+        """Count one frame, now; frames a second, or None while there is nothing to measure."""
+        now_s = self._clock()
+        self._times_s.append(now_s)
+        while now_s - self._times_s[0] > PACE_WINDOW_S and len(self._times_s) > 2:
+            self._times_s.popleft()
+        spent_s = now_s - self._times_s[0]
+        return (len(self._times_s) - 1) / spent_s if spent_s > 0 else None
+
+
+def safe_name(text: str, taken: Mapping[str, Any] | None = None) -> str:
+    """A file name without folder made from any text: letters, digits, `-`, `_` and `.` stay, the rest becomes `_`.
+
+    Args:
+        text: such as the name of a source.
+        taken: names in use; a number is added to differ from them.
+    """
+    plain = unicodedata.normalize("NFC", text)
+    name = re.sub(r"[^\w.-]+", "_", plain).strip("._")[:SAFE_NAME_CHARACTERS].rstrip("._") or "source"
+    if name.partition(".")[0].casefold() in RESERVED_NAMES:
+        name = f"_{name}"
+    number, unique = 1, name
+    while taken is not None and unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return unique

@@ -1,0 +1,133 @@
+"""Results as JSON lines: one object a frame, for programs."""
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nerve_runtime import FrameResult
+from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
+from nerve_stream.sinks.base import Sink, UInt8Array
+
+STDOUT = Path("-")
+
+
+class JsonLines(Sink):
+    """One JSON object a line and frame: times, sizes, and the area of every class seen; each line is written at once.
+
+    Lines go to a hidden file beside `path`, `.NAME.*.tmp.jsonl`, which takes the final name at the end. With `follow`
+    they go to `path` itself, for `tail -f`, and what was written stays when the run breaks off.
+
+    Args:
+        path: the file; `-` is stdout, which is always followed.
+        rle: add each class's run-length encoding, `{"size": [H, W], "counts": [...]}` in COCO's uncompressed form:
+            pixels in column order (down the first column, then the next), counts alternating from "not this class".
+        source: name of the source, for every line.
+        follow: write to the final name from the start.
+        force: replace an existing file.
+
+    Raises:
+        UsageError: the file exists and `force` is false.
+        ResourceError: the folder cannot be written.
+    """
+
+    kind = "jsonl"
+
+    def __init__(
+        self, path: Path, *, rle: bool = False, source: str | None = None, follow: bool = False, force: bool = False
+    ) -> None:
+        self.path = path
+        self._rle = rle
+        self._source = source
+        self._temporary: Path | None = None
+        self._stream = sys.stdout
+        if path == STDOUT:
+            return
+        refuse_existing(path, force=force)
+        with resource_errors(path):
+            if follow:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            else:
+                self._temporary = temporary_beside(path)
+            self._stream = (self._temporary or path).open("w", encoding="utf-8", newline="\n")
+
+    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+        """Write one line; the frame itself is not used."""
+        record = result_record(result, rle=self._rle, source=self._source)
+        line = json.dumps(record, allow_nan=False, ensure_ascii=False)
+        with resource_errors(self.path):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    def commit(self) -> None:
+        """Close the file and, unless it was followed, rename it; stdout stays open."""
+        with resource_errors(self.path):
+            if self.path != STDOUT:
+                self._stream.close()
+        if self._temporary is not None:
+            move_into_place(self._temporary, self.path)
+            self._temporary = None
+
+    def abort(self) -> None:
+        """Delete the temporary file; lines that were followed stay."""
+        if self.path == STDOUT:
+            return
+        # What could not be flushed belongs to the file that is deleted here.
+        with suppress(OSError):
+            self._stream.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+
+def result_record(result: FrameResult, *, rle: bool = False, source: str | None = None) -> dict[str, Any]:
+    """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels."""
+    height, width = result.labels.shape
+    return {
+        "source": source,
+        "index": result.index,
+        "time_s": None if result.time_s is None else float(result.time_s),
+        "size_hw": [height, width],
+        "keyframe": result.keyframe,
+        "affinity_age": result.affinity_age,
+        "valid": result.valid,
+        "classes": _class_records(result, rle=rle) if result.valid else [],
+        "timings_ms": {stage: round(spent_ms, 3) for stage, spent_ms in result.timings_ms.items()},
+    }
+
+
+def _class_records(result: FrameResult, *, rle: bool) -> list[dict[str, Any]]:
+    classes = len(result.class_names)
+    pixels = np.bincount(result.labels.ravel(), minlength=classes)
+    confidence = np.bincount(result.labels.ravel(), weights=result.confidence.ravel(), minlength=classes)
+    records = []
+    for label, name in enumerate(result.class_names):
+        count = int(pixels[label])
+        if not count:
+            continue
+        record: dict[str, Any] = {
+            "label": label,
+            "name": name,
+            "pixels": count,
+            "share": round(count / result.labels.size, 6),
+            "mean_confidence": round(float(confidence[label]) / count / 255.0, 4),
+        }
+        if rle:
+            record["rle"] = run_lengths(result.labels == label)
+        records.append(record)
+    return records
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """COCO's uncompressed run lengths of a mask (H, W): column order, counts alternate, the first counts False.
+
+    >>> run_lengths(np.array([[True, False], [True, True]]))
+    {'size': [2, 2], 'counts': [0, 2, 1, 1]}
+    """
+    flat = mask.ravel(order="F")
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}

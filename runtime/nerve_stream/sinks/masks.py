@@ -1,0 +1,122 @@
+"""Masks as palette PNGs: pixel values are labels, the palette shows them in the colours of the overlay."""
+
+import re
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+
+import numpy as np
+
+from nerve_runtime import FrameResult, UsageError
+from nerve_runtime.atomic import resource_errors, write_bytes_whole
+from nerve_stream.drawing.colours import class_colours
+from nerve_stream.sinks.base import Sink, UInt8Array
+
+MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
+TORN_MASKS = ".frame_*.tmp.png"
+"""What a killed run left of a mask."""
+
+
+def mask_name(index: int) -> str:
+    """File name of the mask of a frame.
+
+    >>> mask_name(12)
+    'frame_000012.png'
+    """
+    return f"frame_{index:06d}.png"
+
+
+class MaskFolder(Sink):
+    """A folder of palette PNGs, one a frame: pixel values are labels, 255 is no label; colours are those of the overlay.
+
+    Masks are written beside the folder and moved into it at the end. With `resume` each appears whole in its place at
+    once and stays there when the run breaks off; at the end the masks are removed that were neither written nor kept.
+
+    Args:
+        path: the folder, made if needed.
+        force: replace the masks that are there.
+        resume: go on in a folder that holds masks.
+        keep: with `resume`, numbers of the frames whose masks of an earlier run are still right.
+
+    Raises:
+        UsageError: the folder holds masks already and neither `force` nor `resume` is given, or it is a file.
+    """
+
+    kind = "masks"
+
+    def __init__(
+        self, path: Path, *, force: bool = False, resume: bool = False, keep: AbstractSet[int] = frozenset()
+    ) -> None:
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"masks folder {path} is a file, expected a folder")
+        if masks_in(path) and not (force or resume):
+            raise UsageError(f"folder {path} holds masks already; choose another or add --force to replace them")
+        self.path = path
+        self._current = set(keep)
+        self._temporary: Path | None = None
+        with resource_errors(path):
+            if resume:
+                path.mkdir(parents=True, exist_ok=True)
+                for torn in path.glob(TORN_MASKS):
+                    torn.unlink(missing_ok=True)
+                return
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
+
+    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+        """Write one mask; the frame itself is not used."""
+        content = indexed_png(result.labels, class_colours(result.class_names))
+        self._current.add(result.index)
+        if self._temporary is None:
+            write_bytes_whole(self.path / mask_name(result.index), content)
+            return
+        with resource_errors(self.path):
+            (self._temporary / mask_name(result.index)).write_bytes(content)
+
+    def commit(self) -> None:
+        """Move all masks into the folder, after removing those of the run that is replaced."""
+        with resource_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for index, stale in masks_in(self.path).items():
+                if self._temporary is not None or index not in self._current:
+                    stale.unlink()
+            for mask in self._temporary.iterdir() if self._temporary is not None else ():
+                mask.replace(self.path / mask.name)
+
+    def abort(self) -> None:
+        """Delete the temporary folder; masks written with `resume` stay for the next run."""
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def masks_in(folder: Path) -> dict[int, Path]:
+    """The masks in a folder by the number of their frame; none if it does not exist."""
+    if not folder.is_dir():
+        return {}
+    found = ((MASK_PATTERN.fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path for match, path in found if match}
+
+
+def indexed_png(labels: UInt8Array, colours: UInt8Array) -> bytes:
+    """A PNG with a palette, which OpenCV cannot write: `labels` uint8 (H, W) are the pixels, `colours` uint8 (256, 3).
+
+    Source: PNG specification, chunks IHDR (colour type 3), PLTE, IDAT, IEND.
+    """
+    height, width = labels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row starts with its filter: 0, none
+    rows[:, 1:] = labels
+    chunks = (
+        (b"IHDR", header),
+        (b"PLTE", colours.tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(name, content) for name, content in chunks)
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))

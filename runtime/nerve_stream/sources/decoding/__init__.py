@@ -1,0 +1,1 @@
+"""Live sources are decoded in a process of their own."""

@@ -1,0 +1,217 @@
+"""The decoder process of one live source: options in through standard input, frames out through standard output.
+
+It decodes as fast as the source delivers and hands over the newest frames, one for each byte that asks for it. It ends by itself
+as soon as standard input ends, that is when the parent closes it or dies, however it dies.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+
+from nerve_runtime import SourceError
+from nerve_stream.redaction import redacted
+from nerve_stream.sources.decoding.messages import WORDS_LIMIT_BYTES, Header, Kind
+from nerve_stream.sources.decoding.readers import LiveReader, Taken, open_reader
+from nerve_stream.sources.decoding.recipe import read_recipe_line
+
+WAITING_PICTURES = (
+    2  # one being made ready for the parent's next question, one for a hiccup; more would be older than new
+)
+GOODBYE_S = 0.5  # time to say goodbye to the camera; some keep a session that was not closed for a minute
+ALIVE_EVERY_S = 0.5
+PIPE_BYTES = 1 << 20
+
+
+class Outbox:
+    """Sends a picture whenever the parent asks for one, from a thread of its own, so that nothing stops the decoding.
+
+    Of a live source the oldest waiting picture gives way to a new one: a parent that was suspended finds new pictures,
+    not a backlog. Of a recording none is lost: it waits.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._waiting: deque[Taken] = deque()
+        self._asked = 0
+        self._alive_due = False
+        self._last: bytes | None = None
+        self._changed = threading.Condition()
+        self._superseded = 0
+        self._spoke_at_s = time.monotonic()
+        self.recorded = False
+        self._thread = threading.Thread(target=self._send_all, name="nerve-outbox", daemon=True)
+
+    def say(self, kind: Kind, words: str = "") -> None:
+        """Send words at once; only before `start`."""
+        self._write(_message(kind, words))
+
+    def start(self) -> None:
+        """Begin to send pictures."""
+        self._thread.start()
+
+    def ask(self, pictures: int) -> None:
+        """Note that the parent waits for so many more pictures."""
+        with self._changed:
+            self._asked += pictures
+            self._changed.notify_all()
+
+    def put(self, taken: Taken) -> None:
+        """Hand over a picture."""
+        with self._changed:
+            while self.recorded and len(self._waiting) >= WAITING_PICTURES:
+                self._changed.wait()
+            if len(self._waiting) >= WAITING_PICTURES:
+                self._waiting.popleft()
+                self._superseded += 1
+            self._waiting.append(taken)
+            self._changed.notify_all()
+
+    def pass_over(self) -> None:
+        """Note that a picture was decoded that nobody wants, and say now and then that we are alive."""
+        with self._changed:
+            if time.monotonic() - self._spoke_at_s >= ALIVE_EVERY_S:
+                self._alive_due = True
+                self._changed.notify_all()
+
+    def finish(self, kind: Kind, words: str = "") -> None:
+        """Send what waits, as far as it is asked for, then the last words; ends the process."""
+        with self._changed:
+            self._last = _message(kind, words)
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _send_all(self) -> None:
+        try:
+            for content in self._contents():
+                self._write(content)
+                self._spoke_at_s = time.monotonic()
+        except SourceError as error:
+            self._last = _message(Kind.REFUSED, str(error))
+        except OSError:
+            os._exit(0)  # nobody reads any more
+        except BaseException:  # noqa: BLE001 - told to the parent, which reports it
+            self._last = _message(Kind.FAULT, traceback.format_exc())
+        with suppress(OSError):
+            self._write(self._last or b"")
+        os._exit(0)
+
+    def _contents(self) -> Iterator[bytes | memoryview]:
+        while (taken := self._next()) is not None:
+            if not isinstance(taken, Taken):
+                yield taken
+                continue
+            rgb = taken.to_rgb()
+            size_hw = (rgb.shape[0], rgb.shape[1])
+            what = (taken.index, self._superseded, taken.arrived_ns, taken.time_s, rgb.nbytes)
+            yield Header(Kind.PICTURE, size_hw, *what).packed()
+            yield rgb.data.cast("B")
+
+    def _next(self) -> Taken | bytes | None:
+        """A picture that was asked for, a sign of life that is due, or None when all was said."""
+        with self._changed:
+            while True:
+                if self._waiting and self._asked:
+                    self._asked -= 1
+                    self._changed.notify_all()
+                    return self._waiting.popleft()
+                if self._last is not None and not self._waiting:
+                    return None
+                if self._alive_due and self._asked:
+                    self._alive_due = False
+                    return _message(Kind.ALIVE, "")
+                self._changed.wait()
+
+    def _write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+
+def _message(kind: Kind, words: str) -> bytes:
+    payload = redacted(words).encode()[:WORDS_LIMIT_BYTES]
+    return Header(kind, payload_bytes=len(payload)).packed() + payload
+
+
+def main() -> None:
+    """Open what standard input says, and send its frames until they end or nobody wants them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers and ends us
+    outbox = Outbox(_own_output())
+    line = _line_of_input()
+    if not line:
+        return
+    recipe, every = read_recipe_line(line)
+    stopping = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(outbox, stopping), name="nerve-parent", daemon=True).start()
+    try:
+        outbox.say(Kind.STARTED)
+        reader = open_reader(recipe)
+        outbox.recorded = reader.recorded
+        fps = reader.fps and reader.fps.as_integer_ratio()
+        outbox.say(Kind.OPENED, json.dumps({"fps": fps, "recorded": reader.recorded}))
+    except SourceError as error:
+        outbox.say(Kind.REFUSED, str(error))
+        return
+    except Exception:  # noqa: BLE001 - told to the parent, which reports it
+        outbox.say(Kind.FAULT, traceback.format_exc())
+        return
+    outbox.start()
+    outbox.finish(*_read(reader, every, outbox, stopping))
+
+
+def _read(reader: LiveReader, every: int, outbox: Outbox, stopping: threading.Event) -> tuple[Kind, str]:
+    """Hand over the wanted pictures until the source ends; its last words."""
+    try:
+        for taken in reader.pictures():
+            if stopping.is_set():
+                reader.close()
+                return Kind.ENDED, ""
+            if taken.index % every == 0:
+                outbox.put(taken)
+            else:
+                outbox.pass_over()
+    except SourceError as error:
+        return Kind.LOST, str(error)
+    except Exception:  # noqa: BLE001 - told to the parent, which reports it
+        return Kind.FAULT, traceback.format_exc()
+    return Kind.ENDED, ""
+
+
+def _own_output() -> int:
+    """Standard output for us alone: what a library prints goes nowhere, neither between frames nor into logs."""
+    descriptor = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):  # a user who has many pipes may be refused a larger one; it only saves time
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return descriptor
+
+
+def _line_of_input() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 1 << 16)
+        if not part:
+            return b""
+        line += part
+    return line
+
+
+def _end_with_parent(outbox: Outbox, stopping: threading.Event) -> None:
+    """Each byte of the parent asks for a picture; the end of its pipe, however it came about, is ours too."""
+    while asked := os.read(0, 1 << 16):
+        outbox.ask(len(asked))
+    stopping.set()
+    time.sleep(GOODBYE_S)
+    os._exit(0)

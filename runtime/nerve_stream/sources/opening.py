@@ -1,0 +1,94 @@
+"""From what a user names to an open source."""
+
+import re
+from pathlib import Path
+
+from nerve_runtime import SourceError
+from nerve_stream.redaction import redacted
+from nerve_stream.sources.addresses import is_address, parse_address
+from nerve_stream.sources.base import FrameSource
+from nerve_stream.sources.decoding.recipe import CameraRecipe
+from nerve_stream.sources.expanding import VIDEO_SUFFIXES
+from nerve_stream.sources.image_header import looks_like_image
+from nerve_stream.sources.images import IMAGE_SUFFIXES, Images, files_ending_in
+from nerve_stream.sources.live import open_live
+from nerve_stream.sources.options import LiveOptions, Part, Seconds
+from nerve_stream.sources.video_file import VideoFile
+
+SNIFFED_BYTES = 16
+CAMERA_DEVICE = re.compile(r"/dev/video(\d+)")
+DEFAULT_LIVE = LiveOptions()
+
+
+def open_frames(
+    source: str | Path | int,
+    *,
+    allow_partial: bool = False,
+    start_s: Seconds = 0.0,
+    duration_s: Seconds | None = None,
+    every: int = 1,
+    live: LiveOptions = DEFAULT_LIVE,
+) -> FrameSource:
+    """Open a video file, an image, a folder of images, a camera or a stream.
+
+    Args:
+        source: a path, a camera's number or /dev/videoN, or the URL of a stream (rtsp, rtsps, rtmp, http, https, udp,
+            tcp, srt).
+        allow_partial: go on with a warning when frames are missing or damaged, instead of a SourceError at the end.
+        start_s: seconds after the first frame where to begin; times and indices stay the source's own.
+        duration_s: seconds to read from there, None for all; of a live source from its first frame on.
+        every: give the first of so many frames; the others are decoded but not converted.
+        live: timeouts and patience for cameras and streams.
+
+    Raises:
+        SourceError: it does not exist, does not answer, holds no pictures, or is larger than 50 megapixels.
+        UsageError: a start behind the end or for a live source, a time or a count that makes no sense.
+    """
+    part = Part(start_s, duration_s, every)
+    try:
+        return _opened(source, part, live, allow_partial=allow_partial)
+    except OSError as error:
+        raise SourceError(
+            f"source {redacted(str(source))} cannot be read: {error.strerror or error}; check its path and rights"
+        ) from error
+
+
+def _opened(source: str | Path | int, part: Part, live: LiveOptions, *, allow_partial: bool) -> FrameSource:
+    text = str(source)
+    if is_address(text):
+        return open_live(parse_address(text, live), part, live)
+    path = Path(source) if not isinstance(source, int) else None
+    if path is None or (text.isdecimal() and not path.exists()):
+        return open_live(CameraRecipe(int(text), live.open_timeout_s, live.read_timeout_s), part, live)
+    if (device := CAMERA_DEVICE.fullmatch(text)) is not None:
+        return open_live(CameraRecipe(int(device[1]), live.open_timeout_s, live.read_timeout_s), part, live)
+    return _opened_path(path, part, allow_partial=allow_partial)
+
+
+def _opened_path(path: Path, part: Part, *, allow_partial: bool) -> FrameSource:
+    if not path.exists():
+        raise SourceError(
+            f"source {redacted(str(path))} does not exist; expected a video, an image, a folder of images, "
+            "a camera number or the URL of a stream"
+        )
+    if path.is_dir():
+        return Images(path.name or "folder", _images_of(path), part, allow_partial=allow_partial)
+    if not path.is_file():
+        raise SourceError(f"source {path} is a device or pipe, expected a plain file; for a camera give its number")
+    if path.stat().st_size == 0:
+        raise SourceError(f"source {path} is empty (0 bytes); copy it again")
+    with path.open("rb") as stream:
+        if looks_like_image(stream.read(SNIFFED_BYTES)):
+            return Images(path.name, [path], part, allow_partial=False)
+    return VideoFile(path, part, allow_partial=allow_partial)
+
+
+def _images_of(folder: Path) -> list[Path]:
+    paths = files_ending_in(IMAGE_SUFFIXES, folder)
+    if paths:
+        return paths
+    videos = len(files_ending_in(VIDEO_SUFFIXES, folder))
+    instead = f"; it holds {videos} videos, which are sources of their own: name them" if videos else ""
+    raise SourceError(
+        f"folder {folder} holds no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}{instead}"
+    )

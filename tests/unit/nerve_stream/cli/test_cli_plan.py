@@ -1,0 +1,142 @@
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from nerve_runtime.errors import UsageError
+from nerve_runtime.frames import Frame
+from nerve_runtime.temporal import EVERY_FRAME, Temporal
+from nerve_stream.cli.groups import grouped
+from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_stream.cli.outputs import Outputs, planned_sources
+from nerve_stream.cli.plan import chosen_temporal, is_live, is_still, job_key, segmenter_options, wants
+from nerve_stream.sources.opening import open_frames
+from nerve_stream.sources.selected import SelectedFrames
+from tests.data.clips import halves, write_clip
+
+
+def asked(**words: object) -> Outputs:
+    return Outputs.asked(WhatToWrite(**words))  # type: ignore[arg-type]  # names of options
+
+
+@pytest.mark.parametrize("source", ["0", "/dev/video2", "rtsp://door/live", "http://door/stream.mjpg", "udp://:5000"])
+def test_cameras_and_addresses_are_live(source: str) -> None:
+    assert is_live(source)
+    assert wants(None, ["clip.mp4", source])
+    assert not wants(asked=False, sources=[source])
+
+
+def test_files_are_not_live(tmp_path: Path) -> None:
+    assert not is_live("clip.mp4")
+    assert not wants(None, ["clip.mp4", str(tmp_path)])
+    assert wants(asked=True, sources=["clip.mp4"])
+
+
+def test_pictures_are_segmented_by_themselves_and_videos_are_followed(tmp_path: Path) -> None:
+    assert is_still(str(tmp_path))
+    assert is_still("a.PNG")
+    assert chosen_temporal([str(tmp_path), "a.png"], HowToRun()) == EVERY_FRAME
+    assert chosen_temporal(["a.mp4", "0"], HowToRun()) == Temporal()
+
+
+def test_pictures_and_videos_together_are_segmented_frame_by_frame_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert chosen_temporal([str(tmp_path), "a.mp4"], HowToRun()) == EVERY_FRAME
+    assert "pictures and videos together" in capsys.readouterr().err
+
+
+def test_what_is_asked_for_decides() -> None:
+    assert chosen_temporal(["a.mp4"], HowToRun(keyframe_every=1)) == EVERY_FRAME
+    assert chosen_temporal(["a.png"], HowToRun(keyframe_every=5)).keyframe_every == 5
+    assert chosen_temporal(["a.mp4"], HowToRun(keyframe_every=1, smoothing=0.5)).smoothing == 0.5
+    warm = chosen_temporal(["a.mp4"], HowToRun(between="warm", scores_every=2))
+    assert (warm.between, warm.smoothing, warm.scores_every) == ("warm", 0.0, 2)
+    with pytest.raises(UsageError, match="between is 'guess'"):
+        chosen_temporal(["a.mp4"], HowToRun(between="guess"))
+
+
+def test_names_of_sources_hold_no_credentials_and_are_unique() -> None:
+    planned = planned_sources(
+        ["rtsp://me:secret@door/live?token=x", "a/clip.mp4", "b/clip.mp4"], asked(masks=Path("m"))
+    )
+    assert [plan.name for plan in planned] == ["door_live", "clip", "clip_2"]
+    assert [plan.outputs.masks for plan in planned] == [Path("m/door_live"), Path("m/clip"), Path("m/clip_2")]
+
+
+def test_one_stream_out_takes_one_source() -> None:
+    with pytest.raises(UsageError, match="--out sends one stream, but there are 2 sources"):
+        planned_sources(["a.mp4", "b.mp4"], asked(out="udp://127.0.0.1:5000"))
+
+
+def test_stdout_takes_one_output_and_no_paths() -> None:
+    assert asked(out="-").takes_stdout
+    assert asked(jsonl=Path("-")).takes_stdout
+    assert asked(jsonl=Path("-")).paths() == []
+    assert not asked(overlay=Path("o.mp4")).takes_stdout
+    with pytest.raises(UsageError, match="would share stdout"):
+        asked(out="-", jsonl=Path("-"))
+
+
+def test_resuming_needs_an_output() -> None:
+    with pytest.raises(UsageError, match="--resume has no output to go on with"):
+        asked(resume=True)
+
+
+def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_they_go(bundle: Path) -> None:
+    def key(read: WhatToRead, write: WhatToWrite, **find: object) -> str:
+        named = WhatToFind(**{"bundle": bundle, "classes": "red; sky", **find})  # type: ignore[arg-type]
+        options = segmenter_options(read.sources, named, HowToRun())
+        return str(job_key(options, read, write).record()["job_key"])
+
+    read = WhatToRead(["a.mp4"])
+    first = key(read, WhatToWrite(masks=Path("a")))
+    assert key(read, WhatToWrite(masks=Path("b"), force=True)) == first
+    assert key(WhatToRead(["b.mp4"]), WhatToWrite(masks=Path("a"))) == first
+    others = [
+        key(read, WhatToWrite(masks=Path("a")), classes="red; road"),
+        key(read, WhatToWrite(masks=Path("a")), alpha=0.5),
+        key(WhatToRead(["a.mp4"], every=2), WhatToWrite(masks=Path("a"))),
+        key(read, WhatToWrite(masks=Path("a"), opacity=0.1)),
+        key(WhatToRead(["a.png"]), WhatToWrite(masks=Path("a"))),  # pictures: each by itself
+    ]
+    assert len({first, *others}) == len(others) + 1
+
+
+def test_options_in_groups_are_those_of_one_command() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    @grouped
+    def show(read: WhatToRead, run: HowToRun) -> None:
+        typer.echo(f"{list(read.sources)} {read.start} {run.realtime} {run.keyframe_every}")
+
+    ended = CliRunner().invoke(app, ["a.mp4", "b.mp4", "--start", "2.5", "--lossless", "--keyframe-every", "3"])
+    assert ended.stdout == "['a.mp4', 'b.mp4'] 2.5 False 3\n"
+    assert CliRunner().invoke(app, []).exit_code == 2  # SOURCES is still required
+    unset = CliRunner().invoke(app, ["a.mp4"])
+    assert unset.stdout == "['a.mp4'] 0.0 None None\n"
+
+
+def test_selected_frames_are_some_of_the_source_and_keep_their_numbers(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 6)
+    with SelectedFrames(open_frames(clip), limit=3, without={1}) as frames:
+        taken = list(frames)
+    assert [frame.index for frame in taken] == [0, 2, 3]
+    assert frames.count == 3
+    assert frames.state == "ended"
+    assert taken[1].time_s == Fraction(2, 10)
+
+
+def test_selected_frames_seek_where_the_source_can(tmp_path: Path) -> None:
+    frames = SelectedFrames(open_frames(write_clip(tmp_path / "clip.mp4", 6)))
+    given: list[Frame] = []
+    for frame in frames:
+        given.append(frame)
+        if len(given) == 1:
+            frames.seek(Fraction(4, 10))
+    assert [frame.index for frame in given][-2:] == [4, 5]
+    assert len(given) == 3
+    assert given[0].rgb.shape == halves().shape

@@ -1,0 +1,406 @@
+"""Several sources through one worker: fair, counted, undisturbed by each other, and over within 5 s of a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from nerve_runtime.errors import BundleError, HungError, ResourceError, SourceError, UsageError
+from nerve_runtime.frames import Frame
+from nerve_runtime.result import FrameResult
+from nerve_stream.monitoring.health import Health, HealthSnapshot
+from nerve_stream.pipeline import (
+    LocalWorker,
+    ProcessWorker,
+    StreamControl,
+    StreamJob,
+    StreamOptions,
+    StreamReport,
+    local_worker,
+    run,
+    run_streams,
+)
+from nerve_stream.sources.base import FrameSource
+from tests.data.stream_doubles import OPENER, DoubleSegmenter, blank, numbered, options_for
+
+ROOT = Path(__file__).resolve().parents[4]
+REALTIME = StreamOptions(realtime=True)
+
+
+class Written(list[int]):
+    """Indices of what was written, slowly if asked for, with something done at a certain one."""
+
+    def __init__(self, each_s: float = 0.0, at: dict[int, Callable[[], object]] | None = None) -> None:
+        super().__init__()
+        self._each_s, self._at = each_s, at or {}
+
+    def __call__(self, frame: Frame, result: FrameResult) -> None:
+        assert frame.index == result.index
+        time.sleep(self._each_s)
+        self._at.get(frame.index, lambda: None)()
+        self.append(frame.index)
+
+
+class Camera(FrameSource):
+    """A live source of `count` frames at `fps`; `close` ends it."""
+
+    live = True
+
+    def __init__(self, count: int, fps: float = 200.0, *, live: bool = True) -> None:
+        self.name, self.size_hw, self.live = "camera", (2, 3), live
+        self.closed = threading.Event()
+        self._count, self._fps = count, fps
+
+    def _frames(self) -> Iterator[Frame]:
+        for index in range(self._count):
+            if self.closed.wait(1 / self._fps):
+                return
+            yield blank(index)
+
+    def close(self) -> None:
+        super().close()
+        self.closed.set()
+
+
+def run_all(frames: dict[str, Iterable[Frame]], **more: Any) -> tuple[list[StreamReport], dict[str, Written]]:
+    written = {name: more.get("written", {}).get(name, Written()) for name in frames}
+    jobs = [StreamJob(name, source, written[name]) for name, source in frames.items()]
+    with LocalWorker(more.get("segmenter") or DoubleSegmenter(), reopen=DoubleSegmenter) as worker:
+        kept = {key: more[key] for key in ("control", "health", "idle") if key in more}
+        stop = more.get("stop") or threading.Event()
+        reports = run_streams(jobs, worker, more.get("options"), stop=stop, **kept)
+    return reports, written
+
+
+def cut_off(count: int) -> Iterator[Frame]:
+    yield from numbered(count)
+    raise SourceError("the cable was pulled")
+
+
+def test_files_lose_nothing_and_keep_their_order() -> None:
+    reports, written = run_all({"a": numbered(40), "b": numbered(25), "c": numbered(0)})
+    assert (written["a"], written["b"], written["c"]) == (list(range(40)), list(range(25)), [])
+    assert [(report.name, report.frames, report.counts.dropped, report.stopped) for report in reports] == [
+        ("a", 40, 0, False), ("b", 25, 0, False), ("c", 0, 0, False),
+    ]  # fmt: skip
+    assert [report.keyframes for report in reports] == [1, 1, 0]
+
+
+def test_a_source_that_fails_leaves_the_others_alone_and_keeps_what_it_gave() -> None:
+    reports, written = run_all({"a": cut_off(3), "b": numbered(60)})
+    assert isinstance(reports[0].error, SourceError)
+    assert reports[1].error is None
+    assert (written["a"], written["b"]) == ([0, 1, 2], list(range(60)))
+
+
+def test_an_output_that_fails_ends_its_own_source_only() -> None:
+    def full() -> None:
+        raise ResourceError("the disk is full")
+
+    source = Camera(10**6, live=False)
+    reports, written = run_all({"a": source, "b": numbered(60)}, written={"a": Written(at={2: full})})
+    assert isinstance(reports[0].error, ResourceError)
+    assert (written["a"], written["b"]) == ([0, 1], list(range(60)))
+    assert reports[0].counts.conserved
+    assert (reports[0].counts.in_flight, reports[0].counts.done) == (0, 2)
+    assert source.closed.is_set()
+
+
+def test_when_every_source_fails_each_report_says_what_was_done_and_why_it_ended() -> None:
+    reports, written = run_all({"a": cut_off(1), "b": cut_off(2)})
+    assert [str(report.error) for report in reports] == ["the cable was pulled"] * 2
+    assert [report.counts.done for report in reports] == [1, 2]
+    assert (written["a"], written["b"]) == ([0], [0, 1])
+
+
+def test_a_bug_in_any_thread_is_raised() -> None:
+    def bug() -> None:
+        raise KeyError("a bug in an output")
+
+    with pytest.raises(KeyError, match="a bug in an output"):
+        run_all({"a": numbered(10**6)}, written={"a": Written(at={2: bug})})
+    with pytest.raises(ValueError, match="a bug at frame 1"):
+        run_all({"a": numbered(10**6)}, segmenter=DoubleSegmenter(bug_at=1))
+
+
+def test_a_frame_that_ran_out_of_memory_costs_that_frame_only() -> None:
+    reports, written = run_all({"a": numbered(20)}, segmenter=DoubleSegmenter(fail_at=4))
+    assert written["a"] == [index for index in range(20) if index != 4]
+    assert (reports[0].counts.failed, reports[0].error) == (1, None)
+    assert isinstance(reports[0].last_failure, ResourceError)
+
+
+def test_an_error_that_will_not_pass_ends_the_source_at_once() -> None:
+    reports, _ = run_all({"a": numbered(20)}, segmenter=DoubleSegmenter(fail_at=4, failure="BundleError"))
+    assert isinstance(reports[0].error, BundleError)
+    assert "frame 4 failed on purpose" in str(reports[0].error)
+
+
+def test_five_failures_in_a_row_end_a_source() -> None:
+    first_written = threading.Event()
+
+    def eleven() -> Iterator[Frame]:
+        yield blank(0)
+        first_written.wait(20)  # what is in flight when the source ends would be dropped
+        yield from [blank(1)] * 10
+
+    reports, written = run_all(
+        {"a": eleven(), "b": (blank(0) for _ in range(30))},
+        segmenter=DoubleSegmenter(fail_at=1),
+        written={"a": Written(at={0: first_written.set})},
+    )
+    assert isinstance(reports[0].error, ResourceError)
+    assert (written["a"], len(written["b"])) == ([0], 30)
+    assert reports[0].counts.failed >= 5
+
+
+def test_failures_with_good_frames_between_do_not_end_a_source() -> None:
+    frames = [blank(index % 2) for index in range(24)]
+    reports, written = run_all({"a": frames}, segmenter=DoubleSegmenter(fail_at=1))
+    assert (len(written["a"]), reports[0].counts.failed, reports[0].error) == (12, 12, None)
+
+
+def test_row_30_a_hung_frame_fails_with_code_8_and_the_run_goes_on() -> None:
+    options = StreamOptions(hang_timeout_s=0.2)
+    reports, written = run_all({"a": numbered(12)}, segmenter=DoubleSegmenter(hang_at=5), options=options)
+    assert 5 not in written["a"]
+    assert written["a"][-1] == 11
+    assert reports[0].last_failure is not None
+    assert reports[0].last_failure.exit_code == 8
+    assert reports[0].counts.failed == 12 - len(written["a"])
+
+
+def test_a_worker_that_cannot_go_on_ends_the_run_with_its_error() -> None:
+    worker = ProcessWorker(options_for(crash_at=2), opener=OPENER)
+    worker._budget.restarts = 0
+    with worker, pytest.raises(Exception, match="the worker process crashed") as caught:
+        run_streams([StreamJob("a", numbered(10**6), Written())], worker, stop=threading.Event())
+    assert getattr(caught.value, "exit_code", None) == 4
+
+
+def test_a_run_through_another_process_gives_the_same_results() -> None:
+    written = Written()
+    with ProcessWorker(options_for(), opener=OPENER) as worker:
+        reports = run_streams([StreamJob("a", numbered(30), written)], worker, stop=threading.Event())
+    assert written == list(range(30))
+    assert reports[0].counts.done == 30
+
+
+def test_in_realtime_the_newest_frame_wins_and_every_drop_is_counted() -> None:
+    segmenter = DoubleSegmenter(look_s=0.01, label_s=0.01)
+    health, law = Health(), list[bool]()
+
+    def look() -> None:
+        law.extend(source.counts.conserved for source in health.snapshot().sources)
+
+    frames: dict[str, Iterable[Frame]] = {"a": Camera(100), "b": Camera(100)}
+    reports, written = run_all(frames, segmenter=segmenter, options=REALTIME, health=health, idle=look)
+    assert len(law) > 4
+    assert all(law)
+    for report in reports:
+        counts = report.counts
+        assert (counts.frames_in, counts.in_flight) == (100, 0)
+        assert counts.done == len(written[report.name])
+        assert counts.superseded == 100 - counts.done > 20
+        assert written[report.name] == sorted(written[report.name])
+        assert written[report.name][-1] >= 98
+
+
+def test_without_realtime_nobody_waits_for_a_slow_output_but_its_own_source() -> None:
+    slow = Written(each_s=0.02)
+    done_at: dict[str, float] = {}
+
+    def last(name: str) -> Callable[[], object]:
+        return lambda: done_at.setdefault(name, time.monotonic())
+
+    written = {"slow": slow, "quick": Written(at={99: last("quick")})}
+    slow._at = {19: last("slow")}
+    run_all({"slow": numbered(20), "quick": numbered(100)}, written=written)
+    assert done_at["quick"] < done_at["slow"]
+
+
+def test_files_play_as_fast_as_they_were_recorded_in_realtime() -> None:
+    started_s = time.monotonic()
+    reports, _ = run_all({"a": Camera(11, fps=1e5, live=False)}, options=REALTIME)
+    assert 0.35 < time.monotonic() - started_s < 3
+    assert reports[0].counts.frames_in == 11
+    assert reports[0].worst_age_ms < 300
+
+
+def test_a_pause_lets_files_wait_and_live_sources_go_on() -> None:
+    control, health = StreamControl(), Health()
+    control.pause()
+    seen: list[HealthSnapshot] = []
+
+    def look() -> None:
+        seen.append(health.snapshot())
+        live, file = (source.counts for source in seen[-1].sources)
+        if control.paused and live.paused >= 20:
+            assert (live.done, file.done, file.frames_in) == (0, 0, 0)
+            control.resume()
+
+    frames: dict[str, Iterable[Frame]] = {"live": Camera(60), "file": numbered(30)}
+    reports, written = run_all(frames, control=control, health=health, idle=look)
+    assert written["file"] == list(range(30))
+    assert reports[0].counts.paused >= 20
+    assert reports[0].counts.done == len(written["live"]) > 0
+    assert not control.paused
+
+
+def test_on_a_stop_what_is_segmented_is_written_and_the_rest_is_counted() -> None:
+    stop = threading.Event()
+    camera = Camera(10**6)
+    reports, written = run_all(
+        {"a": camera, "b": numbered(10**9)},
+        stop=stop,
+        written={"b": Written(each_s=0.005, at={10: stop.set})},
+    )
+    for report in reports:
+        assert report.stopped
+        assert report.counts.conserved
+        assert report.counts.in_flight == 0
+        assert report.frames == len(written[report.name])
+    assert written["b"] == list(range(len(written["b"])))
+    assert reports[1].counts.stopped > 0
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_stop_is_over_within_five_seconds_even_with_a_hung_frame(deaf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WORKER_GRACE_S", 0.3)
+    monkeypatch.setattr(run, "ABORT_GRACE_S", 0.3)
+    monkeypatch.setattr(local_worker, "JOIN_TIMEOUT_S", 0.2)
+    stop, segmenter = threading.Event(), DoubleSegmenter(hang_at=3, deaf=deaf)
+    worker = LocalWorker(segmenter)
+    threading.Timer(0.2, stop.set).start()
+    started_s = time.monotonic()
+    reports = run_streams([StreamJob("a", numbered(100), Written())], worker, stop=stop)
+    assert time.monotonic() - started_s < 4
+    assert (reports[0].frames, reports[0].counts.in_flight, reports[0].error) == (3, 0, None)
+    segmenter.stopped.set()
+    worker.close()
+
+
+def test_a_reader_that_waits_for_a_silent_camera_ends_when_the_camera_is_closed() -> None:
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    started_s = time.monotonic()
+    reports, _ = run_all({"a": Camera(5, fps=1e-3)}, stop=stop)
+    assert time.monotonic() - started_s < 2
+    assert reports[0].stopped
+
+
+def test_an_output_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WRITE_DEADLINE_S", 0.2)
+    monkeypatch.setattr(run, "STOP_DEADLINE_S", 0.3)
+    stop, released = threading.Event(), threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    with pytest.raises(HungError, match=r"threads nerve-writer-a did not end within 0\.3 s"):
+        run_all({"a": numbered(3)}, stop=stop, written={"a": Written(at={1: lambda: released.wait(10)})})
+    released.set()
+
+
+def test_a_file_that_delivers_nothing_fails_and_the_others_go_on() -> None:
+    released = threading.Event()
+
+    def frozen() -> Iterator[Frame]:
+        yield blank(0)
+        released.wait(20)
+
+    options = StreamOptions(hang_timeout_s=0.1)
+    reports, written = run_all({"a": frozen(), "b": Camera(100, live=False)}, options=options)
+    released.set()
+    assert isinstance(reports[0].error, HungError)
+    assert "a delivered no frame for 0.3" in str(reports[0].error)
+    assert written["b"] == list(range(100))
+
+
+def test_a_slow_output_is_no_frozen_file() -> None:
+    options = StreamOptions(hang_timeout_s=0.1)
+    slow = Written(at={0: lambda: time.sleep(0.7)})  # both trays fill up, and the reader waits
+    reports, written = run_all({"a": numbered(20)}, options=options, written={"a": slow})
+    assert (len(written["a"]), reports[0].error) == (20, None)
+
+
+def test_names_tell_sources_apart_and_hold_no_credentials() -> None:
+    with pytest.raises(UsageError, match="expected one or more with different names"):
+        run_all({})
+    with LocalWorker(DoubleSegmenter()) as worker, pytest.raises(UsageError, match="sources are a, a, expected"):
+        run_streams([StreamJob("a", numbered(1), Written())] * 2, worker, stop=threading.Event())
+    names: set[str] = set()
+    reports, _ = run_all(
+        {"rtsp://me:secret@door/1": Camera(30)},
+        idle=lambda: names.update(thread.name for thread in threading.enumerate()),
+    )
+    assert reports[0].name == "rtsp://***@door/1"
+    assert "nerve-reader-rtsp://***@door/1" in names
+    assert not any("secret" in name for name in names)
+
+
+@pytest.mark.parametrize("wrong", [{"hang_timeout_s": 0}, {"hang_timeout_s": float("nan")}, {"failures_in_a_row": 0}])
+def test_options_out_of_their_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        StreamOptions(**wrong)
+
+
+def test_a_run_leaves_no_thread_and_no_file_behind() -> None:
+    run_all({"warm": numbered(3)})
+    before = (threading.active_count(), psutil.Process().num_fds())
+    run_all({"a": Camera(20), "b": numbered(20), "c": cut_off(2)})
+    assert (threading.active_count(), psutil.Process().num_fds()) == before
+
+
+SUSPENDED = """
+import json, threading, time
+from tests.data.stream_doubles import DoubleSegmenter
+from tests.unit.nerve_stream.pipeline.test_run import Camera, Frame, LocalWorker, StreamJob, StreamOptions, run_streams
+times = []
+def write(frame, result):
+    times.append(time.monotonic())
+    if len(times) == 5:
+        print("begun", flush=True)
+worker = LocalWorker(DoubleSegmenter(look_s=0.01, label_s=0.01))
+options = StreamOptions(realtime=True, hang_timeout_s=1.0)
+with worker:
+    reports = run_streams([StreamJob("a", Camera(40, fps=1e5, live=False), write)], worker, options, stop=threading.Event())
+print(json.dumps({"times": times, "restarts": worker.restarts, "failed": reports[0].counts.failed,
+                  "conserved": reports[0].counts.conserved, "frames_in": reports[0].counts.frames_in}))
+"""
+
+
+@pytest.mark.slow
+def test_row_48_a_suspended_run_goes_on_without_a_burst_and_without_a_false_alarm() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-c", SUSPENDED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as suspended:
+        assert suspended.stdout is not None
+        assert suspended.stdout.readline() == "begun\n"
+        suspended.send_signal(signal.SIGSTOP)
+        time.sleep(2.0)  # twice the hang timeout
+        suspended.send_signal(signal.SIGCONT)
+        seen = json.loads(suspended.stdout.readline())
+    times = seen["times"]
+    gaps = [after - before for before, after in pairwise(times)]
+    assert max(gaps) > 1.5
+    resumed_s = times[gaps.index(max(gaps)) + 1]
+    # Twenty-five frames a second: five in 0.2 s, and fifty more had they been made up for.
+    assert sum(resumed_s <= one <= resumed_s + 0.2 for one in times) <= 9
+    assert (seen["restarts"], seen["failed"], seen["conserved"], seen["frames_in"]) == (0, 0, True, 40)
+
+
+def test_time_of_a_frame_is_kept() -> None:
+    times: list[Fraction | None] = []
+    with LocalWorker(DoubleSegmenter()) as worker:
+        job = StreamJob("a", numbered(3), lambda frame, result: times.append(result.time_s))
+        run_streams([job], worker, stop=threading.Event())
+    assert times == [Fraction(0), Fraction(1, 25), Fraction(2, 25)]

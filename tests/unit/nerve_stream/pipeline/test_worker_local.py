@@ -1,0 +1,260 @@
+"""The worker in this process: two halves side by side, in order, and what a hang or a fault costs."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nerve_runtime.errors import BundleError, HungError, NerveError, ResourceError, UsageError
+from nerve_runtime.frames import Frame
+from nerve_runtime.result import FrameResult
+from nerve_stream.backoff import RestartBudget
+from nerve_stream.pipeline import FrameLostError, LocalWorker, Worker, local_worker
+from tests.data.stream_doubles import DoubleSegmenter, blank, labelled
+
+Outcome = FrameResult | BaseException
+
+
+def wait_for(holds: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    deadline_s = time.monotonic() + timeout_s
+    while not holds() and time.monotonic() < deadline_s:
+        time.sleep(0.002)
+    return holds()
+
+
+def submit(worker: Worker, index: int, outcomes: list[Outcome], video: str = "a") -> None:
+    assert worker.wait_room(5)
+    worker.submit(video, blank(index), outcomes.append)
+
+
+class Stepwise(DoubleSegmenter):
+    """Notes the beginning and end of each half; labels wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+        self.let_go = threading.Semaphore(0)
+
+    def new_video(self) -> Any:
+        return self
+
+    def look(self, frame: Frame) -> Frame:
+        self.events.append(f"look {frame.index}")
+        self.events.append(f"looked {frame.index}")
+        return frame
+
+    def label(self, looked: Frame) -> FrameResult:
+        self.events.append(f"label {looked.index}")
+        assert self.let_go.acquire(timeout=10)
+        self.events.append(f"labelled {looked.index}")
+        return labelled(looked)
+
+
+def test_a_frame_is_looked_at_while_the_one_before_is_labelled() -> None:
+    segmenter, outcomes = Stepwise(), list[Outcome]()
+    with LocalWorker(segmenter) as worker:
+        submit(worker, 0, outcomes)
+        submit(worker, 1, outcomes)
+        assert wait_for(lambda: "looked 1" in segmenter.events)
+        assert "labelled 0" not in segmenter.events
+        # One waits between the halves, so that a third would only grow old: there is no room.
+        assert not worker.wait_room(0.05)
+        segmenter.let_go.release(2)
+        assert wait_for(lambda: len(outcomes) == 2)
+    assert segmenter.events.index("look 1") < segmenter.events.index("labelled 0")
+
+
+def test_without_overlap_each_frame_is_finished_first() -> None:
+    segmenter, outcomes = Stepwise(), list[Outcome]()
+    with LocalWorker(segmenter, overlap=False) as worker:
+        submit(worker, 0, outcomes)
+        assert wait_for(lambda: "label 0" in segmenter.events)
+        assert not worker.wait_room(0.05)
+        segmenter.let_go.release(2)
+        submit(worker, 1, outcomes)
+        assert wait_for(lambda: len(outcomes) == 2)
+    assert segmenter.events.index("labelled 0") < segmenter.events.index("look 1")
+
+
+class Jealous(DoubleSegmenter):
+    """Refuses two looks or two labels at a time, and notes the order per video."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[tuple[str, int]] = []
+        self.side_by_side = 0
+        self._busy = {"look": threading.Lock(), "label": threading.Lock()}
+
+    def new_video(self) -> Any:
+        return self
+
+    def look(self, frame: Frame) -> Frame:
+        self._alone("look", frame)
+        return frame
+
+    def label(self, looked: Frame) -> FrameResult:
+        self._alone("label", looked)
+        return labelled(looked)
+
+    def _alone(self, half: str, frame: Frame) -> None:
+        assert self._busy[half].acquire(blocking=False)
+        self.side_by_side += all(lock.locked() for lock in self._busy.values())
+        self.order.append((half, frame.index))
+        time.sleep(0.001)
+        self._busy[half].release()
+
+
+def test_never_are_two_looks_or_two_labels_under_way_and_the_order_is_kept() -> None:
+    segmenter, outcomes = Jealous(), list[Outcome]()
+    with LocalWorker(segmenter) as worker:
+        for index in range(60):
+            submit(worker, index, outcomes, video="ab"[index % 2])
+        assert wait_for(lambda: len(outcomes) == 60)
+    assert all(isinstance(outcome, FrameResult) for outcome in outcomes)
+    for half in ("look", "label"):
+        assert [index for one, index in segmenter.order if one == half] == list(range(60))
+    assert segmenter.side_by_side > 10
+
+
+def test_each_video_has_a_state_of_its_own_until_it_is_forgotten() -> None:
+    segmenter, outcomes = DoubleSegmenter(), list[Outcome]()
+    with LocalWorker(segmenter) as worker:
+        for index, video in enumerate(["a", "b", "a"]):
+            submit(worker, index, outcomes, video)
+        assert wait_for(lambda: len(outcomes) == 3)
+        assert segmenter.videos == 2
+        worker.forget("a")
+        submit(worker, 3, outcomes, "a")
+        assert wait_for(lambda: len(outcomes) == 4)
+    assert [outcome.keyframe for outcome in outcomes if isinstance(outcome, FrameResult)] == [True, True, False, True]
+
+
+def test_the_error_of_a_frame_is_told_and_the_next_frame_is_tried() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(DoubleSegmenter(fail_at=1, bug_at=2)) as worker:
+        for index in range(4):
+            submit(worker, index, outcomes)
+        assert wait_for(lambda: len(outcomes) == 4)
+        assert worker.ready
+    kinds = {type(outcome) for outcome in outcomes}
+    assert kinds == {FrameResult, ResourceError, ValueError}
+
+
+def test_frames_without_finite_scores_make_the_worker_not_ready() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(DoubleSegmenter(not_ready_from=1)) as worker:
+        submit(worker, 0, outcomes)
+        assert wait_for(lambda: len(outcomes) == 1)
+        assert worker.ready
+        submit(worker, 1, outcomes)
+        assert wait_for(lambda: len(outcomes) == 2)
+        assert not worker.ready
+        assert worker.state == "ready"
+    assert worker.state == "closed"
+
+
+def test_a_hung_frame_fails_and_another_segmenter_goes_on_with_a_keyframe() -> None:
+    opened: list[DoubleSegmenter] = []
+
+    def reopen() -> DoubleSegmenter:
+        opened.append(DoubleSegmenter())
+        return opened[-1]
+
+    first, outcomes = DoubleSegmenter(hang_at=1), list[Outcome]()
+    with LocalWorker(first, reopen=reopen) as worker:
+        worker.hang_timeout_s = 0.2
+        submit(worker, 0, outcomes)
+        submit(worker, 1, outcomes)
+        assert wait_for(lambda: len(outcomes) == 2)
+        submit(worker, 2, outcomes)
+        assert wait_for(lambda: len(outcomes) == 3)
+        assert (worker.restarts, worker.ready) == (1, True)
+    hung = outcomes[1]
+    assert isinstance(hung, HungError)
+    assert "frame 1 of a was not segmented within 0.2 s" in str(hung)
+    assert hung.exit_code == 8
+    assert isinstance(outcomes[2], FrameResult)
+    assert outcomes[2].keyframe
+    assert (first.closed, len(opened), opened[0].closed) == (1, 1, 1)
+
+
+def test_without_a_way_to_open_another_segmenter_a_hang_ends_the_worker() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(DoubleSegmenter(hang_at=0)) as worker:
+        worker.hang_timeout_s = 0.1
+        submit(worker, 0, outcomes)
+        assert wait_for(lambda: worker.state == "failed")
+        assert isinstance(worker.error, HungError)
+        assert not worker.ready
+        assert not worker.wait_room(0)
+        worker.submit("a", blank(1), outcomes.append)
+    assert [type(outcome) for outcome in outcomes] == [HungError, HungError]
+
+
+def test_a_thread_that_does_not_come_back_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_worker, "STOP_GRACE_S", 0.1)
+    monkeypatch.setattr(local_worker, "JOIN_TIMEOUT_S", 0.1)
+    segmenter, outcomes = DoubleSegmenter(hang_at=0, deaf=True), list[Outcome]()
+    worker = LocalWorker(segmenter, reopen=DoubleSegmenter)
+    worker.hang_timeout_s = 0.1
+    submit(worker, 0, outcomes)
+    assert wait_for(lambda: worker.state == "failed")
+    assert "it did not end 0.1 s after it was told to stop" in str(worker.error)
+    with pytest.raises(HungError, match=r"threads nerve-look did not end within 0\.1 s of closing"):
+        worker.close()
+    segmenter.stopped.set()
+    worker.close()
+
+
+def test_after_the_budget_is_spent_a_hang_ends_the_worker() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(
+        DoubleSegmenter(hang_at=0), reopen=lambda: DoubleSegmenter(hang_at=0), budget=RestartBudget(restarts=2)
+    ) as worker:
+        worker.hang_timeout_s = 0.1
+        for _ in range(3):
+            submit(worker, 0, outcomes)
+            expected = len(outcomes) + 1
+            assert wait_for(lambda expected=expected: len(outcomes) >= expected or worker.state == "failed")  # type: ignore[misc]
+        assert wait_for(lambda: worker.state == "failed")
+    assert "the last of 2 restarts allowed in 60 s" in str(worker.error)
+    assert worker.restarts == 2
+
+
+def test_a_segmenter_that_cannot_be_opened_again_ends_the_worker_with_its_error() -> None:
+    def reopen() -> DoubleSegmenter:
+        raise BundleError("the bundle changed")
+
+    with LocalWorker(DoubleSegmenter(), reopen=reopen) as worker:
+        worker.restart()
+        assert wait_for(lambda: worker.state == "failed")
+    assert isinstance(worker.error, BundleError)
+
+
+def test_a_restart_asked_for_loses_the_frames_in_the_worker() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(DoubleSegmenter(hang_at=0), reopen=DoubleSegmenter) as worker:
+        submit(worker, 0, outcomes)
+        worker.restart()
+        assert wait_for(lambda: worker.restarts == 1 and worker.ready)
+        assert [type(outcome) for outcome in outcomes] == [FrameLostError]
+    with LocalWorker(DoubleSegmenter()) as worker, pytest.raises(UsageError, match="no way to open another segmenter"):
+        worker.restart()
+
+
+def test_an_aborted_worker_ends_its_frames_and_takes_no_more() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(DoubleSegmenter(hang_at=0)) as worker:
+        submit(worker, 0, outcomes)
+        worker.abort()
+        assert wait_for(lambda: len(outcomes) == 1)
+        assert not worker.wait_room(0)
+        worker.submit("a", blank(1), outcomes.append)
+    assert [type(outcome) for outcome in outcomes] == [BundleError, UsageError]
+
+
+def test_the_error_of_a_lost_frame_has_the_exit_code_of_its_cause() -> None:
+    assert FrameLostError("lost").exit_code == NerveError.exit_code
+    assert FrameLostError("lost", ResourceError("memory")).exit_code == 6
