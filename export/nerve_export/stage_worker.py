@@ -28,6 +28,7 @@ from nerve_ref.weights.files import ResolvedWeights
 from nerve_ref.weights.networks import Models
 from nerve_runtime.bundle.manifest import Manifest, StageRecord
 from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.errors import UsageError
 
 MERGED_PARTS: tuple[StageName, ...] = ("scores", "attention", "mix", "walk")
 AUDIT_FRAMES_TINY, AUDIT_FRAMES = 4, 1
