@@ -37,7 +37,7 @@ def _taken(text: str) -> Iterator[tuple[str, str]]:
             yield from ((alias.name, "*") for alias in node.names if alias.name.startswith("nerve_runtime."))
 
 
-def imports_at_the_top(path: Path, names: Iterable[str]) -> set[str]:
+def imported_among(path: Path, names: Iterable[str]) -> set[str]:
     """The modules out of `names` that a file imports anywhere, inside functions too."""
     known, found = set(names), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,7 +68,7 @@ def _reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
 def import_graph() -> dict[str, set[str]]:
     """Which of our modules imports which, by name; a package that re-exports its own modules is a module too."""
     paths = {_module_name(package, path): path for package in PACKAGES for path in sources(package)}
-    return {name: imports_at_the_top(path, paths) - {name} for name, path in paths.items()}
+    return {name: imported_among(path, paths) - {name} for name, path in paths.items()}
 
 
 def test_the_application_uses_public_names_only() -> None:

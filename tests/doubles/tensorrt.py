@@ -1,6 +1,6 @@
 """A stand-in for TensorRT and TensorRT-RTX, shipped for tests: loads and runs engines that compute in numpy.
 
-Its builder is in `fake_builder.py`.
+Its builder is in `tensorrt_builder.py`.
 Names, argument names and their order are those of `tensorrt_rtx` (a test compares them). Whoever uses it out of order,
 with an address that is not held or too small, or before the shapes are known, gets a `MisuseError`.
 """

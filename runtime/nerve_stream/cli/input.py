@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 from nerve_runtime import BundleError, NerveError, ResourceError, UsageError
-from nerve_runtime.vocabulary import read_class_file, read_text_lines
 from nerve_stream.cli.options import DEFAULT_BUNDLE
 
 
@@ -67,6 +66,8 @@ def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) 
             "--classes-file and --vocabulary"
         )
     if file is not None:
+        from nerve_runtime.vocabulary import read_class_file
+
         return read_class_file(file)
     return vocabulary if vocabulary is not None else text or ""
 
@@ -79,4 +80,6 @@ def template_lines(templates: str | None) -> str | list[str] | None:
     """
     if templates is None or not Path(templates).is_file():
         return templates
+    from nerve_runtime.vocabulary import read_text_lines
+
     return [text for _, text in read_text_lines(Path(templates), "template file")]

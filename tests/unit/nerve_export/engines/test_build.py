@@ -29,7 +29,7 @@ from tests.data.fake_bundle import make_fake_bundle
 FAKE_LIBRARY = """
 import os, sys
 from pathlib import Path
-from nerve_runtime.backends import fake_builder
+from tests.doubles import tensorrt_builder
 from tests.doubles.tensorrt import FakeTrt, TrtFaults
 from nerve_runtime.bundle.manifest import load_manifest
 {extra}
@@ -37,8 +37,8 @@ sys.modules[__name__] = FakeTrt(load_manifest(Path({bundle!r})), faults=TrtFault
 """
 # Only in the process that compiles: the tests' own process imports the library too, for its version.
 IN_THE_WORKER = """
-if Path(sys.argv[0]).stem == "engine_worker":
-    fake_builder.FakeOnnxParser.parse_from_file = {parse}
+if Path(sys.argv[0]).stem == "worker":
+    tensorrt_builder.FakeOnnxParser.parse_from_file = {parse}
 """
 DYING = IN_THE_WORKER.format(parse="lambda *_: os.kill(os.getpid(), {number})")
 RAISING = IN_THE_WORKER.format(parse="lambda *_: 1 / 0")
@@ -294,8 +294,8 @@ POISONED = """
 import sys
 for name in ("torch", "onnx", "onnxruntime", "transformers", "diffusers", "onnxscript", "jaxtyping"):
     sys.modules[name] = None
-from nerve_export import engine_build
-engine_build.check_graph = lambda *_, **__: None
+from nerve_export.engines import build
+build.check_graph = lambda *_, **__: None
 import typer
 from nerve_export.engines.worker import EngineJob, compile_job
 from nerve_export.cli.engines import engines

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import nerve_runtime
+import nerve_stream
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_stream.cli import segment as cli
 from nerve_stream.cli import vocabulary as vocabulary_cli
@@ -207,7 +208,7 @@ def test_a_signal_finishes_the_files_and_gives_its_exit_code(
         str(overlay),
     ]
     running = subprocess.Popen(
-        [sys.executable, "-m", "nerve_runtime", *words], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "nerve_stream", *words], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     while running.poll() is None and not list(overlay.parent.glob(".overlay*")):
         time.sleep(0.02)
@@ -218,7 +219,7 @@ def test_a_signal_finishes_the_files_and_gives_its_exit_code(
     assert running.returncode == code, err.decode()
     assert time.monotonic() - asked < 5
     assert out.decode().split() == [str(overlay)]
-    with nerve_runtime.open_frames(overlay, allow_partial=True) as frames:
+    with nerve_stream.open_frames(overlay, allow_partial=True) as frames:
         assert 0 < len(list(frames)) < 3000
 
 
