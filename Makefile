@@ -91,14 +91,16 @@ true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check th
 	done
 	@$(PY) -m pytest -q -m true_size -o faulthandler_timeout=7200 $(PYTEST_ARGS)
 
-wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch, in a fresh environment
+wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch: embedded, and as nerve-segment
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
 	@$(PY) -m build --no-isolation --wheel --outdir $(WHEEL)/dist . > $(WHEEL)/build.txt 2>&1 \
 		|| { cat $(WHEEL)/build.txt >&2; exit 1; }
-	@$(PYTHON) -m venv $(WHEEL)/env
-	@$(WHEEL)/env/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/run.txt
-	@$(WHEEL)/env/bin/python -m pip --quiet --disable-pip-version-check install --no-deps $(WHEEL)/dist/*.whl
-	@tests/contracts/wheel_alone.sh "$(CURDIR)/$(WHEEL)/env/bin" "$(CURDIR)/bundles/tiny" "$(CURDIR)/$(DEMO)/world.mp4"
+	@for pins in embed run; do \
+		$(PYTHON) -m venv $(WHEEL)/$$pins; \
+		$(WHEEL)/$$pins/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/$$pins.txt; \
+		$(WHEEL)/$$pins/bin/python -m pip --quiet --disable-pip-version-check install --no-deps $(WHEEL)/dist/*.whl; \
+	done
+	@tests/contracts/wheel_alone.sh "$(CURDIR)/$(WHEEL)" "$(CURDIR)/bundles/tiny" "$(CURDIR)/$(DEMO)/world.mp4"
 	@echo "wheel: $$(ls $(WHEEL)/dist/*.whl)"
 
 train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 cores)

@@ -1,7 +1,7 @@
-"""Write `run.txt` and `dev.txt` from what is installed in the environment that runs this: `python requirements/pin.py`.
+"""Write the pins from what is installed in the environment that runs this: `python requirements/pin.py`.
 
-`run.txt` is what a device needs (the runtime and ONNX Runtime), `dev.txt` is everything. Both list every package that
-is needed directly or by another one, at exactly the installed version.
+`embed.txt` is what an application that embeds the thin runtime needs, `run.txt` what `nerve-segment` needs, `dev.txt`
+is everything. Each lists every package that is needed directly or by another one, at exactly the installed version.
 """
 
 import sys
@@ -18,7 +18,7 @@ if sys.version_info < (3, 11):
 import tomllib
 
 FOLDER = Path(__file__).resolve().parent
-DEV_EXTRAS = ("export", "ort", "parity", "bench", "openvino")
+DEV_EXTRAS = ("stream", "export", "ort", "parity", "bench", "openvino")
 # Of extra `rtx` only what runs without a GPU: the compiler, and bindings whose signatures the fake is compared with.
 DEV_ADDED = ("cuda-bindings", "tensorrt-rtx")
 HEADER = """\
@@ -63,12 +63,21 @@ def _applies(requirement: Requirement, extras: Iterable[str] = ()) -> bool:
 
 
 def main() -> None:
-    """Write both files beside this one."""
+    """Write the three files beside this one."""
     settings = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
     base, extras = settings["project"]["dependencies"], settings["project"]["optional-dependencies"]
     named = [line for extra in DEV_EXTRAS for line in extras[extra] if not line.startswith("nerve-deploy")]
     everything = [*base, *named, *DEV_ADDED, *settings["dependency-groups"]["dev"]]
-    _write("run.txt", "What a device needs: the runtime and ONNX Runtime.", [*base, *extras["ort"]])
+    _write(
+        "embed.txt",
+        "What an application needs that embeds the thin runtime, with ONNX Runtime.",
+        [*base, *extras["ort"]],
+    )
+    _write(
+        "run.txt",
+        "What nerve-segment needs: the above and the extra `stream`.",
+        [*base, *extras["stream"], *extras["ort"]],
+    )
     _write("dev.txt", "Everything: build, measure, test. PyTorch's CPU build is enough.", everything)
 
 

@@ -90,7 +90,11 @@ def test_the_pins_of_development_lie_in_the_declared_ranges(extra: str) -> None:
 
 
 def test_a_device_gets_the_same_versions_as_development() -> None:
-    assert _pins("run.txt").items() <= _pins("dev.txt").items()
+    assert _pins("embed.txt").items() <= _pins("run.txt").items() <= _pins("dev.txt").items()
+
+
+def test_who_embeds_the_thin_runtime_gets_nothing_of_the_application() -> None:
+    assert _pins("embed.txt").keys() & {"av", "prometheus-client", "psutil", "rich", "typer"} == set()
 
 
 def test_a_device_gets_no_pytorch() -> None:
