@@ -106,3 +106,15 @@ def test_the_demo_asks_for_every_class_of_the_world() -> None:
     listed = re.search(r"(?m)^DEMO_CLASSES := (.*)$", makefile)
     assert listed is not None
     assert tuple(name.strip() for name in listed.group(1).split(";")) == CLASS_NAMES
+
+
+def test_the_rows_and_equations_that_code_points_to_are_documented() -> None:
+    rows = set(re.findall(r"(?m)^\| (\d+) \|", (ROOT / "docs" / "faults.md").read_text()))
+    method = (ROOT / "docs" / "method.md").read_text()
+    equations = set(re.findall(r"(?m)^\| (E\d) \|", method))
+    sections = set(re.findall(r"(?m)^## (\d+)\.", method))
+    tests = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("*.py")))
+    code = "\n".join(path.read_text() for path in ALL_SOURCES)
+    assert set(re.findall(r"def test_rows?_(\d+)", tests)) - rows == set()
+    assert set(re.findall(r"\bE\d\b", code)) - equations == set()
+    assert set(re.findall(r"method, section (\d+)", code)) - sections == set()
