@@ -9,11 +9,14 @@ import math
 import os
 import re
 import stat
+import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nerve_runtime.bundle.wire_format import BYTES, FIXED32, FIXED64, VARINT, Field, MalformedError, WireReader
+from nerve_runtime.bundle.allocation import Allocation, Node, Values
+from nerve_runtime.bundle.onnx_fields import ATTRIBUTE, ENTRY, GRAPH, MODEL, NODE, OPSET, TENSOR, Message
+from nerve_runtime.bundle.wire_format import Field, MalformedError, WireReader
 from nerve_runtime.errors import BundleError
 
 # The format that came with opset 23, and the newest that the oldest supported ONNX Runtime, 1.23, reads.
@@ -27,6 +30,9 @@ ELEMENT_BYTES: Mapping[int, int] = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9:
 PLAIN_PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", re.ASCII)
 EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum"})
 DATA_EMBEDDED, DATA_EXTERNAL = 0, 1
+# Types of numbers that shapes, scales and pads are written in, as `struct` calls them: float32, int32, int64.
+NUMBER_FORMATS: Mapping[int, str] = {1: "f", 6: "i", 7: "q"}
+INTEGER_FIELDS = (5, 7)  # int32_data and int64_data
 
 # What the exporter writes for all presets at opsets 20 and 23, and arithmetic of the same kind that a newer exporter may
 # write instead. Not here, on purpose: control flow (a graph could run for ever), random numbers, strings, sequences,
@@ -42,115 +48,6 @@ RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slic
 Squeeze Sub Sum Swish Tanh Tile TopK Transpose Trilu Unsqueeze Where
 """
 ALLOWED_OPERATORS = frozenset(OPERATOR_WORDS.split())
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message's fields that may occur: by number a name, the kinds it may have, and whether it may occur twice."""
-
-    name: str
-    known: Mapping[int, tuple[str, tuple[int, ...], bool]]
-    refused: Mapping[int, str]
-
-
-def _one(name: str, *kinds: int) -> tuple[str, tuple[int, ...], bool]:
-    return name, kinds, False
-
-
-def _many(name: str, *kinds: int) -> tuple[str, tuple[int, ...], bool]:
-    return name, kinds, True
-
-
-# Source: onnx.proto3 of ONNX 1.18. A field that occurs twice where one is meant would be merged by protobuf: refused.
-_MODEL = _Message(
-    "ModelProto",
-    {
-        1: _one("ir_version", VARINT),
-        2: _one("producer_name", BYTES),
-        3: _one("producer_version", BYTES),
-        4: _one("domain", BYTES),
-        5: _one("model_version", VARINT),
-        6: _one("doc_string", BYTES),
-        7: _one("graph", BYTES),
-        8: _many("opset_import", BYTES),
-        14: _many("metadata_props", BYTES),
-    },
-    {20: "training information", 25: "functions of its own", 26: "a configuration of several devices"},
-)
-_OPSET = _Message("OperatorSetIdProto", {1: _one("domain", BYTES), 2: _one("version", VARINT)}, {})
-_GRAPH = _Message(
-    "GraphProto",
-    {
-        1: _many("node", BYTES),
-        2: _one("name", BYTES),
-        5: _many("initializer", BYTES),
-        10: _one("doc_string", BYTES),
-        11: _many("input", BYTES),
-        12: _many("output", BYTES),
-        13: _many("value_info", BYTES),
-        16: _many("metadata_props", BYTES),
-    },
-    {14: "quantization annotations", 15: "sparse weights"},
-)
-_NODE = _Message(
-    "NodeProto",
-    {
-        1: _many("input", BYTES),
-        2: _many("output", BYTES),
-        3: _one("name", BYTES),
-        4: _one("op_type", BYTES),
-        5: _many("attribute", BYTES),
-        6: _one("doc_string", BYTES),
-        7: _one("domain", BYTES),
-        9: _many("metadata_props", BYTES),
-    },
-    {8: "an overload", 10: "a configuration of several devices"},
-)
-_ATTRIBUTE = _Message(
-    "AttributeProto",
-    {
-        1: _one("name", BYTES),
-        2: _one("f", FIXED32),
-        3: _one("i", VARINT),
-        4: _one("s", BYTES),
-        5: _one("t", BYTES),
-        7: _many("floats", FIXED32, BYTES),
-        8: _many("ints", VARINT, BYTES),
-        9: _many("strings", BYTES),
-        13: _one("doc_string", BYTES),
-        20: _one("type", VARINT),
-    },
-    {
-        6: "a graph within a node",
-        10: "several tensors in one attribute",
-        11: "graphs within a node",
-        14: "a type in an attribute",
-        15: "types in an attribute",
-        21: "an attribute of a function",
-        22: "a sparse tensor",
-        23: "sparse tensors",
-    },
-)
-_TENSOR = _Message(
-    "TensorProto",
-    {
-        1: _many("dims", VARINT, BYTES),
-        2: _one("data_type", VARINT),
-        4: _many("typed", FIXED32, BYTES),
-        5: _many("typed", VARINT, BYTES),
-        7: _many("typed", VARINT, BYTES),
-        8: _one("name", BYTES),
-        9: _one("raw_data", BYTES),
-        10: _many("typed", FIXED64, BYTES),
-        11: _many("typed", VARINT, BYTES),
-        12: _one("doc_string", BYTES),
-        13: _many("external_data", BYTES),
-        14: _one("data_location", VARINT),
-        16: _many("metadata_props", BYTES),
-    },
-    {3: "a tensor in segments", 6: "a tensor of strings"},
-)
-_ENTRY = _Message("StringStringEntryProto", {1: _one("key", BYTES), 2: _one("value", BYTES)}, {})
 
 
 def check_graph(folder: Path, onnx: str, *, opset: int, external_data: Collection[str] = ()) -> None:
@@ -193,7 +90,7 @@ class _GraphCheck:
     def check_model(self) -> None:
         found: dict[str, Field] = {}
         opsets = []
-        for name, field in self._fields(_MODEL, 0, self.reader.size_bytes):
+        for name, field in self._fields(MODEL, 0, self.reader.size_bytes):
             if name == "opset_import":
                 opsets.append(self._opset(field))
             found[name] = field
@@ -208,49 +105,66 @@ class _GraphCheck:
         self._check_nodes_and_weights(found["graph"])
 
     def _opset(self, field: Field) -> tuple[str, int]:
-        parts = dict(self._fields(_OPSET, field.start, field.end))
+        parts = dict(self._fields(OPSET, field.start, field.end))
         domain = self.reader.text(parts["domain"]) if "domain" in parts else ""
         version = parts["version"].value if "version" in parts else 0
         return "" if domain in STANDARD_DOMAINS else domain, version
 
     def _check_nodes_and_weights(self, graph: Field) -> None:
-        for name, field in self._fields(_GRAPH, graph.start, graph.end):
+        allocation, nodes = Allocation({}), []
+        for name, field in self._fields(GRAPH, graph.start, graph.end):
             if name == "node":
-                self._check_node(field)
+                nodes.append(self._checked_node(field))
             elif name == "initializer":
-                self._check_tensor(field, "weights")
+                weights, values = self._checked_tensor(field, "weights")
+                allocation.constants[weights] = values
+        for node in nodes:
+            if refusal := allocation.refusal(node):
+                raise self._refusal(f"has a node {node.name!r} ({node.operator}) that {refusal}")
 
-    def _check_node(self, node: Field) -> None:
+    def _checked_node(self, node: Field) -> Node:
         words = {"name": "", "op_type": "", "domain": ""}
         attributes = []
-        for name, field in self._fields(_NODE, node.start, node.end):
+        tensors: dict[str, list[str]] = {"input": [], "output": []}
+        for name, field in self._fields(NODE, node.start, node.end):
             if name in words:
                 words[name] = self.reader.text(field)
+            elif name in tensors:
+                tensors[name].append(self.reader.text(field))
             elif name == "attribute":
                 attributes.append(field)
         operator = f"{words['domain'] or 'ai.onnx'}::{words['op_type']}"
         if words["domain"] not in STANDARD_DOMAINS or words["op_type"] not in ALLOWED_OPERATORS:
             raise self._refusal(f"has a node {words['name']!r} with operator {operator}, which no graph of ours needs")
+        constant: Values | None = None
+        pads: list[int] = []
         for attribute in attributes:
-            for name, field in self._fields(_ATTRIBUTE, attribute.start, attribute.end):
+            parts = list(self._fields(ATTRIBUTE, attribute.start, attribute.end))
+            is_pads = any(name == "name" and self.reader.text(field) == "pads" for name, field in parts)
+            for name, field in parts:
                 if name == "t":
-                    self._check_tensor(field, f"constant of node {words['name']!r}")
+                    _, constant = self._checked_tensor(field, f"constant of node {words['name']!r}")
+                elif name == "ints" and is_pads:
+                    pads += (number - (number >> 63 << 64) for number in self.reader.numbers(field))
+        return Node(words["name"], words["op_type"], tensors["input"], tensors["output"], constant, pads)
 
-    def _check_tensor(self, tensor: Field, role: str) -> None:
+    def _checked_tensor(self, tensor: Field, role: str) -> tuple[str, Values | None]:
+        """Name of a sound tensor, and its numbers where they are few enough to be a shape."""
         found: dict[str, Field] = {}
         dims: list[int] = []
         entries: list[Field] = []
-        typed_bytes = 0
-        for name, field in self._fields(_TENSOR, tensor.start, tensor.end):
+        typed_fields: list[Field] = []
+        for name, field in self._fields(TENSOR, tensor.start, tensor.end):
             if name == "dims":
                 dims.extend(self.reader.numbers(field))
             elif name == "external_data":
                 entries.append(field)
             elif name == "typed":
-                typed_bytes += field.length_bytes
+                typed_fields.append(field)
             found[name] = field
         label = f"{role} {self.reader.text(found['name'])!r}" if "name" in found else role
         elements, element_bytes = self._elements(label, dims), self._element_bytes(label, found)
+        typed_bytes = sum(field.length_bytes for field in typed_fields)
         location = found["data_location"].value if "data_location" in found else DATA_EMBEDDED
         held = found.keys() & {"raw_data", "typed", "external_data"}
         if location == DATA_EXTERNAL and held == {"external_data"}:
@@ -262,6 +176,18 @@ class _GraphCheck:
             raise self._refusal(f"has {label} of {raw_bytes} bytes, its shape needs {elements * element_bytes}")
         elif "raw_data" not in held and elements > typed_bytes:  # each element takes a byte at least
             raise self._refusal(f"has {label} of {elements} elements in {typed_bytes} bytes")
+        name = self.reader.text(found["name"]) if "name" in found else ""
+        return name, self._few_numbers(elements, found, typed_fields)
+
+    def _few_numbers(self, elements: int, found: Mapping[str, Field], typed: list[Field]) -> Values | None:
+        kind = found["data_type"].value
+        if elements > RANK_LIMIT or kind not in NUMBER_FORMATS:
+            return None
+        if "raw_data" in found:
+            return struct.unpack(f"<{elements}{NUMBER_FORMATS[kind]}", self.reader.content(found["raw_data"]))
+        if any(field.number not in INTEGER_FIELDS for field in typed):
+            return None
+        return tuple(value - (value >> 63 << 64) for field in typed for value in self.reader.numbers(field))
 
     def _elements(self, label: str, dims: list[int]) -> int:
         if len(dims) > RANK_LIMIT or any(size >= 1 << 63 for size in dims):
@@ -295,7 +221,7 @@ class _GraphCheck:
     def _external_words(self, label: str, entries: list[Field]) -> dict[str, str]:
         words: dict[str, str] = {}
         for entry in entries:
-            parts = dict(self._fields(_ENTRY, entry.start, entry.end))
+            parts = dict(self._fields(ENTRY, entry.start, entry.end))
             key, value = (self.reader.text(parts[part]) if part in parts else "" for part in ("key", "value"))
             if key in words or key not in EXTERNAL_KEYS:
                 raise self._refusal(f"describes the file of {label} with {key!r} twice or without need")
@@ -320,7 +246,7 @@ class _GraphCheck:
             raise self._refusal(f"keeps {label} in {relative!r}, which is no plain file of the bundle's own")
         return found.st_size
 
-    def _fields(self, message: _Message, start: int, end: int) -> Iterator[tuple[str, Field]]:
+    def _fields(self, message: Message, start: int, end: int) -> Iterator[tuple[str, Field]]:
         seen: set[int] = set()
         for field in self.reader.fields(start, end):
             known = message.known.get(field.number)

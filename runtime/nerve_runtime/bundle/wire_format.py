@@ -101,6 +101,10 @@ class WireReader:
         except UnicodeDecodeError as error:
             raise MalformedError(f"a name that is not UTF-8 at byte {field.start}") from error
 
+    def content(self, field: Field) -> bytes:
+        """The bytes of a short field; the caller bounds its length."""
+        return self._bytes(field.start, field.length_bytes)
+
     def numbers(self, field: Field) -> Iterator[int]:
         """The numbers of a repeated varint field, packed or single.
 

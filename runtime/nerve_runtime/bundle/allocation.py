@@ -1,0 +1,90 @@
+"""Bounds what a graph can allocate from its own constants: a few bytes may ask for a tensor of any size.
+
+Sizes that follow from the frame are bounded by the frame. What is left are sizes that stand in the graph: the shape of
+an `Expand`, the pads of a `Pad`, and everything computed from constants alone, which ONNX Runtime computes while it
+opens the graph.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Values = tuple[float, ...]
+
+ELEMENTS_LIMIT = 2**28
+"""Of all tensors together whose shape is a constant of the graph; the presets' largest has 2**14."""
+FACTOR_LIMIT = 4096
+"""How much a constant may enlarge a tensor along all axes together, and the largest pad of one side."""
+SAME_SIZE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""What the exporter leaves between constants; none of them makes a tensor larger."""
+# By operator: the inputs that hold sizes of the output, and those that hold factors or pads.
+SIZES: Mapping[str, tuple[int, ...]] = {"ConstantOfShape": (0,), "Expand": (1,), "Resize": (3,)}
+FACTORS: Mapping[str, tuple[int, ...]] = {"OneHot": (1,), "Resize": (2,), "Tile": (1,)}
+PADS: Mapping[str, tuple[int, ...]] = {"Pad": (1,)}
+STEPS: Mapping[str, tuple[int, ...]] = {"Range": (2,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What of a node decides about sizes: names of its tensors, the value of a `Constant`, its attribute `pads`."""
+
+    name: str
+    operator: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    constant: Values | None = None
+    pads: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Allocation:
+    """Follows constants through the nodes of a graph, which stand in the order in which they run.
+
+    Attributes:
+        constants: value of each constant by name, None where it is too long to be a shape, or was not read.
+        elements: of all tensors so far whose shape is a constant.
+    """
+
+    constants: dict[str, Values | None]
+    elements: float = 0
+
+    def refusal(self, node: Node) -> str | None:
+        """Why a node may allocate too much, in words; None when it may not."""
+        if node.operator == "Constant":
+            self.constants.update(dict.fromkeys(node.outputs, node.constant))
+            return None
+        inputs = [name for name in node.inputs if name]
+        if all(name in self.constants for name in inputs):
+            if node.operator not in SAME_SIZE:
+                return "has constants for all its inputs; the exporter computes such nodes itself"
+            self.constants.update(dict.fromkeys(node.outputs))
+        return self._refused_sizes(node)
+
+    def _refused_sizes(self, node: Node) -> str | None:
+        for table, check in ((SIZES, self._sizes), (FACTORS, _factors), (PADS, _pads), (STEPS, _steps)):
+            for position in table.get(node.operator, ()):
+                name = node.inputs[position] if position < len(node.inputs) else ""
+                if name not in self.constants:
+                    continue
+                values = self.constants[name]
+                if values is None:
+                    return f"takes sizes from {name!r}, which is no plain list of numbers in the graph"
+                if not all(map(math.isfinite, values)) or not check(values):
+                    return f"takes sizes {values} from {name!r}, more than any graph of ours needs"
+        return None if _pads(node.pads) else f"pads by {tuple(node.pads)}, more than any graph of ours needs"
+
+    def _sizes(self, values: Sequence[float]) -> bool:
+        self.elements += math.prod(max(1, abs(value)) for value in values)
+        return self.elements <= ELEMENTS_LIMIT
+
+
+def _factors(values: Sequence[float]) -> bool:
+    return math.prod(max(1, abs(value)) for value in values) <= FACTOR_LIMIT
+
+
+def _pads(values: Sequence[float]) -> bool:
+    return all(abs(value) <= FACTOR_LIMIT for value in values)
+
+
+def _steps(values: Sequence[float]) -> bool:
+    return all(abs(value) >= 1 for value in values)
