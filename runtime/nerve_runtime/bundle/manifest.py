@@ -92,6 +92,24 @@ class Geometry(_Strict):
         """Number of tokens p = h * w."""
         return self.grid_hw[0] * self.grid_hw[1]
 
+    def shapes(self) -> "dict[str, tuple[tuple[int | None, ...], ...]]":
+        """The shapes that a tensor of a name may have in any stage; None is a size that the geometry does not fix."""
+        p, m, t, d = self.tokens, self.pooled_keys, self.heads, self.text_width
+        label_axes = ((None, p),)
+        return {
+            "frame": ((1, *self.working_hw, 3),),
+            "text_embeddings": ((None, d),),
+            **dict.fromkeys(("seed_scores", "label_scores", "previous_scores", "carried_scores"), label_axes),
+            "head_affinity": ((t, p, m), (2, t, p, None)),  # the second is the pair of factors of kind `linear`
+            "affinity": ((p, m), (2, p, None)),
+            "local_affinity": ((p, m),),
+            "closed_sum": ((m, m),),
+            "local_weights": ((8, *self.grid_hw),),
+            **dict.fromkeys(("head_weights", "head_entropies"), ((t,),)),
+            **dict.fromkeys(("previous_tokens", "previous_weights"), ((4, p),)),
+            **dict.fromkeys(("origin_tokens", "origin_visible"), ((p,),)),
+        }
+
 
 class Vocabulary(_Strict):
     """How class names become token ids; `synthetic` marks a tokenizer that no network was trained with.
@@ -193,7 +211,24 @@ class Manifest(_Strict):
         unlisted = sorted(set(named) - set(self.files))
         if unlisted:
             raise ValueError(f"files {unlisted} are named but not listed under 'files'")
+        self._refuse_axes_beside_the_geometry()
         return self
+
+    def _refuse_axes_beside_the_geometry(self) -> None:
+        shapes = self.geometry.shapes()
+        for stage, record in self.stages.items():
+            for tensor in (*record.spec.inputs, *record.spec.outputs):
+                expected = shapes.get(tensor.name)
+                if expected and not any(_agree(tensor.axes, shape) for shape in expected):
+                    raise ValueError(
+                        f"tensor {tensor.name!r} of stage {stage!r} has axes {tensor.axes}, geometry says "
+                        f"{' or '.join(str(shape).replace('None', 'any') for shape in expected)}"
+                    )
+
+
+def _agree(axes: tuple[int | str, ...], shape: tuple[int | None, ...]) -> bool:
+    """Whether every axis that the geometry fixes has that size; a letter stands for any size, so it does not."""
+    return len(axes) == len(shape) and all(size in (None, axis) for axis, size in zip(axes, shape, strict=True))
 
 
 def load_manifest(bundle: Path) -> Manifest:

@@ -126,3 +126,30 @@ def test_the_fake_back_end_refuses_a_stage_that_is_not_there(own_bundle: Path) -
     rewrite(own_bundle, stages=lines["stages"])
     with pytest.raises(BundleError, match="the bundle has no stage 'frame'"):
         FakeBackend(load_manifest(own_bundle)).open_session("frame")
+
+
+@pytest.mark.parametrize(
+    ("changed", "tensor"),
+    [
+        ({"working_hw": [64, 32]}, "frame"),
+        ({"grid_hw": [1, 1]}, "seed_scores"),
+        ({"pooled_keys": 3}, "head_affinity"),
+        ({"heads": 99}, "head_affinity"),
+        ({"text_width": 7}, "text_embeddings"),
+    ],
+)
+def test_a_geometry_that_contradicts_the_axes_of_a_stage_is_refused(
+    own_bundle: Path, changed: dict[str, Any], tensor: str
+) -> None:
+    geometry = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))["geometry"]
+    rewrite(own_bundle, geometry={**geometry, **changed}, manifest_sha256=None)
+    with pytest.raises(BundleError, match=rf"tensor '{tensor}' of stage '\w+' has axes .*, geometry says \("):
+        load_manifest(own_bundle)
+
+
+def test_an_axis_that_the_geometry_fixes_may_not_be_a_letter(own_bundle: Path) -> None:
+    stages = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))["stages"]
+    stages["walk"]["spec"]["outputs"][0]["axes"][1] = "p"
+    rewrite(own_bundle, stages=stages, manifest_sha256=None)
+    with pytest.raises(BundleError, match="tensor 'label_scores' of stage 'walk' has axes"):
+        load_manifest(own_bundle)
