@@ -1,23 +1,32 @@
-"""Size of an image from its first bytes, so that a picture too large is refused before it is decoded.
+"""What an image is by its first bytes: its size, so that one too large is refused before it is decoded.
 
-Sources: PNG specification (IHDR); ITU-T T.81 annex B (SOF markers); BMP DIB headers; WebP container (RFC 9649).
+OpenCV has such a limit, but reads it once, when whoever comes first imports it (docs/decisions.md).
+
+Sources: PNG specification (IHDR, acTL); ITU-T T.81 annex B (SOF markers); BMP DIB headers; WebP container (RFC 9649);
+TIFF 6.0, section 2.
 """
 
 import struct
+
+IMAGE_KINDS = "PNG, JPEG, BMP, WebP or TIFF"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+TIFF_MAGIC = (b"II*\0", b"MM\0*")  # of both byte orders; BigTIFF, for files beyond 4 GB, is refused
 
 # SOF markers carry the size; C4 (Huffman tables), C8 (reserved) and CC (arithmetic conditioning) lie in the same range.
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 BMP_CORE_HEADER_BYTES = 12
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257
+TIFF_SHORT = 3
 
 
 def image_size_hw(content: bytes) -> tuple[int, int] | None:
-    """Height and width in pixels of a PNG, JPEG, BMP or WebP image; None when it is none of these or cut off.
+    """Height and width in pixels of a PNG, JPEG, BMP, WebP or TIFF image; None when it is none of these or cut off.
 
     Args:
         content: the file's bytes, at least up to the end of its header.
     """
-    readers = {b"\x89PNG\r\n\x1a\n": _png, b"\xff\xd8": _jpeg, b"BM": _bmp, b"RIFF": _webp}
+    readers = {PNG_MAGIC: _png, b"\xff\xd8": _jpeg, b"BM": _bmp, b"RIFF": _webp, **dict.fromkeys(TIFF_MAGIC, _tiff)}
     for magic, reader in readers.items():
         if content.startswith(magic):
             try:
@@ -28,10 +37,15 @@ def image_size_hw(content: bytes) -> tuple[int, int] | None:
 
 
 def looks_like_image(start: bytes) -> bool:
-    """Whether a file's first 12 bytes are those of a PNG, JPEG, BMP or WebP image."""
-    return start.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM")) or (
+    """Whether a file's first 12 bytes are those of a PNG, JPEG, BMP, WebP or TIFF image."""
+    return start.startswith((PNG_MAGIC, b"\xff\xd8\xff", b"BM", *TIFF_MAGIC)) or (
         start.startswith(b"RIFF") and start[8:12] == b"WEBP"
     )
+
+
+def is_animated_png(start: bytes) -> bool:
+    """Whether a file is a PNG with an animation control chunk, which stands before its pixels."""
+    return start.startswith(PNG_MAGIC) and b"acTL" in start.partition(b"IDAT")[0]
 
 
 def _png(content: bytes) -> tuple[int, int]:
@@ -75,3 +89,15 @@ def _jpeg(content: bytes) -> tuple[int, int] | None:
             (length,) = struct.unpack_from(">H", content, position + 2)
             position += 2 + length
     return None
+
+
+def _tiff(content: bytes) -> tuple[int, int] | None:
+    """From the first directory: a count, then entries of tag, type, count and value."""
+    order = "<" if content.startswith(b"II") else ">"
+    (directory,) = struct.unpack_from(f"{order}I", content, 4)
+    (entries,) = struct.unpack_from(f"{order}H", content, directory)
+    sizes = {}
+    for position in range(directory + 2, directory + 2 + 12 * entries, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", content, position)
+        (sizes[tag],) = struct.unpack_from(f"{order}{'H' if kind == TIFF_SHORT else 'I'}", content, position + 8)
+    return (sizes[TIFF_HEIGHT], sizes[TIFF_WIDTH]) if {TIFF_HEIGHT, TIFF_WIDTH} <= sizes.keys() else None

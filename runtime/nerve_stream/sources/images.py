@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from nerve_runtime import Frame, SourceError
 from nerve_runtime.opencv import cv2
 from nerve_stream.sources.base import FrameSource
-from nerve_stream.sources.image_header import image_size_hw
+from nerve_stream.sources.image_header import IMAGE_KINDS, image_size_hw
 from nerve_stream.sources.limits import refuse_too_large
 from nerve_stream.sources.options import Part
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+SEVERAL_PICTURES_SUFFIXES = frozenset({".webp", ".tif", ".tiff"})
 IMAGE_FILE_LIMIT_BYTES = 500_000_000
 IMAGES_PER_SECOND = 25  # pictures of a folder carry no time; they are counted as frames of an ordinary video
 
@@ -27,8 +28,11 @@ logger = logging.getLogger("nerve_runtime")
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode an image file to RGB uint8 (H, W, 3), upright; its size is checked before anything is decoded.
 
+    Samples of 16 bit are divided by 256, grey becomes three equal channels, transparency is dropped.
+
     Raises:
-        SourceError: it is no PNG, JPEG, BMP or WebP image, is damaged, or has more than 50 megapixels.
+        SourceError: it is no PNG, JPEG, BMP, WebP or TIFF image, is damaged, holds several pictures, or has more than
+            50 megapixels.
     """
     try:
         if path.stat().st_size > IMAGE_FILE_LIMIT_BYTES:
@@ -38,14 +42,23 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise SourceError(f"image {path} cannot be read: {error.strerror or error}; check its rights") from error
     size_hw = image_size_hw(content)
     if size_hw is None:
-        raise SourceError(f"image {path} is no PNG, JPEG, BMP or WebP image, or is cut off in its header")
+        raise SourceError(f"image {path} is no {IMAGE_KINDS} image, or is cut off in its header")
     refuse_too_large(f"image {path}", size_hw)
+    buffer = np.frombuffer(content, dtype=np.uint8)
     try:
-        bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
+        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        pictures = cv2.imcount(str(path)) if path.suffix.lower() in SEVERAL_PICTURES_SUFFIXES else 1
     except cv2.error as error:
         raise SourceError(f"image {path} cannot be decoded: {error.err}") from error
     if bgr is None:
-        raise SourceError(f"image {path} cannot be decoded, its data are damaged; copy it again")
+        raise SourceError(
+            f"image {path} cannot be decoded: its data are damaged, or its samples are not of 8 or 16 bit; "
+            "copy it again, or convert it"
+        )
+    if pictures > 1:
+        raise SourceError(
+            f"image {path} holds {pictures} pictures, expected one; save each as a file, or all as a video or animated PNG"
+        )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

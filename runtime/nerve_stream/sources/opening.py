@@ -9,13 +9,13 @@ from nerve_stream.sources.addresses import is_address, parse_address
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.decoding.recipe import CameraRecipe
 from nerve_stream.sources.expanding import VIDEO_SUFFIXES
-from nerve_stream.sources.image_header import looks_like_image
+from nerve_stream.sources.image_header import is_animated_png, looks_like_image
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Images, files_ending_in
 from nerve_stream.sources.live import open_live
 from nerve_stream.sources.options import LiveOptions, Part, Seconds
 from nerve_stream.sources.video_file import VideoFile
 
-SNIFFED_BYTES = 16
+SNIFFED_BYTES = 1 << 16
 CAMERA_DEVICE = re.compile(r"/dev/video(\d+)")
 DEFAULT_LIVE = LiveOptions()
 
@@ -78,8 +78,9 @@ def _opened_path(path: Path, part: Part, *, allow_partial: bool) -> FrameSource:
     if path.stat().st_size == 0:
         raise SourceError(f"source {path} is empty (0 bytes); copy it again")
     with path.open("rb") as stream:
-        if looks_like_image(stream.read(SNIFFED_BYTES)):
-            return Images(path.name, [path], part, allow_partial=False)
+        start = stream.read(SNIFFED_BYTES)
+    if looks_like_image(start) and not is_animated_png(start):
+        return Images(path.name, [path], part, allow_partial=False)
     return VideoFile(path, part, allow_partial=allow_partial)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.frames import Frame, resize_frame
@@ -70,7 +71,7 @@ def broken_sources(folder: Path) -> dict[str, tuple[Path, str]]:
             b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nwhole.mp4\n",
             "is a text, a playlist or another kind",
         ),
-        "cut.png": (b"\x89PNG\r\n\x1a\n\0\0", "is no PNG, JPEG, BMP or WebP image, or is cut off in its header"),
+        "cut.png": (b"\x89PNG\r\n\x1a\n\0\0", "is no PNG, JPEG, BMP, WebP or TIFF image, or is cut off in its header"),
     }
     for name, (content, _) in contents.items():
         (folder / name).write_bytes(content)
@@ -224,3 +225,44 @@ def test_an_axis_that_shrinks_is_averaged_while_the_other_grows() -> None:
     stripes[:, ::2] = 200
     assert (resize_frame(stripes, (3, 4)) == 100).all()
     assert resize_frame(stripes, (1, 8)) is stripes
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tiff"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tiff_pictures_are_read_and_16_bit_becomes_8(
+    suffix: str, dtype: type[np.unsignedinteger[Any]], channels: int, tmp_path: Path
+) -> None:
+    path = tmp_path / f"picture{suffix}"
+    values = np.arange(12, dtype=dtype).reshape(3, 4) * (20 if dtype is np.uint8 else 5000)
+    bgr = values if channels == 1 else np.dstack([values, values // 2, values // 3])
+    assert cv2.imwrite(str(path), bgr)
+    with open_frames(path) as frames:
+        rgb = next(iter(frames)).rgb
+    in_8_bit = bgr if dtype is np.uint8 else bgr / 256
+    expected = np.dstack([in_8_bit] * 3) if channels == 1 else in_8_bit[..., ::-1]
+    np.testing.assert_allclose(rgb, expected, atol=0 if dtype is np.uint8 else 1)  # OpenCV cuts grey and rounds colour
+
+
+def test_a_picture_of_float_samples_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "depth.tif"), np.zeros((4, 4), dtype=np.float32))
+    with pytest.raises(SourceError, match=r"samples are not of 8 or 16 bit; copy it again, or convert it"):
+        read_image(tmp_path / "depth.tif")
+
+
+def animated(path: Path) -> Path:
+    pictures = [Image.fromarray(np.full((8, 10, 3), level, dtype=np.uint8)) for level in (10, 120, 240)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    return path
+
+
+def test_an_animated_png_gives_all_its_frames(tmp_path: Path) -> None:
+    with open_frames(animated(tmp_path / "moving.png")) as frames:
+        levels = [(frame.index, int(frame.rgb.mean())) for frame in frames]
+    assert levels == [(0, 10), (1, 120), (2, 240)]
+
+
+@pytest.mark.parametrize("name", ["moving.webp", "pages.tif"])
+def test_other_pictures_in_one_file_are_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"holds 3 pictures, expected one; save each as a file, or all as a video"):
+        read_image(animated(tmp_path / name))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nerve_stream.sources.image_header import image_size_hw, looks_like_image
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
 @pytest.mark.parametrize("size_hw", [(1, 1), (7, 300), (301, 5)])
 def test_the_header_tells_the_size_that_decoding_gives(suffix: str, size_hw: tuple[int, int]) -> None:
     written, encoded = cv2.imencode(suffix, np.zeros((*size_hw, 3), dtype=np.uint8))
@@ -38,7 +38,16 @@ def test_jpeg_segments_before_the_size_are_skipped() -> None:
     assert image_size_hw(b"\xff\xd8\x00\x00") is None
 
 
-@given(st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM", b"RIFF", b""]), st.binary(max_size=60))
+def test_tiff_of_the_other_byte_order_is_read() -> None:
+    entries = struct.pack(">HHIHH", 256, 3, 1, 30, 0) + struct.pack(">HHII", 257, 4, 1, 20)
+    assert image_size_hw(b"MM\0*" + struct.pack(">IH", 8, 2) + entries) == (20, 30)
+    assert image_size_hw(b"MM\0*" + struct.pack(">IH", 8, 0)) is None
+
+
+@given(
+    st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b""]),
+    st.binary(max_size=60),
+)
 def test_any_bytes_give_a_size_or_none(magic: bytes, rest: bytes) -> None:
     size_hw = image_size_hw(magic + rest)
     assert size_hw is None or len(size_hw) == 2
