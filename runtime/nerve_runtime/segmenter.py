@@ -114,7 +114,7 @@ class Segmenter:
         bundle: str | Path,
         classes: Classes,
         *,
-        background: str | Sequence[str] = (),
+        background: str | Iterable[str] = (),
         backend: str | Backend = "auto",
         providers: Providers = "cpu",
         threads: int = 0,
@@ -131,9 +131,9 @@ class Segmenter:
 
         Args:
             bundle: folder with `manifest.json`.
-            classes: a list with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
+            classes: an iterable with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
-            background: words for everything else, a list or one string with commas; they become class 0 and the others start at 1.
+            background: words for everything else, an iterable or one string with commas; they become class 0 and the others start at 1.
             backend: "auto" may choose; any other name is that one or an error. Or a Backend, closed with the segmenter.
             providers: "cpu" or "cuda", for ONNX Runtime.
             threads: threads of one graph run, 0 lets the library choose.
@@ -188,7 +188,7 @@ class Segmenter:
         """Start another video that goes through the same graphs and shares the class list."""
         return Video(self._graphs, lambda: self._words, self.temporal, self._count)
 
-    def set_classes(self, classes: Classes, background: str | Sequence[str] = ()) -> None:
+    def set_classes(self, classes: Classes, background: str | Iterable[str] = ()) -> None:
         """Use another class list from the next frame on; nothing is rebuilt and the kept attention stays of use.
 
         Raises:
@@ -259,6 +259,6 @@ class Segmenter:
         self.invalid_frames += not valid
 
 
-def _as_words(background: str | Sequence[str]) -> Sequence[str]:
+def _as_words(background: str | Iterable[str]) -> Iterable[str]:
     """A single string is one list of words, not a sequence of letters."""
     return [background] if isinstance(background, str) else background

@@ -6,7 +6,7 @@ class, its synonyms separated by `,` or `;`. The first word of a class is the na
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class ClassList:
         return (BACKGROUND_NAME, *shown[1:]) if self.has_background else shown
 
     @classmethod
-    def of(cls, classes: Sequence[str], background: Sequence[str] = (), *, strict: bool = False) -> "ClassList":
+    def of(cls, classes: Iterable[str], background: Iterable[str] = (), *, strict: bool = False) -> "ClassList":
         """Check class names; each may list synonyms, as in "tennis ball, ball".
 
         Args:
@@ -47,9 +47,10 @@ class ClassList:
             strict: refuse what is otherwise a warning.
 
         Raises:
-            UsageError: there are no classes or too many, a word is empty, given twice or not plain text, or a single
+            UsageError: there are no classes or too many, they are no iterable of strings, a word is empty, given twice or not plain text, or a single
                 class has no rival. The message names the class's number, counted from 1.
         """
+        classes, background = strings_of("the class list", classes), strings_of("the background", background)
         active = len(classes) + bool(background)
         if not classes:
             raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
@@ -72,6 +73,26 @@ class ClassList:
             places.insert(0, BACKGROUND_NAME)
         _refuse_duplicates(places, groups)
         return cls(tuple(groups), has_background=bool(background))
+
+
+def strings_of(what: str, texts: object) -> list[str]:
+    """The strings of an iterable: a list, a generator, a NumPy array of strings.
+
+    Args:
+        what: named in messages, such as "the class list".
+        texts: in the order of the labels; a mapping and a set have none of their own.
+
+    Raises:
+        UsageError: it is no such iterable, or an entry is no string.
+    """
+    expected = "expected an iterable of strings in the order of the labels, such as ['bus', 'road']"
+    if isinstance(texts, str | bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable):
+        raise UsageError(f"{what} is of type {type(texts).__name__}, {expected}")
+    strings = list(texts)
+    for number, text in enumerate(strings, start=1):
+        if not isinstance(text, str):
+            raise UsageError(f"entry {number} of {what} is {text!r:.50} of type {type(text).__name__}, {expected}")
+    return [str(text) for text in strings]
 
 
 def split_classes(text: str) -> list[str]:

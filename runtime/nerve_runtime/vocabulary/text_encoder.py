@@ -1,6 +1,6 @@
 """Class lists to text banks with a bundle's own tokenizer and text graph, opened when first needed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest, verify_file
 from nerve_runtime.errors import UsageError
-from nerve_runtime.vocabulary.class_list import ClassList, split_classes
+from nerve_runtime.vocabulary.class_list import ClassList, split_classes, strings_of
 from nerve_runtime.vocabulary.text_bank import TextBank, build_text_bank, chosen_templates, load_vocabulary, text_sha256
 from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
 
-Classes = str | Sequence[str] | ClassList | Path
-"""`"a; b, c"`, a list with one string a class, a checked list, or the path of a vocabulary file (`nerve-vocab`)."""
+Classes = str | Iterable[str] | ClassList | Path
+"""`"a; b, c"`, an iterable with one string a class, a checked list, or the path of a vocabulary file (`nerve-vocab`)."""
 
 
 def default_cache_dir() -> Path | None:
@@ -60,13 +60,14 @@ class TextEncoder:
         self._tokenizer: PromptTokenizer | None = None
         self._session: Session | None = None
 
-    def text_bank(self, classes: Classes, background: Sequence[str] = ()) -> TextBank:
+    def text_bank(self, classes: Classes, background: Iterable[str] = ()) -> TextBank:
         """The embeddings of a class list, or those of a vocabulary file.
 
         Raises:
             UsageError: the list or the file is not usable, or has more classes than the bundle's graphs take.
             BundleError: the tokenizer or the text graph is not what the manifest says.
         """
+        background = strings_of("the background", background)
         if isinstance(classes, Path):
             if background:
                 raise UsageError("background words are part of a vocabulary file; give them to nerve-vocab instead")
@@ -78,7 +79,7 @@ class TextEncoder:
         sha = text_sha256(self._manifest)
         return build_text_bank(class_list, self._templates, self._encode, sha, self._cache_dir)
 
-    def _checked(self, classes: str | Sequence[str] | ClassList, background: Sequence[str]) -> ClassList:
+    def _checked(self, classes: str | Iterable[str] | ClassList, background: Sequence[str]) -> ClassList:
         if isinstance(classes, ClassList):
             if background:
                 raise UsageError("background words are part of a ClassList; give them to ClassList.of instead")

@@ -286,3 +286,66 @@ def test_the_default_cache_is_in_the_users_folder_and_is_used(
         assert cache is not None
         assert len(list(cache.iterdir())) == 1
     assert "fake" in opened(bundle).backend
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        (name for name in ("zebra", "sky")),
+        np.array(["zebra", "sky"]),
+        ("zebra", "sky"),
+        dict.fromkeys(("zebra", "sky")).keys(),
+    ],
+    ids=["generator", "array", "tuple", "keys"],
+)
+def test_any_iterable_of_strings_names_classes(classes: Any, bundle: Path) -> None:
+    with opened(bundle) as segmenter:
+        segmenter.set_classes(classes, background=np.array(["grass"]))
+        assert segmenter.class_names == ("background", "zebra", "sky")
+        assert all(type(name) is str for name in segmenter.class_names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({0: "zebra", 1: "sky"}, "the class list is of type dict, expected an iterable of strings"),
+        ({"zebra", "sky"}, "the class list is of type set, expected an iterable of strings in the order of the labels"),
+        (7, "the class list is of type int, expected"),
+        (b"zebra; sky", "the class list is of type bytes, expected"),
+        ([1, 2], "entry 1 of the class list is 1 of type int, expected"),
+        (["zebra", None], "entry 2 of the class list is None of type NoneType, expected"),
+        (np.array([["zebra", "sky"]]), "entry 1 of the class list is .* of type ndarray, expected"),
+    ],
+)
+def test_what_is_no_class_list_is_refused_by_its_type(classes: Any, message: str, bundle: Path) -> None:
+    with opened(bundle) as segmenter:
+        with pytest.raises(UsageError, match=message):
+            segmenter.set_classes(classes)
+        assert segmenter.class_names == CLASSES
+
+
+def test_a_background_of_another_type_is_refused(bundle: Path) -> None:
+    with (
+        opened(bundle) as segmenter,
+        pytest.raises(UsageError, match="the background is of type int"),
+    ):
+        segmenter.set_classes(["red"], background=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "remedy"),
+    [
+        (np.zeros((4, 5, 3)), r"float64 \(4, 5, 3\), expected uint8 .*; 0 to 1 becomes uint8 by \(frame \* 255\)"),
+        (np.zeros((2, 4, 5, 3), np.uint8), "give the frames of a batch one by one"),
+        (np.zeros((4, 5, 4), np.uint8), r"leave out alpha: frame\[\.\.\., :3\]"),
+        (np.zeros((4, 5), np.uint8), "cv2.COLOR_GRAY2RGB"),
+        (np.zeros((4, 5, 1), np.uint8), "cv2.COLOR_GRAY2RGB"),
+        (np.zeros((3, 4, 5), np.uint8), "move the channels last"),
+        (np.zeros((4, 5, 3), np.int32), r"astype\(numpy.uint8\)"),
+        (np.zeros((0, 5, 3), np.uint8), "it has no pixels"),
+        ([[1, 2, 3]], "is a list, expected a NumPy array"),
+    ],
+)
+def test_pixels_that_are_no_frame_are_refused_with_what_makes_one(pixels: Any, remedy: str, bundle: Path) -> None:
+    with opened(bundle) as segmenter, pytest.raises(UsageError, match=remedy):
+        segmenter.segment(pixels)
