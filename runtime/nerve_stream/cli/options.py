@@ -147,8 +147,13 @@ Isolate = Annotated[
     ),
 ]
 HangTimeout = Annotated[
-    float,
-    typer.Option("--hang-timeout", help="Seconds after which a frame in the graphs counts as hung."),
+    float | None,
+    typer.Option(
+        "--hang-timeout",
+        help="Seconds after which a frame in the graphs counts as hung (default: frames of files are waited for; with "
+        "--realtime 5 times as long as the slowest of the latest frames took, at least 10).",
+        show_default=False,
+    ),
 ]
 Start = Annotated[
     float,
@@ -307,7 +312,7 @@ class HowToRun:
     smoothing: Smoothing = None
     realtime: Realtime = None
     isolate: Isolate = None
-    hang_timeout: HangTimeout = 10.0
+    hang_timeout: HangTimeout = None
     backend: BackendName = "auto"
     providers: ProviderName = "cpu"
     threads: Threads = 0

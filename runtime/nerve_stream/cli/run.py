@@ -17,6 +17,7 @@ from rich.console import Console
 from nerve_runtime import NerveError, NumericError
 from nerve_runtime.atomic import sweep_temporaries
 from nerve_runtime.bundle import load_manifest
+from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import tell_error
 from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
 from nerve_stream.cli.outputs import Outputs, Planned, planned_sources
@@ -165,16 +166,19 @@ def _opened_worker(options: SegmenterOptions, *, isolate: bool) -> Iterator[Work
         return
     segmenter = open_segmenter(options)
     try:
-        with LocalWorker(segmenter, reopen=lambda: open_segmenter(options)) as worker:
+        with LocalWorker(segmenter) as worker:
             yield worker
     finally:
         segmenter.close()
 
 
 def _announce(worker: Worker, options: SegmenterOptions) -> None:
-    """Say on stderr what runs the graphs, and whether the labels can mean anything."""
+    """Say on stderr what runs the graphs, what a frame takes, and whether the labels can mean anything."""
+    manifest = load_manifest(Path(options.bundle))
     typer.echo(f"backend: {worker.describe()}", err=True)
-    if load_manifest(Path(options.bundle)).random_weights:
+    if notice := slow_frame_notice(manifest, worker.describe()):
+        typer.echo(notice, err=True)
+    if manifest.random_weights:
         typer.echo("random weights: labels mean nothing", err=True)
 
 

@@ -1,6 +1,5 @@
 """What a run is asked to do, how it is paused, and what it reports."""
 
-import math
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from nerve_runtime import Frame, FrameResult, NerveError, UsageError
 from nerve_stream.monitoring.counters import SourceCounts, Spread
 
-HANG_TIMEOUT_S = 10.0
 FAILURES_IN_A_ROW = 5
 
 
@@ -43,8 +41,8 @@ class StreamOptions:
         realtime: the newest frame wins and the others are dropped and counted; a FrameSource that is not live plays as
             fast as it was recorded, anything else has to pace itself. Otherwise no frame is lost, and each source waits
             until its frames are through.
-        hang_timeout_s: a frame that is with the worker for longer has failed, and the worker is started again. Three
-            times as long is what a file may take to deliver a frame. `math.inf` waits for ever.
+        hang_timeout_s: a frame that is with the worker for longer has failed; None follows what frames take, see
+            HangLimit, where `realtime`, and waits for ever otherwise: a frame of a file can be late, never too late.
         failures_in_a_row: so many frames of a source lost to errors that may pass (memory, time, a worker that
             crashed) end the source; any other error ends it at once.
 
@@ -53,11 +51,11 @@ class StreamOptions:
     """
 
     realtime: bool = False
-    hang_timeout_s: float = HANG_TIMEOUT_S
+    hang_timeout_s: float | None = None
     failures_in_a_row: int = FAILURES_IN_A_ROW
 
     def __post_init__(self) -> None:
-        if math.isnan(self.hang_timeout_s) or self.hang_timeout_s <= 0:
+        if self.hang_timeout_s is not None and not self.hang_timeout_s > 0:
             raise UsageError(f"hang timeout is {self.hang_timeout_s} s, expected more than 0")
         if self.failures_in_a_row < 1:
             raise UsageError(f"failures in a row is {self.failures_in_a_row}, expected 1 or more")

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nerve_runtime import Frame, FrameResult, HungError, NerveError, UsageError
-from nerve_stream.backoff import RestartBudget
+from nerve_runtime import Frame, FrameResult, HungError, UsageError
 from nerve_stream.monitoring.health import WorkerState
 from nerve_stream.pipeline.clocks import AwakeClock
 from nerve_stream.pipeline.worker import FrameLostError, SegmentedVideo, Settle, VideoSegmenter, Worker, hung_error
@@ -32,30 +31,21 @@ class _Task:
 
 
 class LocalWorker(Worker):
-    """Segments in threads of this process.
+    """Segments in threads of this process; a frame that hangs there ends it, as a native call cannot be taken back.
 
-    State: the segmenter, a `Video` for each video, and up to three frames: one looked at, one between, one labelled.
+    State: a `Video` for each video, and up to three frames: one looked at, one between, one labelled.
 
     Args:
-        segmenter: in use until the worker is closed, and then the caller's to close; after a hang it is closed here.
-        reopen: opens another segmenter like it after a hang; without it a hang ends the worker. What it opens is
-            closed by the worker.
+        segmenter: in use until the worker is closed, and then the caller's to close.
         overlap: look at the next frame while one is labelled; off, one thread does both, which is easier to debug.
-        budget: how often it may start again.
     """
 
-    def __init__(
-        self,
-        segmenter: VideoSegmenter,
-        *,
-        reopen: Callable[[], VideoSegmenter] | None = None,
-        overlap: bool = True,
-        budget: RestartBudget | None = None,
-    ) -> None:
+    restarts = 0
+
+    def __init__(self, segmenter: VideoSegmenter, *, overlap: bool = True) -> None:
+        super().__init__()
         self._segmenter = segmenter
-        self._reopen, self._reopened = reopen, False
         self._overlap = overlap
-        self._budget = budget or RestartBudget()
         self._videos: dict[str, SegmentedVideo] = {}
         self._state: WorkerState = "ready"
         self._changed = threading.Condition()
@@ -64,8 +54,8 @@ class LocalWorker(Worker):
         self._between: _Task | None = None
         self._labelling: _Task | None = None
         self._tasks: set[_Task] = set()
-        self._restart_asked = self._aborted = False
-        self._watch_at_once = threading.Event()
+        self._aborted = False
+        self._closed = threading.Event()
         self._awake = AwakeClock()
         loops = {"look": self._look_loop, "watchdog": self._watch_loop}
         if overlap:
@@ -86,11 +76,6 @@ class LocalWorker(Worker):
     def ready(self) -> bool:
         """It answers, and the segmenter is ready."""
         return self._state == "ready" and self._segmenter.ready
-
-    @property
-    def restarts(self) -> int:
-        """How often another segmenter was opened."""
-        return self._budget.total
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -128,17 +113,6 @@ class LocalWorker(Worker):
         with self._changed:
             self._videos.pop(video, None)
 
-    def restart(self) -> None:
-        """Open another segmenter and lose the frames in the worker.
-
-        Raises:
-            UsageError: the worker was not told how to open another.
-        """
-        if self._reopen is None:
-            raise UsageError("this worker was given no way to open another segmenter; give it reopen=")
-        self._restart_asked = True
-        self._watch_at_once.set()
-
     def abort(self) -> None:
         """End the frames under way with errors soon."""
         with self._changed:
@@ -147,7 +121,7 @@ class LocalWorker(Worker):
         self._segmenter.stop()
 
     def close(self) -> None:
-        """End the threads, and close what the worker opened.
+        """End the threads.
 
         Raises:
             HungError: a thread did not end.
@@ -157,7 +131,7 @@ class LocalWorker(Worker):
             self._state = "closed" if self._state != "failed" else "failed"
             self._aborted = True
             self._changed.notify_all()
-        self._watch_at_once.set()
+        self._closed.set()
         if busy:
             self._segmenter.stop()
         deadline_s = time.monotonic() + JOIN_TIMEOUT_S
@@ -167,8 +141,6 @@ class LocalWorker(Worker):
         hung = [thread.name for thread in self._threads if thread.is_alive()]
         if hung:
             raise HungError(f"threads {', '.join(hung)} did not end within {JOIN_TIMEOUT_S:g} s of closing the worker")
-        if self._reopened:
-            self._segmenter.close()
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
@@ -238,6 +210,8 @@ class LocalWorker(Worker):
             if task not in self._tasks:
                 return
             self._tasks.discard(task)
+        if isinstance(outcome, FrameResult):
+            self.hang_limit.note(self._awake.awake_s - task.since_s)
         task.settle(outcome)
 
     def _settle_all(self, error: BaseException) -> None:
@@ -257,55 +231,22 @@ class LocalWorker(Worker):
 
     def _watch_loop(self) -> None:
         while not self._over():
-            self._watch_at_once.wait(WATCH_S)
-            self._watch_at_once.clear()
-            awake_s = self._awake.tick()
+            self._closed.wait(WATCH_S)
+            awake_s, limit_s = self._awake.tick(), self.hang_limit.seconds
             with self._changed:
-                late = [task for task in self._tasks if awake_s - task.since_s > self.hang_timeout_s]
-                asked, self._restart_asked = self._restart_asked, False
+                late = [task for task in self._tasks if awake_s - task.since_s > limit_s]
             if late and not self._aborted:
                 oldest = min(late, key=lambda task: task.since_s)
-                self._start_again(hung_error(oldest.frame, oldest.video, self.hang_timeout_s))
-            elif asked:
-                self._start_again(FrameLostError("the worker was started again"))
+                consequence = "use --isolate to have hung graphs ended and started again, or a smaller preset"
+                self._end_hung(hung_error(oldest.frame, oldest.video, limit_s, consequence))
 
-    def _start_again(self, reason: NerveError) -> None:
+    def _end_hung(self, reason: HungError) -> None:
         with self._changed:
-            if self._over():
-                return
-            self._state = "restarting"
+            self._aborted = True
         self._settle_all(reason)
         self._segmenter.stop()
-        if not self._threads_came_back():
-            self._fail(HungError(f"{reason}; it did not end {STOP_GRACE_S:g} s after it was told to stop"))
-            return
-        if self._reopen is None or not self._budget.grant():
-            self._fail(self._without_restart(reason))
-            return
-        try:
-            self._take(self._reopen())
-        except NerveError as error:
-            self._fail(error)
-
-    def _threads_came_back(self) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._looking is None and self._labelling is None, STOP_GRACE_S)
-
-    def _without_restart(self, reason: NerveError) -> NerveError:
-        if self._reopen is None:
-            return reason
-        return HungError(
-            f"{reason}; this was the last of {self._budget.restarts} restarts allowed in {self._budget.within_s:g} s"
+            ended = self._changed.wait_for(lambda: self._looking is None and self._labelling is None, STOP_GRACE_S)
+        self._fail(
+            reason if ended else HungError(f"{reason}; it did not end {STOP_GRACE_S:g} s after it was told to stop")
         )
-
-    def _take(self, segmenter: VideoSegmenter) -> None:
-        # The used one was told to stop and would only hold memory; whoever opened it may close it again.
-        self._segmenter.close()
-        with self._changed:
-            closed = self._over()
-            if not closed:
-                self._segmenter, self._reopened, self._state = segmenter, True, "ready"
-                self._videos.clear()
-                self._changed.notify_all()
-        if closed:
-            segmenter.close()

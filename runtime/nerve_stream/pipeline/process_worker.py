@@ -40,8 +40,8 @@ class _Ending:
 class ProcessWorker(Worker):
     """Segments in a child process, which opens the segmenter itself.
 
-    A child that crashes, or keeps a frame for longer than `hang_timeout_s`, is ended (asked, and killed 2 s later) and
-    another is started; the frames in it are lost. After 5 restarts in 60 s the worker has failed.
+    A child that crashes, or keeps a frame for longer than `hang_limit`, is ended (asked, and killed 2 s later) and
+    another is started when it is gone; the frames in it are lost. After 5 restarts in 60 s the worker has failed.
 
     Args:
         options: how the child opens the segmenter.
@@ -65,13 +65,14 @@ class ProcessWorker(Worker):
         backoff: Backoff | None = None,
         open_timeout_s: float = OPEN_TIMEOUT_S,
     ) -> None:
+        super().__init__()
         self._first = {"kind": "open", "options": options.as_json(), "opener": opener, "overlap": overlap}
         self._budget, self._backoff = budget or RestartBudget(), backoff or Backoff()
         self._open_timeout_s = open_timeout_s
         self._state: WorkerState = "opening"
         self._changed = threading.Condition()
         self._child: ChildProcess | None = None
-        self._room = self._closing = self._restart_asked = False
+        self._room = self._closing = False
         self._finite = True
         self._tasks: dict[int, _Task] = {}
         self._number = 0
@@ -148,10 +149,6 @@ class ProcessWorker(Worker):
         child = self._child
         if child is not None:
             child.send({"kind": "forget", "video": video})
-
-    def restart(self) -> None:
-        """End the child and start another."""
-        self._restart_asked = True
 
     def abort(self) -> None:
         """End the child; the frames in it are lost."""
@@ -232,6 +229,7 @@ class ProcessWorker(Worker):
         if task is not None:
             if kind == "result":
                 self._backoff.reset()
+                self.hang_limit.note(self._awake.awake_s - task.since_s)
             task.settle(_OUTCOMES[kind](message))
         return None
 
@@ -248,11 +246,12 @@ class ProcessWorker(Worker):
     def _overdue(self, awake_s: float) -> _Ending | None:
         with self._changed:
             tasks = list(self._tasks.values())
-            asked, self._restart_asked = self._restart_asked, False
         oldest = min(tasks, key=lambda task: task.since_s, default=None)
-        if oldest is not None and awake_s - oldest.since_s > self.hang_timeout_s:
-            return _Ending(hung_error(oldest.frame, oldest.video, self.hang_timeout_s), final=False)
-        return _Ending(FrameLostError("the worker was started again"), final=False) if asked else None
+        limit_s = self.hang_limit.seconds
+        if oldest is None or awake_s - oldest.since_s <= limit_s:
+            return None
+        consequence = "the frame is lost and the worker is started again; if it happens often, use a smaller preset"
+        return _Ending(hung_error(oldest.frame, oldest.video, limit_s, consequence), final=False)
 
     def _may_start_again(self) -> bool:
         """Take one restart from the budget and wait for its time."""

@@ -1,6 +1,7 @@
 """Several sources through one worker: a reader and a writer thread for each, and one that hands frames to the worker."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from nerve_runtime import FrameResult, HungError, NerveError, ResourceError, UsageError
 from nerve_stream.monitoring.health import Health
 from nerve_stream.pipeline.clocks import AwakeClock, Pacer
+from nerve_stream.pipeline.hang_limit import LEAST_S
 from nerve_stream.pipeline.job import StreamControl, StreamJob, StreamOptions, StreamReport
 from nerve_stream.pipeline.queues import Ticket, Trays
 from nerve_stream.pipeline.source import RunningSource, closed_soon
@@ -93,7 +95,8 @@ class _Run:
         self.trays = Trays([job.live for job in jobs], realtime=options.realtime)
         self.sources = [RunningSource(job, number, self.trays) for number, job in enumerate(jobs)]
         self._worker, self._options, self._stop = worker, options, stop
-        worker.hang_timeout_s = options.hang_timeout_s
+        waits_for_ever = options.hang_timeout_s is None and not options.realtime
+        worker.hang_limit.fixed_s = math.inf if waits_for_ever else options.hang_timeout_s
         self._fatal: BaseException | None = None
         self._ending = threading.Event()
         self._dispatching_over = threading.Event()
@@ -141,7 +144,7 @@ class _Run:
 
     def _watch_readers(self) -> None:
         awake_s = self._awake.tick()
-        limit_s = FROZEN_TIMEOUTS * self._options.hang_timeout_s
+        limit_s = FROZEN_TIMEOUTS * (self._options.hang_timeout_s or LEAST_S)
         for source in self.sources:
             asked_s = source.asked_s
             if asked_s is None or source.job.live or source.error is not None or awake_s - asked_s <= limit_s:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from nerve_runtime import Frame, FrameResult, HungError, NerveError
 from nerve_stream.monitoring.health import WorkerState
-from nerve_stream.pipeline.job import HANG_TIMEOUT_S
+from nerve_stream.pipeline.hang_limit import HangLimit
 
 logger = logging.getLogger("nerve_runtime")
 
@@ -65,12 +65,14 @@ class Worker(ABC):
     """Segments the frames of several videos, one look and one label at a time; a context manager.
 
     Attributes:
-        hang_timeout_s: a frame that is in the worker for longer fails, and the worker is started again.
+        hang_limit: a frame that is in the worker for longer has failed.
         error: why it cannot go on, once `state` is "failed"; not a NerveError if it is a bug.
     """
 
-    hang_timeout_s: float = HANG_TIMEOUT_S
     error: BaseException | None = None
+
+    def __init__(self) -> None:
+        self.hang_limit = HangLimit()
 
     @property
     @abstractmethod
@@ -111,16 +113,12 @@ class Worker(ABC):
             video: tells videos apart; the first frame of a new one is a keyframe.
             frame: frames of one video in order.
             settle: called exactly once, soon or later: with the result, with the error of this frame, or with a
-                FrameLostError or HungError when the worker had to be started again.
+                FrameLostError or HungError when the worker had to be ended or started again.
         """
 
     @abstractmethod
     def forget(self, video: str) -> None:
         """Release the state of a video that is over."""
-
-    @abstractmethod
-    def restart(self) -> None:
-        """Start again with fresh sessions: frames in the worker are lost, and each video begins with a keyframe."""
 
     @abstractmethod
     def abort(self) -> None:
@@ -150,9 +148,6 @@ class Worker(ABC):
             logger.warning("%s", error)
 
 
-def hung_error(frame: Frame, video: str, timeout_s: float) -> HungError:
+def hung_error(frame: Frame, video: str, limit_s: float, consequence: str) -> HungError:
     """The error of a frame that took too long."""
-    return HungError(
-        f"frame {frame.index} of {video} was not segmented within {timeout_s:g} s; the frame is lost and the worker is "
-        "started again; if it happens often, use a smaller preset or a larger hang timeout"
-    )
+    return HungError(f"frame {frame.index} of {video} was not segmented within {limit_s:.3g} s; {consequence}")

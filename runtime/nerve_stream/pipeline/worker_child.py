@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         sender.send({"kind": "bug", "traceback": traceback.format_exc()})
         return 1
     with LocalWorker(segmenter, overlap=bool(first.header["overlap"])) as worker:
-        worker.hang_timeout_s = float("inf")  # the parent watches, and ends this process
+        worker.hang_limit.fixed_s = float("inf")  # the parent watches, and ends this process
         sender.send({"kind": "opened", "backend": segmenter.backend, "class_names": segmenter.class_names})
         _serve(reader, sender, worker, segmenter)
     return 0

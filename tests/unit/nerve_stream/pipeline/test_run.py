@@ -27,6 +27,7 @@ from nerve_stream.pipeline import (
     StreamJob,
     StreamOptions,
     StreamReport,
+    hang_limit,
     local_worker,
     run,
     run_streams,
@@ -76,7 +77,7 @@ class Camera(FrameSource):
 def run_all(frames: dict[str, Iterable[Frame]], **more: Any) -> tuple[list[StreamReport], dict[str, Written]]:
     written = {name: more.get("written", {}).get(name, Written()) for name in frames}
     jobs = [StreamJob(name, source, written[name]) for name, source in frames.items()]
-    with LocalWorker(more.get("segmenter") or DoubleSegmenter(), reopen=DoubleSegmenter) as worker:
+    with LocalWorker(more.get("segmenter") or DoubleSegmenter()) as worker:
         kept = {key: more[key] for key in ("control", "health", "idle") if key in more}
         stop = more.get("stop") or threading.Event()
         reports = run_streams(jobs, worker, more.get("options"), stop=stop, **kept)
@@ -171,14 +172,27 @@ def test_failures_with_good_frames_between_do_not_end_a_source() -> None:
     assert (len(written["a"]), reports[0].counts.failed, reports[0].error) == (12, 12, None)
 
 
-def test_row_30_a_hung_frame_fails_with_code_8_and_the_run_goes_on() -> None:
-    options = StreamOptions(hang_timeout_s=0.2)
-    reports, written = run_all({"a": numbered(12)}, segmenter=DoubleSegmenter(hang_at=5), options=options)
-    assert 5 not in written["a"]
-    assert written["a"][-1] == 11
-    assert reports[0].last_failure is not None
-    assert reports[0].last_failure.exit_code == 8
-    assert reports[0].counts.failed == 12 - len(written["a"])
+def test_row_30_a_hung_frame_fails_with_code_8_and_an_isolated_run_goes_on() -> None:
+    options, written = StreamOptions(hang_timeout_s=0.2), Written()
+    with ProcessWorker(options_for(hang_at=5), opener=OPENER) as worker:
+        report = run_streams([StreamJob("a", numbered(12), written)], worker, options, stop=threading.Event())[0]
+    assert 5 not in written
+    assert written[-1] == 11
+    assert report.last_failure is not None
+    assert report.last_failure.exit_code == 8
+    assert report.counts.failed == 12 - len(written)
+
+
+def test_row_30_a_hung_frame_in_this_process_ends_the_run() -> None:
+    with pytest.raises(HungError, match=r"frame 5 of a was not segmented within 0\.2 s; use --isolate"):
+        run_all({"a": numbered(12)}, segmenter=DoubleSegmenter(hang_at=5), options=StreamOptions(hang_timeout_s=0.2))
+
+
+def test_a_frame_of_a_file_is_waited_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hang_limit, "LEAST_S", 0.01)
+    monkeypatch.setattr(hang_limit, "TIMES_THE_USUAL", 0)
+    reports, written = run_all({"a": numbered(3)}, segmenter=DoubleSegmenter(look_s=0.2))
+    assert (written["a"], reports[0].error) == ([0, 1, 2], None)
 
 
 def test_a_worker_that_cannot_go_on_ends_the_run_with_its_error() -> None:

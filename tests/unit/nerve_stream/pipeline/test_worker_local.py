@@ -1,5 +1,7 @@
 """The worker in this process: two halves side by side, in order, and what a hang or a fault costs."""
 
+import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +12,8 @@ import pytest
 from nerve_runtime.errors import BundleError, HungError, NerveError, ResourceError, UsageError
 from nerve_runtime.frames import Frame
 from nerve_runtime.result import FrameResult
-from nerve_stream.backoff import RestartBudget
 from nerve_stream.pipeline import FrameLostError, LocalWorker, Worker, local_worker
+from nerve_stream.pipeline.hang_limit import HangLimit
 from tests.data.stream_doubles import DoubleSegmenter, blank, labelled
 
 Outcome = FrameResult | BaseException
@@ -155,35 +157,10 @@ def test_frames_without_finite_scores_make_the_worker_not_ready() -> None:
     assert worker.state == "closed"
 
 
-def test_a_hung_frame_fails_and_another_segmenter_goes_on_with_a_keyframe() -> None:
-    opened: list[DoubleSegmenter] = []
-
-    def reopen() -> DoubleSegmenter:
-        opened.append(DoubleSegmenter())
-        return opened[-1]
-
-    first, outcomes = DoubleSegmenter(hang_at=1), list[Outcome]()
-    with LocalWorker(first, reopen=reopen) as worker:
-        worker.hang_timeout_s = 0.2
-        submit(worker, 0, outcomes)
-        submit(worker, 1, outcomes)
-        assert wait_for(lambda: len(outcomes) == 2)
-        submit(worker, 2, outcomes)
-        assert wait_for(lambda: len(outcomes) == 3)
-        assert (worker.restarts, worker.ready) == (1, True)
-    hung = outcomes[1]
-    assert isinstance(hung, HungError)
-    assert "frame 1 of a was not segmented within 0.2 s" in str(hung)
-    assert hung.exit_code == 8
-    assert isinstance(outcomes[2], FrameResult)
-    assert outcomes[2].keyframe
-    assert (first.closed, len(opened), opened[0].closed) == (1, 1, 1)
-
-
-def test_without_a_way_to_open_another_segmenter_a_hang_ends_the_worker() -> None:
+def test_a_hung_frame_ends_the_worker_and_says_what_to_do() -> None:
     outcomes: list[Outcome] = []
     with LocalWorker(DoubleSegmenter(hang_at=0)) as worker:
-        worker.hang_timeout_s = 0.1
+        worker.hang_limit.fixed_s = 0.1
         submit(worker, 0, outcomes)
         assert wait_for(lambda: worker.state == "failed")
         assert isinstance(worker.error, HungError)
@@ -191,14 +168,32 @@ def test_without_a_way_to_open_another_segmenter_a_hang_ends_the_worker() -> Non
         assert not worker.wait_room(0)
         worker.submit("a", blank(1), outcomes.append)
     assert [type(outcome) for outcome in outcomes] == [HungError, HungError]
+    assert re.search(r"frame 0 of a was not segmented within 0\.1 s; use --isolate", str(outcomes[0]))
+    assert worker.restarts == 0
+
+
+def test_the_limit_of_a_frame_follows_what_frames_take() -> None:
+    outcomes: list[Outcome] = []
+    with LocalWorker(DoubleSegmenter(look_s=0.2)) as worker:
+        assert worker.hang_limit.seconds == math.inf
+        submit(worker, 0, outcomes)
+        assert wait_for(lambda: len(outcomes) == 1)
+        assert worker.hang_limit.seconds == 10.0
+    limit = HangLimit()
+    for seconds in (9.0, 12.0, 3.0):
+        limit.note(seconds)
+    assert limit.seconds == 60.0
+    for _ in range(32):
+        limit.note(3.0)
+    assert limit.seconds == 15.0
 
 
 def test_a_thread_that_does_not_come_back_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_worker, "STOP_GRACE_S", 0.1)
     monkeypatch.setattr(local_worker, "JOIN_TIMEOUT_S", 0.1)
     segmenter, outcomes = DoubleSegmenter(hang_at=0, deaf=True), list[Outcome]()
-    worker = LocalWorker(segmenter, reopen=DoubleSegmenter)
-    worker.hang_timeout_s = 0.1
+    worker = LocalWorker(segmenter)
+    worker.hang_limit.fixed_s = 0.1
     submit(worker, 0, outcomes)
     assert wait_for(lambda: worker.state == "failed")
     assert "it did not end 0.1 s after it was told to stop" in str(worker.error)
@@ -206,42 +201,6 @@ def test_a_thread_that_does_not_come_back_ends_the_worker(monkeypatch: pytest.Mo
         worker.close()
     segmenter.stopped.set()
     worker.close()
-
-
-def test_after_the_budget_is_spent_a_hang_ends_the_worker() -> None:
-    outcomes: list[Outcome] = []
-    with LocalWorker(
-        DoubleSegmenter(hang_at=0), reopen=lambda: DoubleSegmenter(hang_at=0), budget=RestartBudget(restarts=2)
-    ) as worker:
-        worker.hang_timeout_s = 0.1
-        for _ in range(3):
-            submit(worker, 0, outcomes)
-            expected = len(outcomes) + 1
-            assert wait_for(lambda expected=expected: len(outcomes) >= expected or worker.state == "failed")  # type: ignore[misc]
-        assert wait_for(lambda: worker.state == "failed")
-    assert "the last of 2 restarts allowed in 60 s" in str(worker.error)
-    assert worker.restarts == 2
-
-
-def test_a_segmenter_that_cannot_be_opened_again_ends_the_worker_with_its_error() -> None:
-    def reopen() -> DoubleSegmenter:
-        raise BundleError("the bundle changed")
-
-    with LocalWorker(DoubleSegmenter(), reopen=reopen) as worker:
-        worker.restart()
-        assert wait_for(lambda: worker.state == "failed")
-    assert isinstance(worker.error, BundleError)
-
-
-def test_a_restart_asked_for_loses_the_frames_in_the_worker() -> None:
-    outcomes: list[Outcome] = []
-    with LocalWorker(DoubleSegmenter(hang_at=0), reopen=DoubleSegmenter) as worker:
-        submit(worker, 0, outcomes)
-        worker.restart()
-        assert wait_for(lambda: worker.restarts == 1 and worker.ready)
-        assert [type(outcome) for outcome in outcomes] == [FrameLostError]
-    with LocalWorker(DoubleSegmenter()) as worker, pytest.raises(UsageError, match="no way to open another segmenter"):
-        worker.restart()
 
 
 def test_an_aborted_worker_ends_its_frames_and_takes_no_more() -> None:

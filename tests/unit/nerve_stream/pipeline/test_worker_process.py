@@ -92,7 +92,7 @@ def test_row_30_a_hung_frame_is_ended_with_its_process_and_the_next_one_is_done(
     monkeypatch.setattr(child_process, "TERM_GRACE_S", 0.5)
     outcomes: list[Outcome] = []
     with opened(hang_at=0, deaf=deaf) as worker:
-        worker.hang_timeout_s = 0.3
+        worker.hang_limit.fixed_s = 0.3
         before = worker.pid
         started_s = time.monotonic()
         submit(worker, 0, outcomes)
@@ -179,18 +179,6 @@ def test_a_killed_process_is_taken_for_want_of_memory() -> None:
         assert wait_for(lambda: len(outcomes) == 1)
     assert isinstance(outcomes[0], FrameLostError)
     assert outcomes[0].exit_code == ResourceError.exit_code
-
-
-def test_a_restart_asked_for_gives_a_new_process() -> None:
-    outcomes: list[Outcome] = []
-    with opened() as worker:
-        before = worker.pid
-        submit(worker, 0, outcomes)
-        worker.restart()
-        assert wait_for(lambda: worker.restarts == 1 and worker.ready)
-        assert worker.pid != before
-        submit(worker, 1, outcomes)
-    assert result(outcomes[1]).keyframe
 
 
 def test_frames_without_finite_scores_make_the_worker_not_ready() -> None:
