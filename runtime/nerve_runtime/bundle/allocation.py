@@ -16,12 +16,20 @@ ELEMENTS_LIMIT = 2**28
 FACTOR_LIMIT = 4096
 """How much a constant may enlarge a tensor along all axes together, and the largest pad of one side."""
 SAME_SIZE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""What the exporter leaves between constants; none of them makes a tensor larger."""
+"""What the exporter leaves between constants; none of them makes a tensor larger. `Gather` is left too, and can."""
 # By operator: the inputs that hold sizes of the output, and those that hold factors or pads.
 SIZES: Mapping[str, tuple[int, ...]] = {"ConstantOfShape": (0,), "Expand": (1,), "Resize": (3,)}
 FACTORS: Mapping[str, tuple[int, ...]] = {"OneHot": (1,), "Resize": (2,), "Tile": (1,)}
 PADS: Mapping[str, tuple[int, ...]] = {"Pad": (1,)}
 STEPS: Mapping[str, tuple[int, ...]] = {"Range": (2,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Number of elements of a constant, and the elements where they are few enough to be a shape."""
+
+    elements: int
+    values: Values | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class Node:
     operator: str
     inputs: Sequence[str]
     outputs: Sequence[str]
-    constant: Values | None = None
+    constant: Constant | None = None
     pads: Sequence[int] = ()
 
 
@@ -41,23 +49,27 @@ class Allocation:
     """Follows constants through the nodes of a graph, which stand in the order in which they run.
 
     Attributes:
-        constants: value of each constant by name, None where it is too long to be a shape, or was not read.
+        constants: each constant by name.
         elements: of all tensors so far whose shape is a constant.
     """
 
-    constants: dict[str, Values | None]
+    constants: dict[str, Constant]
     elements: float = 0
 
     def refusal(self, node: Node) -> str | None:
         """Why a node may allocate too much, in words; None when it may not."""
         if node.operator == "Constant":
-            self.constants.update(dict.fromkeys(node.outputs, node.constant))
+            self.constants.update(dict.fromkeys(node.outputs, node.constant or Constant(1)))
             return None
         inputs = [name for name in node.inputs if name]
         if all(name in self.constants for name in inputs):
-            if node.operator not in SAME_SIZE:
+            if node.operator not in (*SAME_SIZE, "Gather"):
                 return "has constants for all its inputs; the exporter computes such nodes itself"
-            self.constants.update(dict.fromkeys(node.outputs))
+            sizes = [self.constants[name].elements for name in inputs]
+            elements = math.prod(sizes) if node.operator == "Gather" else max(sizes)
+            if not self._sizes((elements,)):
+                return f"makes up to {elements} elements of constants, more than any graph of ours needs"
+            self.constants.update(dict.fromkeys(node.outputs, Constant(elements)))
         return self._refused_sizes(node)
 
     def _refused_sizes(self, node: Node) -> str | None:
@@ -66,7 +78,7 @@ class Allocation:
                 name = node.inputs[position] if position < len(node.inputs) else ""
                 if name not in self.constants:
                     continue
-                values = self.constants[name]
+                values = self.constants[name].values
                 if values is None:
                     return f"takes sizes from {name!r}, which is no plain list of numbers in the graph"
                 if not all(map(math.isfinite, values)) or not check(values):

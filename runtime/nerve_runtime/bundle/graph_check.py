@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nerve_runtime.bundle.allocation import Allocation, Node, Values
+from nerve_runtime.bundle.allocation import Allocation, Constant, Node, Values
 from nerve_runtime.bundle.onnx_fields import ATTRIBUTE, ENTRY, GRAPH, MODEL, NODE, OPSET, TENSOR, Message
 from nerve_runtime.bundle.wire_format import Field, MalformedError, WireReader
 from nerve_runtime.errors import BundleError
@@ -116,8 +116,8 @@ class _GraphCheck:
             if name == "node":
                 nodes.append(self._checked_node(field))
             elif name == "initializer":
-                weights, values = self._checked_tensor(field, "weights")
-                allocation.constants[weights] = values
+                weights, constant = self._checked_tensor(field, "weights")
+                allocation.constants[weights] = constant
         for node in nodes:
             if refusal := allocation.refusal(node):
                 raise self._refusal(f"has a node {node.name!r} ({node.operator}) that {refusal}")
@@ -136,7 +136,7 @@ class _GraphCheck:
         operator = f"{words['domain'] or 'ai.onnx'}::{words['op_type']}"
         if words["domain"] not in STANDARD_DOMAINS or words["op_type"] not in ALLOWED_OPERATORS:
             raise self._refusal(f"has a node {words['name']!r} with operator {operator}, which no graph of ours needs")
-        constant: Values | None = None
+        constant: Constant | None = None
         pads: list[int] = []
         for attribute in attributes:
             parts = list(self._fields(ATTRIBUTE, attribute.start, attribute.end))
@@ -148,8 +148,8 @@ class _GraphCheck:
                     pads += (number - (number >> 63 << 64) for number in self.reader.numbers(field))
         return Node(words["name"], words["op_type"], tensors["input"], tensors["output"], constant, pads)
 
-    def _checked_tensor(self, tensor: Field, role: str) -> tuple[str, Values | None]:
-        """Name of a sound tensor, and its numbers where they are few enough to be a shape."""
+    def _checked_tensor(self, tensor: Field, role: str) -> tuple[str, Constant]:
+        """Name and content of a sound tensor."""
         found: dict[str, Field] = {}
         dims: list[int] = []
         entries: list[Field] = []
@@ -177,7 +177,7 @@ class _GraphCheck:
         elif "raw_data" not in held and elements > typed_bytes:  # each element takes a byte at least
             raise self._refusal(f"has {label} of {elements} elements in {typed_bytes} bytes")
         name = self.reader.text(found["name"]) if "name" in found else ""
-        return name, self._few_numbers(elements, found, typed_fields)
+        return name, Constant(elements, self._few_numbers(elements, found, typed_fields))
 
     def _few_numbers(self, elements: int, found: Mapping[str, Field], typed: list[Field]) -> Values | None:
         kind = found["data_type"].value
