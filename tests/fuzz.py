@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.backends.fake import FakeBackend
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.bundle.manifest import Manifest, file_sha256, load_manifest
@@ -106,7 +107,7 @@ def graph_case(folder: Path, manifest: Manifest, rng: random.Random) -> None:
         update={"bytes": path.stat().st_size, "sha256": file_sha256(path)}
     )}  # fmt: skip
     alone = manifest.model_copy(update={"files": files, "stages": {stage: record}})
-    with OrtBackend(folder, alone, threads=1) as backend:
+    with OrtBackend(folder, alone, BackendOptions(threads=1)) as backend:
         session = backend.open_session(stage)
         for _ in range(2):
             session.run({spec.name: example(spec, rng) for spec in record.spec.inputs})

@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.backends import Backend, Providers, open_backend
+from nerve_runtime.backends import Backend, BackendOptions, open_backend
 from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import Array
 from nerve_runtime.errors import UsageError
@@ -116,11 +116,7 @@ class Segmenter:
         *,
         background: str | Iterable[str] = (),
         backend: str | Backend = "auto",
-        providers: Providers = "cpu",
-        threads: int = 0,
-        spinning: bool = False,
-        trust_engines: bool = False,
-        allow_unchecked: bool = False,
+        backend_options: BackendOptions | None = None,
         temporal: Temporal = EVERY_FRAME,
         templates: str | Sequence[str] | None = None,
         constants: Constants | None = None,
@@ -133,14 +129,10 @@ class Segmenter:
             bundle: folder with `manifest.json`.
             classes: an iterable with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
-            background: words for everything else, an iterable or one string with commas; they become class 0 and the others start at 1.
+            background: words for everything else, an iterable or one string with commas; they become class 0 and the
+                others start at 1.
             backend: "auto" may choose; any other name is that one or an error. Or a Backend, closed with the segmenter.
-            providers: "cpu" or "cuda", for ONNX Runtime.
-            threads: threads of one graph run, 0 lets the library choose.
-            spinning: idle threads wait by spinning: a third faster on cores of their own, half as fast where decoding
-                or anything else shares them.
-            trust_engines: run compiled engines that were not built here; they are executable code.
-            allow_unchecked: run compiled engines that were never compared with the reference.
+            backend_options: for a back end that is opened by name; None for the defaults.
             temporal: how the frames of a video help each other; by default each frame is segmented by itself. For
                 video use `Temporal()`, several times as fast.
             templates: name of a template set, templates with `{}`, or None for the bundle's default.
@@ -158,10 +150,9 @@ class Segmenter:
         cache = default_cache_dir() if cache_dir == "default" else cache_dir
         with ExitStack() as undo:
             if isinstance(backend, str):
-                waived: dict[str, Any] = {"trust_engines": trust_engines, "allow_unchecked": allow_unchecked}
-                backend = open_backend(
-                    backend, folder, manifest, providers=providers, threads=threads, spinning=spinning, **waived
-                )
+                backend = open_backend(backend, folder, manifest, backend_options)
+            elif backend_options is not None:
+                raise UsageError("backend_options are for a back end opened by name; give them to the back end itself")
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
             bank = encoder.text_bank(classes, _as_words(background))

@@ -17,7 +17,7 @@ from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.video import VideoReference
 from nerve_runtime import Segmenter
-from nerve_runtime.backends import open_backend
+from nerve_runtime.backends import BackendOptions, open_backend
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.frames import resize_frame
 from nerve_runtime.segmenter import Constants
@@ -41,8 +41,8 @@ def bank_of(world: World, classes: str, background: str = "") -> TextBank:
 
 
 def opened(bundle: Path, classes: str | list[str], every: int = 1, **options: Any) -> Segmenter:
-    settings: dict[str, Any] = {"backend": "ort", "threads": 1, "cache_dir": None, "temporal": Temporal.plain(every)}
-    return Segmenter.open(bundle, classes, **{**settings, **options})
+    settings: dict[str, Any] = {"backend": "ort", "cache_dir": None, "temporal": Temporal.plain(every)}
+    return Segmenter.open(bundle, classes, backend_options=BackendOptions(threads=1), **{**settings, **options})
 
 
 def agreements(found: list[NDArray[np.uint8]], expected: list[NDArray[np.uint8]]) -> list[float]:
@@ -186,7 +186,7 @@ def test_the_single_graph_equals_the_chain_at_working_size(
             for name in ("tau", "alpha", "beta", "head_temperature")
         },
     }
-    with open_backend("ort", bundle, manifest, threads=1) as backend:
+    with open_backend("ort", bundle, manifest, BackendOptions(threads=1)) as backend:
         whole = backend.open_session("frame").run(inputs)
     with opened(bundle, list(CLASS_NAMES)) as segmenter:
         chained = segmenter.segment(clip[0])

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from nerve_bench.measure.accuracy import World
-from nerve_bench.measure.openvino import INSTALL, OpenVinoBackend, label_agreement, openvino_version
+from nerve_bench.measure.openvino import INSTALL, label_agreement, openvino_version
 from nerve_bench.world import CLASS_NAMES
 from nerve_ref.clip_scores import clip_pixels, dense_features
 from nerve_ref.pipeline import Mix, Structure, mix_heads, seeds, structure
@@ -23,7 +23,7 @@ from nerve_ref.providers.provider import StableDiffusion
 from nerve_ref.providers.stable_diffusion import CaptureProcessor, LayerHeads, latent, noised
 from nerve_ref.walk import mixed_step, readout, walk
 from nerve_runtime import Segmenter
-from nerve_runtime.bundle.manifest import load_manifest
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.errors import CompatibilityError, UsageError
 from nerve_runtime.temporal import Temporal
 
@@ -152,14 +152,12 @@ class BundleStages:
         templates: str | None = None,
         backend: str = "ort",
     ) -> None:
-        openvino = backend == OpenVinoBackend.name
         self.segmenter = Segmenter.open(
             bundle,
             classes if isinstance(classes, str) else list(classes),
-            backend=OpenVinoBackend(bundle, load_manifest(bundle), threads=threads) if openvino else backend,
+            backend=backend,
             temporal=Temporal.plain(keyframe_every),
-            threads=threads,
-            spinning=spinning,
+            backend_options=BackendOptions(threads=threads, spinning=spinning),
             templates=templates,
         )
         if not self.segmenter.backend.startswith(f"{backend}:"):

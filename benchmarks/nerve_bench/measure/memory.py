@@ -125,21 +125,16 @@ def _opened(job: dict[str, Any]) -> tuple[Callable[[NDArray[np.uint8]], object],
     if job["runner"] == "reference":
         return _reference(job)
     from nerve_runtime import Segmenter
-    from nerve_runtime.backends import Backend
-    from nerve_runtime.bundle.manifest import load_manifest
+    from nerve_runtime.backends import BackendOptions
 
-    bundle, runner = Path(job["bundle"]), job["runner"]
-    backend: str | Backend = runner.partition("-")[0]
+    runner = job["runner"]
     if runner == "openvino":
-        from nerve_bench.measure.openvino import OpenVinoBackend
-
-        backend = OpenVinoBackend(bundle, load_manifest(bundle), threads=job["threads"])
+        import nerve_bench.measure.openvino  # noqa: F401  # registers the back end
     segmenter = Segmenter.open(
-        bundle,
+        job["bundle"],
         job["classes"],
-        backend=backend,
-        providers="cuda" if runner == "ort-cuda" else "cpu",
-        threads=job["threads"],
+        backend=runner.partition("-")[0],
+        backend_options=BackendOptions("cuda" if runner == "ort-cuda" else "cpu", job["threads"]),
         templates="single",
         cache_dir=None,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime import Segmenter
-from nerve_runtime.backends import Backend, Session
+from nerve_runtime.backends import Backend, BackendOptions, Session, register_backend
 from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec
 from nerve_runtime.bundle.verification import BundleGraphs
@@ -34,20 +34,17 @@ class OpenVinoBackend(Backend):
     Args:
         bundle: the bundle's folder.
         manifest: its manifest; every file but engines is verified against it before OpenVINO sees one.
-        threads: threads of one run, 0 lets the library choose.
+        options: `threads` counts.
 
     Raises:
         CompatibilityError: openvino is not installed, or has no processor to run on.
-        UsageError: `threads` is negative.
     """
 
     name = "openvino"
 
-    def __init__(self, bundle: Path, manifest: Manifest, *, threads: int = 0) -> None:
-        if threads < 0:
-            raise UsageError(f"threads is {threads}, expected 0 (the library chooses) or more")
+    def __init__(self, bundle: Path, manifest: Manifest, options: BackendOptions | None = None) -> None:
         self._core = _core(import_openvino())
-        self._bundle, self._manifest, self._threads = bundle, manifest, threads
+        self._bundle, self._manifest, self._threads = bundle, manifest, (options or BackendOptions()).threads
         self._requests: list[Any] = []
         self._graphs = BundleGraphs(bundle, manifest)
         self._closed = False
@@ -106,7 +103,7 @@ class _OpenVinoSession(Session):
         super().__init__(stage, spec)
         self._request = request
 
-    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
         given = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
         try:
             self._request.infer(given, share_inputs=True)
@@ -114,6 +111,9 @@ class _OpenVinoSession(Session):
             raise BundleError(f"stage {self.stage!r} failed in openvino: {_said(error)}; rebuild the bundle") from error
         # Copied: the request writes into the same memory on its next run.
         return {tensor.name: np.array(self._request.get_tensor(tensor.name).data) for tensor in self.spec.outputs}
+
+
+register_backend(OpenVinoBackend.name, OpenVinoBackend)
 
 
 def import_openvino() -> ModuleType:
@@ -161,10 +161,10 @@ def label_agreement(
     """
     manifest = load_manifest(bundle)
     words = classes if isinstance(classes, str) else list(classes)
-    shares = []
+    options, shares = BackendOptions(threads=threads), []
     with (
-        Segmenter.open(bundle, words, backend="ort", threads=threads) as expected,
-        Segmenter.open(bundle, words, backend=OpenVinoBackend(bundle, manifest, threads=threads)) as found,
+        Segmenter.open(bundle, words, backend="ort", backend_options=options) as expected,
+        Segmenter.open(bundle, words, backend="openvino", backend_options=options) as found,
     ):
         for frame in progress(frames, "comparing labels of ONNX Runtime and OpenVINO"):
             same = expected.segment(frame).labels == found.segment(frame).labels

@@ -14,6 +14,7 @@ from nerve_bench.measure.video_scores import VideoScore
 from nerve_bench.world import CLASS_NAMES, moving_scene
 from nerve_bench.world.clips import MovingFrame
 from nerve_runtime import Segmenter, Temporal
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.temporal import EVERY_FRAME
 
 VARIANTS: dict[str, Temporal] = {
@@ -124,7 +125,9 @@ def _percent(pairs: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _opened(bundle: Path, temporal: Temporal, threads: int) -> Segmenter:
-    return Segmenter.open(bundle, list(CLASS_NAMES), backend="ort", threads=threads, temporal=temporal)
+    return Segmenter.open(
+        bundle, list(CLASS_NAMES), backend="ort", backend_options=BackendOptions(threads=threads), temporal=temporal
+    )
 
 
 def _warm_up(runners: Any, size_px: int) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nerve_bench.world import CLASS_NAMES, moving_scene
 from nerve_ref.affinity import MixedPooled
 from nerve_ref.walk import closed_form, mixed_dense
-from nerve_runtime.backends import Session, open_backend
+from nerve_runtime.backends import BackendOptions, Session, open_backend
 from nerve_runtime.bundle.manifest import load_manifest
 from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.vocabulary.text_encoder import TextEncoder
@@ -48,7 +48,7 @@ def measure_walks(
     """
     manifest = load_manifest(bundle)
     tallies: dict[str, _Tally] = {name: _Tally() for name in ("walk", "walk_warm", "walk_exact")}
-    with open_backend("ort", bundle, manifest, threads=threads) as backend:
+    with open_backend("ort", bundle, manifest, BackendOptions(threads=threads)) as backend:
         sessions = {stage: backend.open_session(stage) for stage in STAGES}
         bank = TextEncoder(bundle, manifest, backend, cache_dir=None).text_bank(list(CLASS_NAMES), ())
         scalars = {

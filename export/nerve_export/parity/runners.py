@@ -16,7 +16,7 @@ import numpy as np
 
 from nerve_export.parity.graph import tapped_graph
 from nerve_export.parity.taps import Tensors
-from nerve_runtime.backends import BACKEND_NAMES, Backend, open_backend
+from nerve_runtime.backends import BACKEND_NAMES, Backend, BackendOptions, open_backend
 from nerve_runtime.backends.ort import import_onnxruntime
 from nerve_runtime.backends.tensorrt.backend import TrtBackend
 from nerve_runtime.backends.tensorrt.library import LibraryName
@@ -188,7 +188,7 @@ def open_engines(bundle: Path, manifest: Manifest, backend: str) -> TrtBackend:
     """
     engines = tuple(record.model_copy(update={"parity": "not run"}) for record in manifest.engines)
     unjudged = manifest.model_copy(update={"engines": engines})
-    return TrtBackend(bundle, unjudged, library=ENGINE_LIBRARIES[backend], allow_unchecked=True)
+    return TrtBackend(bundle, unjudged, BackendOptions(allow_unchecked=True), library=ENGINE_LIBRARIES[backend])
 
 
 def engine_stages(manifest: Manifest, backend: str) -> list[StageName]:

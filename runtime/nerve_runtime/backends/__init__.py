@@ -1,72 +1,97 @@
-"""What runs the graphs. Each back end is a file here, imported only when it is asked for."""
+"""What runs the graphs. Each back end is a module here, imported when it is first opened; yours is registered by name."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from nerve_runtime.backends.base import Backend, Providers, Session
+from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import UsageError
 
-BACKEND_NAMES = ("auto", "ort", "tensorrt", "rtx", "fake")
+__all__ = ["BACKEND_NAMES", "Backend", "BackendOptions", "Providers", "Session", "open_backend", "register_backend"]
 
-__all__ = ["BACKEND_NAMES", "Backend", "Providers", "Session", "open_backend"]
+BackendFactory = Callable[[Path, Manifest, BackendOptions], Backend]
+"""Opens a back end for a bundle's folder and its manifest."""
 
 
-def open_backend(
-    name: str,
-    bundle: Path,
-    manifest: Manifest,
-    *,
-    providers: Providers = "cpu",
-    threads: int = 0,
-    spinning: bool = False,
-    trust_engines: bool = False,
-    allow_unchecked: bool = False,
-) -> Backend:
+def open_backend(name: str, bundle: Path, manifest: Manifest, options: BackendOptions | None = None) -> Backend:
     """Open a back end by name. Only "auto" may choose; any other name is that back end or an error.
 
     "auto" takes the bundle's engines where all of them fit this machine, were built here and agreed with the reference,
     and ONNX Runtime elsewhere.
 
     Args:
-        name: one of `BACKEND_NAMES`.
+        name: one of `BACKEND_NAMES`, or a name given to `register_backend`.
         bundle: the bundle's folder.
         manifest: its manifest.
-        providers: for ONNX Runtime, the processor the graphs run on.
-        threads: for ONNX Runtime, threads of one graph run; 0 lets it choose.
-        spinning: for ONNX Runtime, idle threads wait by spinning, see `Segmenter.open`.
-        trust_engines: run compiled engines that were not built here; they are executable code.
-        allow_unchecked: run compiled engines that were never compared with the reference.
+        options: how to run the graphs; None for the defaults.
 
     Raises:
-        UsageError: the name is unknown, or `threads` is negative.
+        UsageError: the name is unknown.
         CompatibilityError: the library is missing or cannot do what was asked.
     """
-    if name not in BACKEND_NAMES:
-        raise UsageError(f"backend is {name!r}, expected one of {', '.join(BACKEND_NAMES)}")
-    if providers not in ("cpu", "cuda"):
-        raise UsageError(f"providers is {providers!r}, expected cpu or cuda")
-    if threads < 0:
-        raise UsageError(f"threads is {threads}, expected 0 (the library chooses) or more")
-    waived: dict[str, Any] = {"trust_engines": trust_engines, "allow_unchecked": allow_unchecked}
-    if name in ("tensorrt", "rtx"):
-        from nerve_runtime.backends.tensorrt.backend import TrtBackend
+    if name not in _FACTORIES:
+        raise UsageError(f"backend is {name!r}, expected one of {', '.join(_FACTORIES)}")
+    return _FACTORIES[name](bundle, manifest, options or BackendOptions())
 
-        return TrtBackend(bundle, manifest, library="tensorrt" if name == "tensorrt" else "tensorrt_rtx", **waived)
-    if name == "fake":
-        from nerve_runtime.backends.fake import FakeBackend
 
-        return FakeBackend(manifest)
-    why = ""
-    if name == "auto" and manifest.engines:
+def register_backend(name: str, factory: BackendFactory) -> None:
+    """Let `open_backend(name, ...)` and `Segmenter.open(backend=name)` of this process open a back end of your own.
+
+    Args:
+        name: any that is not taken.
+        factory: called with the bundle's folder, its manifest and the options; a `Backend` subclass with that
+            `__init__` will do. See `nerve_runtime.backends.base` for an example.
+
+    Raises:
+        UsageError: the name belongs to another back end.
+    """
+    if _FACTORIES.setdefault(name, factory) is not factory:
+        raise UsageError(f"a back end {name!r} is registered already; choose another name")
+
+
+def _open_onnx_runtime(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    from nerve_runtime.backends.ort import OrtBackend
+
+    return OrtBackend(bundle, manifest, options)
+
+
+def _open_tensorrt(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    from nerve_runtime.backends.tensorrt.backend import TrtBackend
+
+    return TrtBackend(bundle, manifest, options, library="tensorrt")
+
+
+def _open_tensorrt_rtx(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    from nerve_runtime.backends.tensorrt.backend import TrtBackend
+
+    return TrtBackend(bundle, manifest, options, library="tensorrt_rtx")
+
+
+def _open_fake(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    from nerve_runtime.backends.fake import FakeBackend
+
+    return FakeBackend(manifest)
+
+
+def _open_best(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    reason = ""
+    if manifest.engines:
         from nerve_runtime.backends.tensorrt.backend import automatic_engines
 
-        engines, why = automatic_engines(bundle, manifest, **waived)
+        engines, reason = automatic_engines(bundle, manifest, options)
         if engines is not None:
             return engines
     from nerve_runtime.backends.ort import OrtBackend
 
-    auto = name == "auto"
-    return OrtBackend(
-        bundle, manifest, providers=providers, threads=threads, spinning=spinning, chosen_by_auto=auto, why=why
-    )
+    return OrtBackend(bundle, manifest, options, chosen_by_auto=True, why=reason)
+
+
+_FACTORIES: dict[str, BackendFactory] = {
+    "auto": _open_best,
+    "ort": _open_onnx_runtime,
+    "tensorrt": _open_tensorrt,
+    "rtx": _open_tensorrt_rtx,
+    "fake": _open_fake,
+}
+BACKEND_NAMES = tuple(_FACTORIES)
+"""The back ends that come with the package."""

@@ -1,9 +1,48 @@
-"""The interface of a back end: it opens a bundle's graphs as sessions, which run on arrays by name."""
+"""The interface of a back end: it opens a bundle's graphs as sessions, which run on arrays by name.
+
+A back end of your own is one file and one registration; import the file before the segmenter is opened. This one prints
+the shapes it gets and leaves the computing to ONNX Runtime:
+
+    from nerve_runtime.backends import Backend, Session, open_backend, register_backend
+
+    class PrintingSession(Session):
+        def __init__(self, session):
+            super().__init__(session.stage, session.spec)
+            self._session = session
+
+        def compute(self, tensors, sizes):
+            print(self.stage, {name: array.shape for name, array in tensors.items()})
+            return self._session.compute(tensors, sizes)
+
+    class PrintingBackend(Backend):
+        name = "printing"
+
+        def __init__(self, bundle, manifest, options):
+            self._backend = open_backend("ort", bundle, manifest, options)
+
+        def describe(self):
+            return f"printing: {self._backend.describe()}"
+
+        def open_session(self, stage):
+            return PrintingSession(self._backend.open_session(stage))
+
+        def stop(self):
+            self._backend.stop()
+
+        def close(self):
+            self._backend.close()
+
+    register_backend("printing", PrintingBackend)
+
+`Segmenter.open(bundle, classes, backend="printing")` then opens it. A back end that reads the graphs itself gets a stage
+from `nerve_runtime.bundle.BundleGraphs`, which verifies the files first.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
+from typing import Literal, get_args
 
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec, check_tensors
 from nerve_runtime.errors import BundleError, UsageError
@@ -12,8 +51,42 @@ Providers = Literal["cpu", "cuda"]
 """Of ONNX Runtime: the processor that the graphs run on."""
 
 
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """How a back end runs the graphs; each takes what concerns it.
+
+    Attributes:
+        providers: "cpu" or "cuda", for ONNX Runtime; every node runs there, or opening fails.
+        threads: for ONNX Runtime, threads of one graph run; 0 lets the library choose.
+        spinning: for ONNX Runtime, idle threads wait by spinning: a third faster on cores of their own, half as fast
+            where decoding or anything else shares them.
+        trust_engines: run compiled engines that were not built here; they are executable code.
+        allow_unchecked: run compiled engines that were never compared with the reference.
+
+    Raises:
+        UsageError: `providers` is unknown, or `threads` is negative.
+    """
+
+    providers: Providers = "cpu"
+    threads: int = 0
+    spinning: bool = False
+    trust_engines: bool = False
+    allow_unchecked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.providers not in get_args(Providers):
+            raise UsageError(f"providers is {self.providers!r}, expected {' or '.join(get_args(Providers))}")
+        if self.threads < 0:
+            raise UsageError(f"threads is {self.threads}, expected 0 (the library chooses) or more")
+
+
 class Session(ABC):
-    """One opened graph. Checks the tensors at both doors, whatever runs in between."""
+    """One opened graph. Checks its tensors before and after each run.
+
+    Args:
+        stage: which graph it is.
+        spec: its inputs and outputs, from the manifest.
+    """
 
     def __init__(self, stage: StageName, spec: StageSpec) -> None:
         self.stage = stage
@@ -28,7 +101,7 @@ class Session(ABC):
             ResourceError: memory ran out.
         """
         sizes = check_tensors(f"stage {self.stage!r} input", self.spec.inputs, tensors)
-        outputs = self._run(tensors, sizes)
+        outputs = self.compute(tensors, sizes)
         try:
             check_tensors(f"stage {self.stage!r}", self.spec.inputs + self.spec.outputs, {**tensors, **outputs})
         except UsageError as error:
@@ -36,7 +109,13 @@ class Session(ABC):
         return outputs
 
     @abstractmethod
-    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]: ...
+    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+        """What `run` does between its checks.
+
+        Args:
+            tensors: the inputs by name, of the dtypes and shapes of `spec`.
+            sizes: the size that each axis letter of `spec` has in them.
+        """
 
 
 class Backend(ABC):

@@ -105,7 +105,7 @@ class _FakeSession(Session):
         super().__init__(stage, backend._manifest.stages[stage].spec)
         self._backend = backend
 
-    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
         return self._backend.compute(self.stage, tensors)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nerve_runtime.backends.base import Backend, Providers, Session
+from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec
 from nerve_runtime.bundle.verification import BundleGraphs
@@ -28,11 +28,9 @@ class OrtBackend(Backend):
     Args:
         bundle: the bundle's folder.
         manifest: its manifest; every file but engines is verified against it before ONNX Runtime sees one.
-        providers: "cpu" or "cuda"; the one that is asked for runs every node, or opening fails.
-        threads: threads of one run, 0 lets the library choose.
-        spinning: idle threads wait by spinning, see `Segmenter.open`.
-        chosen_by_auto: told by `describe`.
-        why: the reason of that choice, told too.
+        options: `providers`, `threads` and `spinning` count.
+        chosen_by_auto: part of what `describe` says.
+        why: the reason of that choice, said too.
 
     Raises:
         CompatibilityError: onnxruntime is not installed, or was built without what `providers` needs.
@@ -44,19 +42,16 @@ class OrtBackend(Backend):
         self,
         bundle: Path,
         manifest: Manifest,
+        options: BackendOptions | None = None,
         *,
-        providers: Providers = "cpu",
-        threads: int = 0,
-        spinning: bool = False,
         chosen_by_auto: bool = False,
         why: str = "",
     ) -> None:
         self._library = import_onnxruntime()
         self._bundle = bundle
         self._manifest = manifest
-        self._provider = PROVIDER_NAMES[providers]
-        self._threads = threads
-        self._spinning = spinning
+        self._options = options or BackendOptions()
+        self._provider = PROVIDER_NAMES[self._options.providers]
         self._chosen_by_auto = chosen_by_auto
         self._why = f" ({why})" if why else ""
         self._run_options = self._library.RunOptions()
@@ -72,7 +67,7 @@ class OrtBackend(Backend):
     def describe(self) -> str:
         """Library, version, provider and threads."""
         chosen = "auto chose " if self._chosen_by_auto else ""
-        threads = self._threads or "default"
+        threads = self._options.threads or "default"
         return f"{chosen}ort{self._why}: onnxruntime {self._library.__version__}, {self._provider}, threads {threads}"
 
     def open_session(self, stage: StageName) -> Session:
@@ -121,11 +116,11 @@ class OrtBackend(Backend):
     def _session_options(self) -> Any:
         options = self._library.SessionOptions()
         options.log_severity_level = LOG_ERRORS_ONLY
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = self._options.threads
         options.inter_op_num_threads = 1
         # Spinning threads take the cores that decoding and encoding need: with both on 2 cores a video of 512 px ran at
         # 11 frames a second instead of 21. On idle cores they make the same graphs a third faster.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._spinning else "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if self._options.spinning else "0")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._provider != PROVIDER_NAMES["cpu"]:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -154,7 +149,7 @@ class _OrtSession(Session):
                 f"{wanted[0]} and {wanted[1]}; rebuild the bundle"
             )
 
-    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
         binding = self._session.io_binding()
         # Bound memory is read and written in place, so the arrays must live until the run has ended.
         inputs = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}

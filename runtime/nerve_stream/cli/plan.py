@@ -9,7 +9,7 @@ from typing import cast
 import typer
 
 from nerve_runtime import EVERY_FRAME, Between, Constants, Temporal
-from nerve_runtime.backends import Providers
+from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
@@ -75,11 +75,13 @@ def segmenter_options(sources: Iterable[str], find: WhatToFind, run: HowToRun) -
         classes=tuple(classes) if isinstance(classes, list) else classes,
         background=(find.background,) if find.background.strip() else (),
         backend=run.backend,
-        providers=cast("Providers", run.providers),
-        threads=run.threads,
-        spinning=run.spinning,
-        trust_engines=run.trust_engines,
-        allow_unchecked=run.allow_unchecked,
+        backend_options=BackendOptions(
+            providers=cast("Providers", run.providers),
+            threads=run.threads,
+            spinning=run.spinning,
+            trust_engines=run.trust_engines,
+            allow_unchecked=run.allow_unchecked,
+        ),
         templates=tuple(templates) if isinstance(templates, list) else templates,
         constants=Constants(threshold=find.threshold, alpha=find.alpha, beta=find.beta),
         strict=find.strict,

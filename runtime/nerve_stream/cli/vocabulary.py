@@ -34,7 +34,7 @@ def write_vocabulary(
     """Embed class names with a bundle's text graph and write them to OUTPUT; it fits that bundle only."""
     with exit_codes(verbose=verbose):
         from nerve_runtime.atomic import refuse_existing
-        from nerve_runtime.backends import open_backend
+        from nerve_runtime.backends import BackendOptions, open_backend
         from nerve_runtime.bundle import load_manifest
         from nerve_runtime.vocabulary import TextEncoder, save_vocabulary, text_sha256
 
@@ -43,8 +43,8 @@ def write_vocabulary(
         manifest = load_manifest(folder)
         if manifest.random_weights:
             typer.echo("random weights: labels mean nothing", err=True)
-        opened = open_backend(backend, folder, manifest, trust_engines=trust_engines, allow_unchecked=allow_unchecked)
-        with opened:
+        waivers = BackendOptions(trust_engines=trust_engines, allow_unchecked=allow_unchecked)
+        with open_backend(backend, folder, manifest, waivers) as opened:
             encoder = TextEncoder(folder, manifest, opened, templates=template_lines(templates), strict=strict)
             words = [background] if background.strip() else []
             bank = encoder.text_bank(named_classes(classes, classes_file, None), words)

@@ -2,10 +2,11 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from nerve_runtime.backends import BackendOptions
 from nerve_stream.pipeline.worker import VideoSegmenter
 
 if TYPE_CHECKING:
@@ -28,11 +29,7 @@ class SegmenterOptions:
     classes: tuple[str, ...] | str | Path
     background: tuple[str, ...] | str = ()
     backend: str = "auto"
-    providers: Literal["cpu", "cuda"] = "cpu"
-    threads: int = 0
-    spinning: bool = False
-    trust_engines: bool = False
-    allow_unchecked: bool = False
+    backend_options: BackendOptions = field(default_factory=BackendOptions)
     templates: tuple[str, ...] | str | None = None
     constants: "Constants | None" = None
     cache_dir: str | None = "default"
@@ -53,6 +50,7 @@ class SegmenterOptions:
             name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
         }
         classes, constants = record["classes"], record["constants"]
+        given["backend_options"] = BackendOptions(**record["backend_options"])
         if isinstance(classes, dict):
             given["classes"] = Path(classes["vocabulary"])
         if constants is not None:

@@ -28,13 +28,14 @@ LIMITED_RUN = """
 import resource, sys
 from pathlib import Path
 import numpy as np
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.errors import ResourceError
 from tests.data.fake_bundle import make_fake_bundle
 from tests.unit.nerve_runtime.backends.test_backends import PLANES, manifest_of, planes
 folder = make_fake_bundle(Path(sys.argv[1]))
 planes(folder / "readout.onnx")
-session = OrtBackend(folder, manifest_of(folder, "readout", PLANES), threads=1).open_session("readout")
+session = OrtBackend(folder, manifest_of(folder, "readout", PLANES), BackendOptions(threads=1)).open_session("readout")
 print(session.run({"size_hw": np.array([4, 7])})["plane"].shape)
 in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (in_use + 500_000_000, resource.RLIM_INFINITY))

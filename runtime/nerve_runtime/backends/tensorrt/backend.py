@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nerve_runtime.backends.base import Backend, Session
+from nerve_runtime.backends.base import Backend, BackendOptions, Session
 from nerve_runtime.backends.tensorrt.engine_records import Machine, fitting_engine, this_os_arch
 from nerve_runtime.backends.tensorrt.library import (
     BACKENDS,
@@ -40,13 +40,13 @@ class TrtBackend(Backend):
     Args:
         bundle: the bundle's folder.
         manifest: its manifest; every engine is verified against it before the library sees it.
+        options: `trust_engines` runs engines that are not in the ledger, `allow_unchecked` those that were never compared
+            with the reference; engines that failed the comparison are always refused.
         library: "tensorrt_rtx" or "tensorrt" (10 or 11).
-        trust_engines: run engines that are not in the ledger, that is, were not built here.
-        allow_unchecked: run engines that were never compared with the reference; those that failed are always refused.
         trt: used instead of importing `library`, for tests.
         cudart: used instead of cuda-python's runtime module, for tests.
         ledger: list of engines built here; the user's own by default.
-        chosen_by_auto: told by `describe`.
+        chosen_by_auto: part of what `describe` says.
 
     Raises:
         CompatibilityError: the library, cuda-python, or a GPU is missing.
@@ -56,10 +56,9 @@ class TrtBackend(Backend):
         self,
         bundle: Path,
         manifest: Manifest,
+        options: BackendOptions | None = None,
         *,
         library: LibraryName = "tensorrt_rtx",
-        trust_engines: bool = False,
-        allow_unchecked: bool = False,
         trt: Any = None,
         cudart: Any = None,
         ledger: Ledger | None = None,
@@ -71,8 +70,7 @@ class TrtBackend(Backend):
         self._library = import_library(library, trt)
         self._cuda = Cuda(import_cudart() if cudart is None else cudart)
         self._machine = Machine(self._library, self._cuda.compute_capability(), this_os_arch())
-        self._trust_engines = trust_engines
-        self._allow_unchecked = allow_unchecked
+        self._options = options or BackendOptions()
         self._ledger = ledger or Ledger()
         self._chosen_by_auto = chosen_by_auto
         self._logger = error_logger(self._library.module)
@@ -97,8 +95,8 @@ class TrtBackend(Backend):
     def describe(self) -> str:
         """Library, version, GPU, and what was waived."""
         chosen = "auto chose " if self._chosen_by_auto else ""
-        trusted = ", engines from elsewhere trusted" if self._trust_engines else ""
-        unchecked = ", unchecked engines allowed" if self._allow_unchecked else ""
+        trusted = ", engines from elsewhere trusted" if self._options.trust_engines else ""
+        unchecked = ", unchecked engines allowed" if self._options.allow_unchecked else ""
         library = self._library
         return f"{chosen}{self.name}: {library.label} {library.version}, {self._machine.gpu}{trusted}{unchecked}"
 
@@ -113,7 +111,7 @@ class TrtBackend(Backend):
         """
         record = fitting_engine(self._bundle, self._manifest, stage, self._machine)
         build = f"nerve-build engines {self._bundle} --target {self._library.target_option(self._machine.gpu)} --force"
-        if not self._trust_engines and not self._ledger.knows(self._manifest.files[record.path].sha256):
+        if not self._options.trust_engines and not self._ledger.knows(self._manifest.files[record.path].sha256):
             raise CompatibilityError(
                 f"engine {record.path} was not built here by this user, and an engine is executable code; build it from "
                 f"the bundle's graphs with: {build}, or trust whoever built it with --trust-engines"
@@ -122,7 +120,7 @@ class TrtBackend(Backend):
             raise CompatibilityError(
                 f"engine {record.path} did not agree with the reference; build it again with: {build}, or use --backend ort"
             )
-        if record.parity == "not run" and not self._allow_unchecked:
+        if record.parity == "not run" and not self._options.allow_unchecked:
             raise CompatibilityError(
                 f"engine {record.path} was never compared with the reference; do it with: nerve-build parity "
                 f"{self._bundle} --backend {self.name}, or run it as it is with --allow-unchecked"
@@ -225,9 +223,7 @@ class TrtBackend(Backend):
         self._runtime = None
 
 
-def automatic_engines(
-    bundle: Path, manifest: Manifest, *, trust_engines: bool, allow_unchecked: bool
-) -> tuple[TrtBackend | None, str]:
+def automatic_engines(bundle: Path, manifest: Manifest, options: BackendOptions) -> tuple[TrtBackend | None, str]:
     """A back end for this bundle's engines if all that a segmenter needs fit this machine and are approved.
 
     Returns:
@@ -241,14 +237,7 @@ def automatic_engines(
         if not any(record.backend_version.startswith(f"{name.replace('_', '-')} ") for record in manifest.engines):
             continue
         try:
-            backend = TrtBackend(
-                bundle,
-                manifest,
-                library=name,
-                trust_engines=trust_engines,
-                allow_unchecked=allow_unchecked,
-                chosen_by_auto=True,
-            )
+            backend = TrtBackend(bundle, manifest, options, library=name, chosen_by_auto=True)
             for stage in sorted(REQUIRED_STAGES):
                 backend.approved_engine(stage)
         except CompatibilityError as error:

@@ -138,7 +138,8 @@ class TrtSession(Session):
     def _wrong(self, what: str) -> BundleError:
         return BundleError(f"engine {self._record.path} {what}; it is not what its manifest says, build it again")
 
-    def _run(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Copy in, run and copy out, on the stream of the session."""
         if self._context is None:
             raise UsageError(f"the session of stage {self.stage!r} was closed; open it again")
         if self._owner.stopped:

@@ -16,6 +16,7 @@ from nerve_bench.measure.latency import LatencyPlan, available_runners, header
 from nerve_bench.measure.openvino import AGREEMENT_FLOOR_PERCENT, OpenVinoBackend, label_agreement
 from nerve_bench.world import CLASS_NAMES, SEEDS, make_scene
 from nerve_runtime import Segmenter
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.bundle.manifest import load_manifest
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
 
@@ -45,7 +46,7 @@ def unseen(items: Iterable[Any], _description: str, total: float | None = None) 
 @pytest.fixture
 def backend(bundle: Path) -> OpenVinoBackend:
     pytest.importorskip("openvino", reason="not installed: openvino")
-    return OpenVinoBackend(bundle, load_manifest(bundle), threads=1)
+    return OpenVinoBackend(bundle, load_manifest(bundle), BackendOptions(threads=1))
 
 
 def test_labels_are_those_of_onnx_runtime(bundle: Path, backend: OpenVinoBackend) -> None:
@@ -124,7 +125,7 @@ def test_what_it_cannot_open_is_said(backend: OpenVinoBackend, bundle: Path) -> 
 
 def test_threads_below_zero_are_refused(bundle: Path) -> None:
     with pytest.raises(UsageError, match="threads is -1, expected 0"):
-        OpenVinoBackend(bundle, load_manifest(bundle), threads=-1)
+        label_agreement(bundle, CLASS_NAMES, [], list, threads=-1)
 
 
 def test_without_the_library_the_install_command_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

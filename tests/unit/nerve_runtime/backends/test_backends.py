@@ -1,4 +1,6 @@
+import inspect
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -7,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nerve_runtime.backends import Session, open_backend
+from nerve_runtime import backends
+from nerve_runtime.backends import BackendOptions, Session, base, open_backend, register_backend
 from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.bundle.manifest import FileRecord, Manifest, StageRecord, file_sha256, load_manifest
 from nerve_runtime.bundle.spec import Array, StageSpec, TensorSpec
 from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError
+from nerve_runtime.segmenter import Segmenter
 from tests.data.fake_bundle import HEADS, POOLED_KEYS, TEXT_WIDTH, TOKENS, WORKING_HW, make_fake_bundle
 
 
@@ -90,7 +94,7 @@ def test_a_letter_may_not_take_two_sizes(manifest: Manifest, frame: Array) -> No
 
 
 class OddSession(Session):
-    def _run(self, tensors: Any, sizes: Any) -> dict[str, Array]:
+    def compute(self, tensors: Any, sizes: Any) -> dict[str, Array]:
         return {"head_affinity": np.zeros((HEADS, TOKENS, POOLED_KEYS), dtype=np.float32)}
 
 
@@ -114,9 +118,60 @@ def test_a_back_end_is_opened_by_name_or_refused(bundle: Path, manifest: Manifes
     with pytest.raises(UsageError, match="backend is 'onnx', expected one of auto, ort, tensorrt, rtx, fake"):
         open_backend("onnx", bundle, manifest)
     with pytest.raises(UsageError, match="providers is 'gpu', expected cpu or cuda"):
-        open_backend("ort", bundle, manifest, providers="gpu")  # type: ignore[arg-type]  # as a user would
+        BackendOptions(providers="gpu")  # type: ignore[arg-type]  # as a user would
     with pytest.raises(UsageError, match="threads is -1, expected 0"):
-        open_backend("ort", bundle, manifest, threads=-1)
+        BackendOptions(threads=-1)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(backends, "_FACTORIES", dict(backends._FACTORIES))
+
+
+@pytest.mark.usefixtures("registry")
+def test_the_example_of_a_back_end_runs_as_it_stands(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = inspect.cleandoc(base.__doc__ or "").partition("ONNX Runtime:\n\n")[2].partition("\n\n`Segmenter")[0]
+    exec(textwrap.dedent(example.replace('open_backend("ort"', 'open_backend("fake"')), {})
+    with Segmenter.open(bundle, ["red", "sky"], backend="printing", cache_dir=None) as segmenter:
+        segmenter.segment(np.zeros((20, 30, 3), dtype=np.uint8))
+        assert segmenter.backend == "printing: fake: numpy stand-in for tests, its labels mean nothing"
+    shown = capsys.readouterr().out
+    assert f"scores {{'frame': (1, {WORKING_HW[0]}, {WORKING_HW[1]}, 3)" in shown
+    assert [line.partition(" ")[0] for line in shown.splitlines()] == [
+        "text",
+        "attention",
+        "scores",
+        "mix",
+        "walk",
+        "readout",
+    ]
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_back_end_of_your_own_gets_the_options_and_is_named_in_messages(bundle: Path, manifest: Manifest) -> None:
+    opened = []
+
+    def mine(folder: Path, manifest: Manifest, options: BackendOptions) -> FakeBackend:
+        opened.append((folder, options.threads))
+        return FakeBackend(manifest)
+
+    register_backend("mine", mine)
+    open_backend("mine", bundle, manifest, BackendOptions(threads=3))
+    assert opened == [(bundle, 3)]
+    with pytest.raises(UsageError, match=r"backend is 'yours', expected one of auto, ort, .*mine"):
+        open_backend("yours", bundle, manifest)
+
+
+@pytest.mark.parametrize("taken", ["ort", "auto", "fake"])
+def test_a_name_that_is_taken_is_not_registered_again(taken: str) -> None:
+    with pytest.raises(UsageError, match=f"a back end '{taken}' is registered already; choose another name"):
+        register_backend(taken, lambda bundle, manifest, options: FakeBackend(manifest))
+
+
+def test_options_beside_an_opened_back_end_are_refused(bundle: Path, manifest: Manifest) -> None:
+    with pytest.raises(UsageError, match="backend_options are for a back end opened by name"):
+        Segmenter.open(bundle, ["a", "b"], backend=FakeBackend(manifest), backend_options=BackendOptions(threads=2))
 
 
 def test_a_missing_library_is_named_with_how_to_install_it(
@@ -187,7 +242,7 @@ def own_bundle(tmp_path: Path) -> Path:
 def test_a_graph_runs_on_arrays_of_any_number_of_rows(own_bundle: Path) -> None:
     doubling(own_bundle / "text.onnx")
     manifest = manifest_of(own_bundle, "text", DOUBLING)
-    with open_backend("auto", own_bundle, manifest, threads=1) as backend:
+    with open_backend("auto", own_bundle, manifest, BackendOptions(threads=1)) as backend:
         assert backend.describe().startswith("auto chose ort: onnxruntime ")
         assert backend.describe().endswith("CPUExecutionProvider, threads 1")
         session = backend.open_session("text")
@@ -293,7 +348,7 @@ def test_cuda_is_refused_where_onnxruntime_has_none(bundle: Path, manifest: Mani
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA: the refusal cannot be seen here")
     with pytest.raises(CompatibilityError, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider"):
-        open_backend("ort", bundle, manifest, providers="cuda")
+        open_backend("ort", bundle, manifest, BackendOptions(providers="cuda"))
 
 
 class FallenBack:
@@ -318,7 +373,7 @@ def test_a_silent_move_to_the_processor_is_an_error(own_bundle: Path, monkeypatc
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBack)
     with pytest.raises(CompatibilityError, match="would run on CPUExecutionProvider, not on CUDAExecutionProvider"):
-        open_backend("ort", own_bundle, manifest, providers="cuda").open_session("text")
+        open_backend("ort", own_bundle, manifest, BackendOptions(providers="cuda")).open_session("text")
 
 
 @pytest.mark.onnx

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nerve_export.engines.compile import CLASS_SLOTS, PROFILE
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.backends.fake import FakeBackend
 from nerve_runtime.backends.tensorrt.backend import TrtBackend
 from nerve_runtime.bundle.ledger import Ledger
@@ -238,7 +239,7 @@ def test_after_a_close_nothing_opens_and_nothing_runs(bench: Bench) -> None:
 
 
 def test_the_back_end_describes_itself(bench: Bench) -> None:
-    with bench.open(trust_engines=True, allow_unchecked=True) as backend:
+    with bench.open(options=BackendOptions(trust_engines=True, allow_unchecked=True)) as backend:
         name = f"rtx: TensorRT-RTX {RTX_VERSION}" if bench.rtx else f"tensorrt: TensorRT {TENSORRT_VERSION}"
         assert backend.describe() == f"{name}, sm89, engines from elsewhere trusted, unchecked engines allowed"
         assert backend.name == name.partition(":")[0]

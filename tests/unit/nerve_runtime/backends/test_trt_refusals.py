@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nerve_runtime.backends import open_backend
+from nerve_runtime.backends import BackendOptions, open_backend
 from nerve_runtime.backends.tensorrt import backend as trt
 from nerve_runtime.backends.tensorrt.backend import TrtBackend
 from nerve_runtime.bundle.ledger import Ledger
@@ -144,7 +144,7 @@ def test_row_10_an_engine_from_elsewhere_is_refused_unless_trusted(
     assert "was not built here by this user, and an engine is executable code" in message
     assert message.endswith(f"{rebuild(bundle)} --force, or trust whoever built it with --trust-engines")
     assert loads == []
-    with opened(bundle, ledger, trust_engines=True) as backend:
+    with opened(bundle, ledger, options=BackendOptions(trust_engines=True)) as backend:
         backend.open_session("walk")
     assert len(loads) == 1
 
@@ -155,17 +155,19 @@ def test_row_10_a_damaged_list_of_engines_built_here_stops_everything(bundle: Pa
     assert "is damaged" in refusal(bundle, ledger, ResourceError)
 
 
-@pytest.mark.parametrize("waived", [False, True])
-def test_an_engine_that_failed_its_comparison_is_always_refused(bundle: Path, ledger: Ledger, waived: bool) -> None:
+@pytest.mark.parametrize("allowed", [False, True])
+def test_an_engine_that_failed_its_comparison_is_always_refused(bundle: Path, ledger: Ledger, allowed: bool) -> None:
     add_engines(bundle, ledger, parity="failed")
-    assert "did not agree with the reference" in refusal(bundle, ledger, allow_unchecked=waived)
+    assert "did not agree with the reference" in refusal(
+        bundle, ledger, options=BackendOptions(allow_unchecked=allowed)
+    )
 
 
 def test_an_engine_that_was_never_compared_is_refused_unless_allowed(bundle: Path, ledger: Ledger) -> None:
     add_engines(bundle, ledger, parity="not run")
     message = refusal(bundle, ledger)
     assert f"nerve-build parity {bundle} --backend rtx, or run it as it is with --allow-unchecked" in message
-    with opened(bundle, ledger, allow_unchecked=True) as backend:
+    with opened(bundle, ledger, options=BackendOptions(allow_unchecked=True)) as backend:
         assert backend.open_session("walk").stage == "walk"
 
 

@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
+from nerve_runtime.backends import BackendOptions
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.bundle.manifest import EngineRecord, load_manifest, manifest_bytes, verify_bundle, verify_file
 from nerve_runtime.errors import BundleError, CompatibilityError
@@ -320,7 +321,9 @@ def test_row_12_a_gpu_that_onnxruntime_cannot_use_is_an_error_not_a_slow_run(
     doubling(own_bundle / "text.onnx")
     manifest = manifest_of(own_bundle, "text", DOUBLING)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    backend = OrtBackend(own_bundle, manifest, providers="cuda")  # the real library, which only warns by itself
+    backend = OrtBackend(
+        own_bundle, manifest, BackendOptions(providers="cuda")
+    )  # the real library, which only warns by itself
     assert backend._session_options().get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     with (
         pytest.warns(UserWarning, match="CUDAExecutionProvider"),
