@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and never in place of a device or a pipe."""
 
 import errno
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from nerve_runtime.errors import ResourceError, UsageError
 __all__ = [
     "move_into_place",
     "refuse_existing",
+    "refuse_special",
     "resource_errors",
     "sweep_temporaries",
     "temporary_beside",
@@ -32,13 +34,33 @@ def resource_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def refuse_special(path: Path, *, pipes: bool = False) -> None:
+    """Refuse an output that is neither a file nor, with `pipes`, a named pipe: renaming a file onto it would remove it.
+
+    Raises:
+        UsageError: `path`, or what it links to, is a device, a socket or a pipe.
+        ResourceError: it cannot be looked at.
+    """
+    with resource_errors(path):
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            return
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (pipes and stat.S_ISFIFO(mode)):
+        return
+    kind = "named pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+    expected = "a file name or a named pipe" if pipes else "a file name"
+    raise UsageError(f"output {path} is a {kind}, expected {expected}; leave the output out if nobody is to have it")
+
+
 def temporary_beside(path: Path) -> Path:
-    """An empty new file in the folder of `path` (made if needed), hidden, with the same suffix.
+    """An empty new file in the folder of `path` (made if needed), hidden, with the same suffix; a link is followed.
 
     Raises:
         ResourceError: the folder cannot be made or written.
     """
     with resource_errors(path):
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix, suffix = _around(path)
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
@@ -56,9 +78,10 @@ def sweep_temporaries(path: Path) -> None:
     Raises:
         ResourceError: the folder cannot be written.
     """
-    prefix, suffix = map(re.escape, _around(path))
-    left = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # eight characters of chance, as mkstemp makes them
     with resource_errors(path):
+        path = path.resolve()
+        prefix, suffix = map(re.escape, _around(path))
+        left = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # eight characters of chance, as mkstemp makes them
         for beside in path.parent.iterdir() if path.parent.is_dir() else ():
             if left.fullmatch(beside.name):
                 beside.unlink(missing_ok=True)
@@ -70,19 +93,31 @@ def _around(path: Path) -> tuple[str, str]:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Flush `temporary` to disk and rename it to `path`, replacing what is there."""
+    """Flush `temporary` to disk and rename it to `path`, replacing a file that is there; of a link, what it leads to.
+
+    Raises:
+        UsageError: a device, a socket or a pipe is there.
+        ResourceError: the folder cannot be written.
+    """
+    refuse_special(path)
     with resource_errors(path):
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        temporary.replace(path.resolve())
 
 
 def write_bytes_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that readers see the old content or the new one, never a part.
+    """Write a small file so that readers see the old content or the new one, never a part; a pipe is written through.
 
     Raises:
+        UsageError: a device or a socket is there.
         ResourceError: there is no space, or the folder cannot be written; nothing is left behind.
     """
+    refuse_special(path, pipes=True)
+    if path.is_fifo():
+        with resource_errors(path):
+            path.write_bytes(content)
+        return
     temporary = temporary_beside(path)
     try:
         with resource_errors(path):
@@ -92,13 +127,19 @@ def write_bytes_whole(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Refuse to overwrite `path`, a file, unless `force`.
+def refuse_existing(path: Path, *, force: bool, pipes: bool = False) -> None:
+    """Refuse to overwrite `path`, a file, unless `force`; a pipe needs none, as nothing is lost.
+
+    Args:
+        path: the output.
+        force: replace a file.
+        pipes: the output can be written to a named pipe.
 
     Raises:
-        UsageError: it exists and `force` is false, or it is a folder.
+        UsageError: it exists and `force` is false, or it is a folder, a device, a socket or an unsuitable pipe.
     """
     if path.is_dir():
         raise UsageError(f"output {path} is a folder, expected a file name")
-    if path.exists() and not force:
+    refuse_special(path, pipes=pipes)
+    if path.exists() and not force and not path.is_fifo():
         raise UsageError(f"output {path} exists already; choose another name or add --force to replace it")

@@ -62,11 +62,23 @@ Overlay = Annotated[
 ]
 Masks = Annotated[
     Path | None,
-    typer.Option("--masks", help="Folder for palette PNG masks, frame_000012.png; pixel values are labels."),
+    typer.Option("--masks", help="Folder for PNG masks, frame_000012.png; pixel values are labels."),
+]
+MaskFormatName = Annotated[
+    str,
+    typer.Option(
+        "--mask-format",
+        help="labels: one grey channel, which every reader gives as labels; palette: in colours for people, which OpenCV "
+        "reads as colours.",
+    ),
 ]
 Jsonl = Annotated[
     Path | None,
-    typer.Option("--jsonl", help="JSON lines to write: one object a frame with the area of every class."),
+    typer.Option(
+        "--jsonl",
+        help="JSON lines to write: one object a frame with the area of every class; - is stdout, a named pipe is written "
+        "through.",
+    ),
 ]
 Rle = Annotated[
     bool,
@@ -232,7 +244,11 @@ Show = Annotated[
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Replace outputs that exist."),
+    typer.Option(
+        "--force",
+        help="Replace outputs that exist. An output that is a link replaces the file it leads to; devices are refused, "
+        "with and without it.",
+    ),
 ]
 AllowPartial = Annotated[
     bool,
@@ -289,6 +305,7 @@ class WhatToWrite:
 
     overlay: Overlay = None
     masks: Masks = None
+    mask_format: MaskFormatName = "labels"
     jsonl: Jsonl = None
     out: Out = None
     rle: Rle = False

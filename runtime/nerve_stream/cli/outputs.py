@@ -5,11 +5,20 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from nerve_runtime import UsageError
 from nerve_stream.cli.options import WhatToWrite
 from nerve_stream.drawing.overlay import OverlayStyle
-from nerve_stream.sinks import JsonLines, MaskFolder, OutgoingStream, OverlayVideo, Sink, safe_name
+from nerve_stream.sinks import (
+    JsonLines,
+    MaskFolder,
+    MaskFormat,
+    OutgoingStream,
+    OverlayVideo,
+    Sink,
+    safe_name,
+)
 from nerve_stream.sources.addresses import is_address
 from nerve_stream.sources.base import FrameSource
 
@@ -22,6 +31,7 @@ class Outputs:
 
     overlay: Path | None
     masks: Path | None
+    mask_format: MaskFormat
     jsonl: Path | None
     out: str | None
     rle: bool
@@ -42,7 +52,7 @@ class Outputs:
         if write.out == STDOUT and str(write.jsonl) == STDOUT:
             raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
         style = OverlayStyle(write.opacity, write.contours, write.dim, legend=not write.plain, status=not write.plain)
-        outputs = write.overlay, write.masks, write.jsonl, write.out
+        outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
         return cls(*outputs, write.rle, write.follow, style, write.force, write.resume)
 
     @property
@@ -138,7 +148,9 @@ def opened_sinks(
             lines = JsonLines(outputs.jsonl, rle=outputs.rle, source=source, follow=outputs.follow, force=outputs.force)
             sinks.append(stack.enter_context(lines))
         if outputs.masks:
-            folder = MaskFolder(outputs.masks, force=outputs.force, resume=outputs.resume, keep=finished)
+            folder = MaskFolder(
+                outputs.masks, outputs.mask_format, force=outputs.force, resume=outputs.resume, keep=finished
+            )
             sinks.append(stack.enter_context(folder))
         if outputs.overlay:
             video = OverlayVideo(outputs.overlay, fps=frames.fps, style=outputs.style, force=outputs.force)

@@ -47,6 +47,10 @@ SIGNAL_EXIT_BASE = 128
 FILES_AT_ONCE = 4
 """Files that are done side by side: enough to hide decoding and encoding, and few enough to stay open."""
 SEEK_S = 5
+NO_OUTPUT = (
+    "no output is asked for, only times will be shown; --overlay FILE.mp4, --masks DIR, --jsonl FILE and --out URL keep "
+    "results, --show shows them"
+)
 
 
 class Interruption:
@@ -66,11 +70,17 @@ class Interruption:
         if self._at_once:
             raise KeyboardInterrupt
 
+    def reader_gone(self) -> None:
+        """Stop as quietly as SIGPIPE would, with its exit code: who read the results, `head` say, has enough."""
+        if self.signal_number is None:
+            self.signal_number = signal.SIGPIPE
+        self.stop.set()
+
     def raise_if_heard(self) -> None:
         """End with the exit code of the signal, if there was one.
 
         Raises:
-            typer.Exit: 130 or 143.
+            typer.Exit: 130 or 143; 141 when nobody reads the results any more.
         """
         if self.signal_number is not None:
             raise typer.Exit(SIGNAL_EXIT_BASE + self.signal_number)
@@ -119,6 +129,8 @@ def run_command(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: How
     outputs = Outputs.asked(write)
     planned = planned_sources(sources, outputs)
     options = segmenter_options(sources, find, run)
+    if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show):
+        typer.echo(NO_OUTPUT, err=True)
     interruption = Interruption()
     with ExitStack() as stack:
         stack.enter_context(interruption.handlers())
@@ -232,7 +244,9 @@ class _Runner:
 
     def _open_source(self, plan: Planned, window: Window | None) -> None:
         try:
-            self._open.append(OpenSource(plan, self._read, live_options(self._read), self._job, window))
+            live = live_options(self._read)
+            gone = self._interruption.reader_gone
+            self._open.append(OpenSource(plan, self._read, live, self._job, window, gone))
         except NerveError as error:
             self._failed(error)
 

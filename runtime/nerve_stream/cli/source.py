@@ -1,5 +1,6 @@
 """One source of `nerve-segment` while it is read: its frames, its sinks, and what is noted of it."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,7 @@ from nerve_stream.cli.options import WhatToRead
 from nerve_stream.cli.outputs import Planned, opened_sinks
 from nerve_stream.drawing.overlay import overlay
 from nerve_stream.jobs import Job
-from nerve_stream.sinks import Pace, Sink, mask_name
+from nerve_stream.sinks import Pace, ReaderGoneError, Sink, mask_name
 from nerve_stream.sinks.window import Window
 from nerve_stream.sources.images import IMAGE_SUFFIXES, files_ending_in
 from nerve_stream.sources.opening import open_frames
@@ -26,6 +27,7 @@ class OpenSource:
         live: patience with cameras and addresses.
         job: of a run that may be resumed.
         window: shows its overlay.
+        reader_gone: called when nobody reads an output any more; it ends the run.
 
     Raises:
         NerveError: the source or a sink cannot be opened; then nothing is open.
@@ -42,9 +44,10 @@ class OpenSource:
         live: LiveOptions,
         job: Job | None,
         window: Window | None,
+        reader_gone: Callable[[], None],
     ) -> None:
         self.source, self.name, self.outputs = plan.source, plan.name, plan.outputs
-        self._job, self._window = job, window
+        self._job, self._window, self._reader_gone = job, window, reader_gone
         self._pace = Pace()
         self._latest_s = Fraction(0)
         self._pictures = self._noted_pictures()
@@ -79,7 +82,7 @@ class OpenSource:
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Hand a result to every sink; called by the source's writer thread."""
         for sink in self._sinks:
-            sink.write(frame.rgb, result)
+            self._write_to(sink, frame, result)
         if self._window is not None:
             picture = overlay(frame.rgb, result, self.outputs.style, fps=self._pace.count())
             self._window.offer(self.name, picture)
@@ -87,6 +90,12 @@ class OpenSource:
             mask = self.outputs.masks / mask_name(frame.index)
             self._job.finish_picture(self.source, frame.index, self._pictures[frame.index], mask)
         self._latest_s = frame.time_s
+
+    def _write_to(self, sink: Sink, frame: Frame, result: FrameResult) -> None:
+        try:
+            sink.write(frame.rgb, result)
+        except ReaderGoneError:
+            self._reader_gone()
 
     def move(self, by_s: Fraction) -> None:
         """Go on so many seconds later, or earlier; a source that cannot stays where it is."""

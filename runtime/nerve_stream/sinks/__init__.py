@@ -1,11 +1,11 @@
-"""Where results go: overlay video, outgoing stream, palette PNG masks, JSON lines.
+"""Where results go: overlay video, outgoing stream, PNG masks, JSON lines.
 
 Files appear whole at the end, or not at all; what is live (a stream, lines that are followed) appears as it is made.
 """
 
-from nerve_stream.sinks.base import Pace, Sink, safe_name
+from nerve_stream.sinks.base import Pace, ReaderGoneError, Sink, safe_name
 from nerve_stream.sinks.lines import STDOUT, JsonLines, result_record, run_lengths
-from nerve_stream.sinks.masks import MaskFolder, indexed_png, mask_name
+from nerve_stream.sinks.masks import MaskFolder, MaskFormat, indexed_png, mask_name
 from nerve_stream.sinks.outgoing import OUTGOING_SCHEMES, OutgoingStream
 from nerve_stream.sinks.video import OverlayVideo, fitted
 
@@ -14,9 +14,11 @@ __all__ = [
     "STDOUT",
     "JsonLines",
     "MaskFolder",
+    "MaskFormat",
     "OutgoingStream",
     "OverlayVideo",
     "Pace",
+    "ReaderGoneError",
     "Sink",
     "fitted",
     "indexed_png",

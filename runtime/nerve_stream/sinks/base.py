@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import FrameResult
+from nerve_runtime import FrameResult, NerveError
 
 UInt8Array = NDArray[np.uint8]
 
@@ -23,6 +23,12 @@ RESERVED_NAMES = frozenset(
 )
 PACE_FRAMES = 50
 PACE_WINDOW_S = 2.0
+
+
+class ReaderGoneError(NerveError):
+    """Who read stdout or a pipe has gone away, as `head` does; what SIGPIPE would have ended the program with."""
+
+    exit_code = 128 + 13
 
 
 class Sink(ABC):
@@ -45,6 +51,7 @@ class Sink(ABC):
 
         Raises:
             ResourceError: there is no space, or the place cannot be written.
+            ReaderGoneError: the results went into a pipe that nobody reads any more.
         """
 
     @abstractmethod

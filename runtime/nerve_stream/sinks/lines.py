@@ -1,6 +1,7 @@
 """Results as JSON lines: one object a frame, for programs."""
 
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import FrameResult
+from nerve_runtime import FrameResult, ResourceError
 from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
-from nerve_stream.sinks.base import Sink, UInt8Array
+from nerve_stream.sinks.base import ReaderGoneError, Sink, UInt8Array
 
 STDOUT = Path("-")
 
@@ -20,7 +21,8 @@ class JsonLines(Sink):
     """One JSON object a line and frame: times, sizes, and the area of every class seen; each line is written at once.
 
     Lines go to a hidden file beside `path`, `.NAME.*.tmp.jsonl`, which takes the final name at the end. With `follow`
-    they go to `path` itself, for `tail -f`, and what was written stays when the run breaks off.
+    they go to `path` itself, for `tail -f`, and what was written stays when the run breaks off. A named pipe is written
+    through, which waits until somebody reads it.
 
     Args:
         path: the file; `-` is stdout, which is always followed.
@@ -47,11 +49,11 @@ class JsonLines(Sink):
         self._stream = sys.stdout
         if path == STDOUT:
             return
-        refuse_existing(path, force=force)
+        refuse_existing(path, force=force, pipes=True)
         with resource_errors(path):
             if follow:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            else:
+            elif not path.is_fifo():
                 self._temporary = temporary_beside(path)
             self._stream = (self._temporary or path).open("w", encoding="utf-8", newline="\n")
 
@@ -59,9 +61,21 @@ class JsonLines(Sink):
         """Write one line; the frame itself is not used."""
         record = result_record(result, rle=self._rle, source=self._source)
         line = json.dumps(record, allow_nan=False, ensure_ascii=False)
-        with resource_errors(self.path):
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
+        try:
+            with resource_errors(self.path):
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+        except ResourceError as error:
+            if not isinstance(error.__cause__, BrokenPipeError):
+                raise
+            self._forget_reader()
+            raise ReaderGoneError(f"nobody reads {self.path} any more") from error
+
+    def _forget_reader(self) -> None:
+        """Let what is left in the stream's buffer go nowhere: Python would complain about it at its end."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
     def commit(self) -> None:
         """Close the file and, unless it was followed, rename it; stdout stays open."""

@@ -1,4 +1,4 @@
-"""Masks as palette PNGs: pixel values are labels, the palette shows them in the colours of the overlay."""
+"""Masks as PNGs whose pixel values are labels: grey for programs, or with the palette of the overlay for people."""
 
 import re
 import shutil
@@ -7,15 +7,18 @@ import tempfile
 import zlib
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
 from nerve_runtime import FrameResult, UsageError
 from nerve_runtime.atomic import resource_errors, write_bytes_whole
+from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.colours import class_colours
 from nerve_stream.sinks.base import Sink, UInt8Array
 
 MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
+MaskFormat = Literal["labels", "palette"]
 TORN_MASKS = ".frame_*.tmp.png"
 """What a killed run left of a mask."""
 
@@ -30,31 +33,44 @@ def mask_name(index: int) -> str:
 
 
 class MaskFolder(Sink):
-    """A folder of palette PNGs, one a frame: pixel values are labels, 255 is no label; colours are those of the overlay.
+    """A folder of PNGs, one a frame: pixel values are labels, 255 is no label.
+
+    Format "labels" has one channel of 8 bit, which every reader gives as it is. Format "palette" adds the colours of the
+    overlay: image viewers show them, Pillow and NumPy still read labels, OpenCV gives colours (H, W, 3).
 
     Masks are written beside the folder and moved into it at the end. With `resume` each appears whole in its place at
     once and stays there when the run breaks off; at the end the masks are removed that were neither written nor kept.
 
     Args:
         path: the folder, made if needed.
+        mask_format: see above.
         force: replace the masks that are there.
         resume: go on in a folder that holds masks.
         keep: with `resume`, numbers of the frames whose masks of an earlier run are still right.
 
     Raises:
-        UsageError: the folder holds masks already and neither `force` nor `resume` is given, or it is a file.
+        UsageError: the format is unknown, the folder holds masks already and neither `force` nor `resume` is given, or it is a file.
     """
 
     kind = "masks"
 
     def __init__(
-        self, path: Path, *, force: bool = False, resume: bool = False, keep: AbstractSet[int] = frozenset()
+        self,
+        path: Path,
+        mask_format: MaskFormat = "labels",
+        *,
+        force: bool = False,
+        resume: bool = False,
+        keep: AbstractSet[int] = frozenset(),
     ) -> None:
+        if mask_format not in get_args(MaskFormat):
+            raise UsageError(f"mask format is {mask_format!r}, expected {' or '.join(get_args(MaskFormat))}")
         if path.exists() and not path.is_dir():
             raise UsageError(f"masks folder {path} is a file, expected a folder")
         if masks_in(path) and not (force or resume):
             raise UsageError(f"folder {path} holds masks already; choose another or add --force to replace them")
         self.path = path
+        self._format = mask_format
         self._current = set(keep)
         self._temporary: Path | None = None
         with resource_errors(path):
@@ -63,12 +79,16 @@ class MaskFolder(Sink):
                 for torn in path.glob(TORN_MASKS):
                     torn.unlink(missing_ok=True)
                 return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
+            target = path.resolve()  # a link is followed: masks cannot be moved to another disk
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
 
     def write(self, rgb: UInt8Array, result: FrameResult) -> None:
         """Write one mask; the frame itself is not used."""
-        content = indexed_png(result.labels, class_colours(result.class_names))
+        coloured = self._format == "palette"
+        content = (
+            indexed_png(result.labels, class_colours(result.class_names)) if coloured else label_png(result.labels)
+        )
         self._current.add(result.index)
         if self._temporary is None:
             write_bytes_whole(self.path / mask_name(result.index), content)
@@ -98,6 +118,11 @@ def masks_in(folder: Path) -> dict[int, Path]:
         return {}
     found = ((MASK_PATTERN.fullmatch(path.name), path) for path in folder.iterdir())
     return {int(match[1]): path for match, path in found if match}
+
+
+def label_png(labels: UInt8Array) -> bytes:
+    """A PNG of one grey channel whose levels are `labels`, uint8 (H, W)."""
+    return cv2.imencode(".png", labels)[1].tobytes()
 
 
 def indexed_png(labels: UInt8Array, colours: UInt8Array) -> bytes:

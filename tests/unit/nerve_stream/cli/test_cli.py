@@ -231,6 +231,30 @@ def test_help_is_quick_and_loads_no_inference_library() -> None:
     assert "Exit codes: 0 done, 2 usage, 3 bundle" in ended.stdout
 
 
+def test_a_reader_of_stdout_who_has_enough_ends_the_run_quietly(bundle: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "long.mp4", 200)
+    words = [sys.executable, "-m", "nerve_stream", str(clip), "--bundle", str(bundle), "--backend", "fake"]
+    words += ["--classes", "red; grass", "--jsonl", "-", "--overlay", str(tmp_path / "overlay.mp4")]
+    with subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["index"] == 0
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert process.wait(30) == 141
+    assert "error" not in said.lower()
+    assert "Traceback" not in said
+    with nerve_stream.open_frames(tmp_path / "overlay.mp4", allow_partial=True) as frames:
+        assert 0 < sum(1 for _ in frames) < 200
+
+
+def test_a_run_without_outputs_says_which_there_are_before_the_first_frame(bundle: Path, clip: Path) -> None:
+    ended = segment(bundle, clip, "--limit", 1)
+    assert ended.exit_code == 0
+    assert ended.stderr.startswith("no output is asked for, only times will be shown; --overlay FILE.mp4, --masks DIR")
+    assert "no output is asked for" not in segment(bundle, clip, "--limit", 1, "--jsonl", "-").stderr
+
+
 def test_a_vocabulary_file_stands_in_for_class_names(bundle: Path, clip: Path, tmp_path: Path) -> None:
     names = tmp_path / "names.npz"
     words = [

@@ -21,7 +21,7 @@ TOO_LONG = "x" * 300
 
 
 def _outputs(overlay: Path | None = None, masks: Path | None = None, jsonl: Path | None = None) -> Outputs:
-    return Outputs.asked(WhatToWrite(overlay, masks, jsonl, force=True))
+    return Outputs.asked(WhatToWrite(overlay, masks, jsonl=jsonl, force=True))
 
 
 def test_masks_do_not_replace_the_pictures_they_are_made_from(tmp_path: Path) -> None:

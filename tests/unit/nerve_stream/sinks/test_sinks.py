@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.errors import ResourceError, UsageError
@@ -142,6 +143,20 @@ def test_a_mask_holds_labels_as_pixels_and_colours_as_palette(tmp_path: Path) ->
     assert len(colours) == 256
 
 
+def test_every_reader_gives_the_labels_of_a_mask(tmp_path: Path) -> None:
+    expected = result(0).labels
+    write_all(MaskFolder(tmp_path / "grey"), frames=1)
+    write_all(MaskFolder(tmp_path / "coloured", "palette"), frames=1)
+    grey, coloured = tmp_path / "grey" / mask_name(0), tmp_path / "coloured" / mask_name(0)
+    for read in (cv2.imread(str(grey), cv2.IMREAD_UNCHANGED), Image.open(grey), Image.open(coloured)):
+        np.testing.assert_array_equal(np.asarray(read), expected)
+    in_colour = cv2.imread(str(coloured), cv2.IMREAD_UNCHANGED)
+    assert in_colour is not None
+    assert in_colour.shape == (*expected.shape, 3)
+    with pytest.raises(UsageError, match="mask format is 'grey', expected labels or palette"):
+        MaskFolder(tmp_path / "other", "grey")  # type: ignore[arg-type]
+
+
 def test_masks_are_named_by_frame_and_a_forced_run_removes_the_old_ones(tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "mine.txt").write_text("keep", encoding="utf-8")
@@ -152,8 +167,8 @@ def test_masks_are_named_by_frame_and_a_forced_run_removes_the_old_ones(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["masks"]
 
 
-def test_masks_have_the_colours_of_the_overlay(tmp_path: Path) -> None:
-    write_all(MaskFolder(tmp_path / "masks"), frames=1)
+def test_palette_masks_have_the_colours_of_the_overlay(tmp_path: Path) -> None:
+    write_all(MaskFolder(tmp_path / "masks", "palette"), frames=1)
     bgr = cv2.imread(str(tmp_path / "masks" / mask_name(0)))
     assert bgr is not None
     np.testing.assert_array_equal(bgr[..., ::-1], class_colours(("grass", "sky", "zebra"))[result().labels])
