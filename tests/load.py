@@ -101,7 +101,7 @@ class Samples:
 def opened_segmenter(arguments: argparse.Namespace) -> VideoSegmenter:
     """The double, or the bundle's."""
     if arguments.bundle is None:
-        return DoubleSegmenter(look_s=arguments.service_ms / 2000, label_s=arguments.service_ms / 2000)
+        return DoubleSegmenter(encode_s=arguments.service_ms / 2000, decode_s=arguments.service_ms / 2000)
     from nerve_runtime.segmenter import Segmenter
 
     return Segmenter.open(arguments.bundle, classes=["ladybug", "grass", "sky", "road"])

@@ -25,8 +25,8 @@ ALL_OF_IT = np.array(1.0, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """A frame that was looked at: all that needs no class names, ready to be labelled.
+class EncodedFrame:
+    """A frame that was encoded: all that needs no class names, ready to be decoded.
 
     Attributes:
         index: number of the frame in its source.
@@ -59,7 +59,7 @@ class Looked:
 
 @dataclass(slots=True)
 class _Kept:
-    """What outlives a frame once it is labelled."""
+    """What outlives a frame once it is decoded."""
 
     keyframe: int
     words: Words
@@ -74,8 +74,8 @@ class _Kept:
 class Video:
     """Segments the frames of one video in order; several videos may share the graphs of one segmenter.
 
-    `look` of the next frame may run beside `label` of the one before, in another thread; each is called in the order
-    of the frames, and each frame that was looked at is labelled once.
+    `encode` of the next frame may run beside `decode` of the one before, in another thread; each is called in the order
+    of the frames, and each frame that was encoded is decoded once.
 
     State: the last keyframe with its attention, the picture that motion is measured from, the latest scores.
     """
@@ -101,20 +101,20 @@ class Video:
         self._kept: _Kept | None = None
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
-        """`look`, then `label`.
+        """`encode`, then `decode`.
 
         Raises:
             UsageError: the pixels are not uint8 (H, W, 3).
             ResourceError: memory ran out; the next frame can be tried.
         """
-        return self.label(self.look(frame, bgr=bgr))
+        return self.decode(self.encode(frame, bgr=bgr))
 
     def reset(self) -> None:
-        """Forget everything: the next frame that is looked at is computed from nothing, as after a cut."""
+        """Forget everything: the next frame that is encoded is computed from nothing, as after a cut."""
         self._anew = True
         self._kept = None
 
-    def look(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> Looked:
+    def encode(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> EncodedFrame:
         """Bring a frame to the working size, see how it moved, and compute attention where it is due.
 
         Args:
@@ -138,34 +138,34 @@ class Video:
             spent_s = time.perf_counter() - started
         useful = motion if decision != "cut" else None
         age = self._age or 0
-        return Looked(
+        return EncodedFrame(
             index, time_s, size_hw, working, decision, self._keyframes, age, useful,
             head_affinity, local_weights, timings_ms, spent_s,
         )  # fmt: skip
 
-    def label(self, looked: Looked) -> FrameResult:
-        """Label every pixel of a frame that was looked at.
+    def decode(self, encoded: EncodedFrame) -> FrameResult:
+        """Label every pixel of a frame that was encoded.
 
         Raises:
             ResourceError: memory ran out; the next frame can be tried.
         """
-        with _Whole(self, looked.index, looked.size_hw):
+        with _Whole(self, encoded.index, encoded.size_hw):
             started = time.perf_counter()
-            timings_ms = dict(looked.timings_ms)
+            timings_ms = dict(encoded.timings_ms)
             words = self._words()
-            kept, keyframe = self._advanced(looked, words, timings_ms)
+            kept, keyframe = self._advanced(encoded, words, timings_ms)
             valid = bool(np.isfinite(kept.scores).all())
             if valid:
-                labels, confidence = self._graphs.read_out(kept.scores, words, looked.size_hw, timings_ms)
+                labels, confidence = self._graphs.read_out(kept.scores, words, encoded.size_hw, timings_ms)
                 self._kept = kept
             else:
-                labels, confidence = _no_labels(looked.size_hw)
+                labels, confidence = _no_labels(encoded.size_hw)
                 self.reset()
-            timings_ms["total"] = 1000 * (looked.spent_s + time.perf_counter() - started)
+            timings_ms["total"] = 1000 * (encoded.spent_s + time.perf_counter() - started)
         self._seen(valid)
         return FrameResult(
-            labels, confidence, words.bank.class_names, looked.index, looked.time_s, timings_ms,
-            keyframe, 0 if keyframe else looked.age, valid,
+            labels, confidence, words.bank.class_names, encoded.index, encoded.time_s, timings_ms,
+            keyframe, 0 if keyframe else encoded.age, valid,
         )  # fmt: skip
 
     def _working_frame(self, pixels: UInt8Array, timings_ms: Timings, *, bgr: bool) -> UInt8Array:
@@ -211,71 +211,75 @@ class Video:
         self, working: UInt8Array, decision: Decision, timings_ms: Timings
     ) -> tuple[Array | None, Array | None]:
         if decision != "between":
-            looked = self._graphs.run("attention", timings_ms, frame=working)
-            return looked["head_affinity"], looked["local_weights"]
+            encoded = self._graphs.run("attention", timings_ms, frame=working)
+            return encoded["head_affinity"], encoded["local_weights"]
         if self._temporal.between == "follow" and "local" in self._graphs:
             return None, self._graphs.run("local", timings_ms, frame=working)["local_weights"]
         return None, None
 
-    def _advanced(self, looked: Looked, words: Words, timings_ms: Timings) -> tuple[_Kept, bool]:
+    def _advanced(self, encoded: EncodedFrame, words: Words, timings_ms: Timings) -> tuple[_Kept, bool]:
         """What is kept after this frame, and whether its attention was computed for it."""
-        before = self._kept if looked.decision != "cut" else None
-        if looked.head_affinity is not None and looked.local_weights is not None:
-            return self._keyframe(looked, words, before, looked.head_affinity, looked.local_weights, timings_ms), True
-        if before is None or before.keyframe != looked.keyframe:
-            # The frames before were lost to an error after this one was looked at: make it a keyframe of its own.
-            found = self._graphs.run("attention", timings_ms, frame=looked.working)
+        before = self._kept if encoded.decision != "cut" else None
+        if encoded.head_affinity is not None and encoded.local_weights is not None:
+            return self._keyframe(
+                encoded, words, before, encoded.head_affinity, encoded.local_weights, timings_ms
+            ), True
+        if before is None or before.keyframe != encoded.keyframe:
+            # The frames before were lost to an error after this one was encoded: make it a keyframe of its own.
+            found = self._graphs.run("attention", timings_ms, frame=encoded.working)
             tensors = found["head_affinity"], found["local_weights"]
-            kept = self._keyframe(looked, words, None, *tensors, timings_ms)
-            kept.keyframe = -1  # later frames speak of another keyframe until the next one is looked at
+            kept = self._keyframe(encoded, words, None, *tensors, timings_ms)
+            kept.keyframe = -1  # later frames speak of another keyframe until the next one is encoded
             self._anew = True
             return kept, True
-        return self._between(looked, words, before, timings_ms), False
+        return self._between(encoded, words, before, timings_ms), False
 
     def _keyframe(
         self,
-        looked: Looked,
+        encoded: EncodedFrame,
         words: Words,
         before: _Kept | None,
         head_affinity: Array,
         local_weights: Array,
         timings_ms: Timings,
     ) -> _Kept:
-        fresh = self._graphs.seed_scores(looked.working, words, timings_ms)
-        seeds = self._smoothed(fresh, looked, words, before, timings_ms)
+        fresh = self._graphs.seed_scores(encoded.working, words, timings_ms)
+        seeds = self._smoothed(fresh, encoded, words, before, timings_ms)
         affinity = self._mixed(head_affinity, seeds, words, timings_ms)
         graph = {"seed_scores": seeds, "affinity": affinity, "local_weights": local_weights}
         scores = self._graphs.run("walk", timings_ms, **graph, **_travel(words))["label_scores"]
         closed = self._solved(affinity, local_weights, words, timings_ms)
-        return _Kept(looked.keyframe, words, head_affinity, affinity, local_weights, closed, seeds, scores)
+        return _Kept(encoded.keyframe, words, head_affinity, affinity, local_weights, closed, seeds, scores)
 
-    def _between(self, looked: Looked, words: Words, before: _Kept, timings_ms: Timings) -> _Kept:
+    def _between(self, encoded: EncodedFrame, words: Words, before: _Kept, timings_ms: Timings) -> _Kept:
         kept = _Kept(
             before.keyframe, words, before.head_affinity, before.affinity, before.local_weights, before.closed,
             before.seeds, before.scores,
         )  # fmt: skip
         same_words = before.words is words
-        kept.seeds = self._seeds(looked, words, before, timings_ms)
+        kept.seeds = self._seeds(encoded, words, before, timings_ms)
         if not same_words:
             kept.affinity = self._mixed(before.head_affinity, kept.seeds, words, timings_ms)
             kept.closed = self._solved(kept.affinity, kept.local_weights, words, timings_ms)
-        kept.scores = self._walked(looked, kept, timings_ms, start=before.scores if same_words else None)
+        kept.scores = self._walked(encoded, kept, timings_ms, start=before.scores if same_words else None)
         return kept
 
-    def _seeds(self, looked: Looked, words: Words, before: _Kept, timings_ms: Timings) -> Array:
+    def _seeds(self, encoded: EncodedFrame, words: Words, before: _Kept, timings_ms: Timings) -> Array:
         if before.words is words:
             if self._temporal.between == "hold":
                 return before.seeds
-            if looked.age % self._temporal.scores_every:
-                return self._carried(before.seeds, before.seeds, looked.motion, ALL_OF_IT, timings_ms)
-        fresh = self._graphs.seed_scores(looked.working, words, timings_ms)
-        return self._smoothed(fresh, looked, words, before, timings_ms)
+            if encoded.age % self._temporal.scores_every:
+                return self._carried(before.seeds, before.seeds, encoded.motion, ALL_OF_IT, timings_ms)
+        fresh = self._graphs.seed_scores(encoded.working, words, timings_ms)
+        return self._smoothed(fresh, encoded, words, before, timings_ms)
 
-    def _smoothed(self, fresh: Array, looked: Looked, words: Words, before: _Kept | None, timings_ms: Timings) -> Array:
+    def _smoothed(
+        self, fresh: Array, encoded: EncodedFrame, words: Words, before: _Kept | None, timings_ms: Timings
+    ) -> Array:
         if not self._temporal.smoothing or before is None or before.words is not words:
             return fresh
         keep = np.array(self._temporal.smoothing, dtype=np.float32)
-        return self._carried(fresh, before.seeds, looked.motion, keep, timings_ms)
+        return self._carried(fresh, before.seeds, encoded.motion, keep, timings_ms)
 
     def _carried(self, fresh: Array, previous: Array, motion: Motion | None, keep: Array, timings_ms: Timings) -> Array:
         if motion is None:
@@ -300,14 +304,14 @@ class Video:
             return {}
         return self._graphs.run("solve", timings_ms, affinity=affinity, local_weights=local_weights, **_travel(words))
 
-    def _walked(self, looked: Looked, kept: _Kept, timings_ms: Timings, *, start: Array | None) -> Array:
+    def _walked(self, encoded: EncodedFrame, kept: _Kept, timings_ms: Timings, *, start: Array | None) -> Array:
         """Label scores between keyframes; without a start, after a change of classes, as many steps as from nothing."""
         way, travel = self._temporal.between, _travel(kept.words)
         if way == "exact":
             tensors = {"seed_scores": kept.seeds, "local_weights": kept.local_weights, **kept.closed}
             return self._graphs.run("walk_exact", timings_ms, **tensors, **travel)["label_scores"]
-        if way == "follow" and looked.motion is not None:
-            return self._walked_after(looked, looked.motion, kept, timings_ms, start)
+        if way == "follow" and encoded.motion is not None:
+            return self._walked_after(encoded, encoded.motion, kept, timings_ms, start)
         graph = {"seed_scores": kept.seeds, "affinity": kept.affinity, "local_weights": kept.local_weights}
         if start is None:
             return self._graphs.run("walk", timings_ms, **graph, **travel)["label_scores"]
@@ -316,9 +320,9 @@ class Video:
         return self._graphs.run("walk_warm", timings_ms, **graph, previous_scores=start, **travel)["label_scores"]
 
     def _walked_after(
-        self, looked: Looked, motion: Motion, kept: _Kept, timings_ms: Timings, start: Array | None
+        self, encoded: EncodedFrame, motion: Motion, kept: _Kept, timings_ms: Timings, start: Array | None
     ) -> Array:
-        weights = looked.local_weights
+        weights = encoded.local_weights
         tensors = {
             "seed_scores": kept.seeds,
             "affinity": kept.affinity,

@@ -63,4 +63,4 @@ def hangs_at_the_fourth_frame(options: SegmenterOptions) -> DoubleSegmenter:
 
 def is_slow(options: SegmenterOptions) -> DoubleSegmenter:
     """Takes 0.2 s for a frame."""
-    return DoubleSegmenter(look_s=0.1, label_s=0.1)
+    return DoubleSegmenter(encode_s=0.1, decode_s=0.1)

@@ -43,23 +43,23 @@ class DoubleVideo:
         self._segmenter = segmenter
         self._seen = False
 
-    def look(self, frame: Frame) -> Frame:
-        self._segmenter.spend(self._segmenter.look_s)
+    def encode(self, frame: Frame) -> Frame:
+        self._segmenter.spend(self._segmenter.encode_s)
         self._segmenter.misbehave(frame)
         return frame
 
-    def label(self, looked: Frame) -> FrameResult:
-        self._segmenter.spend(self._segmenter.label_s)
+    def decode(self, encoded: Frame) -> FrameResult:
+        self._segmenter.spend(self._segmenter.decode_s)
         keyframe, self._seen = not self._seen, True
-        return labelled(looked, keyframe=keyframe, valid=self._segmenter.ready)
+        return labelled(encoded, keyframe=keyframe, valid=self._segmenter.ready)
 
 
 class DoubleSegmenter:
-    """Labels frames without looking; what goes wrong is named by the index of the frame it goes wrong at.
+    """Labels frames by their own pixels; what goes wrong is named by the index of the frame it goes wrong at.
 
     Args:
-        look_s: seconds a look takes.
-        label_s: seconds a label takes.
+        encode_s: seconds that encoding takes.
+        decode_s: seconds that decoding takes.
         crash_at: the process kills itself with SIGSEGV.
         hang_at: never comes back, unless it is told to stop.
         deaf: does not hear that it is to stop, nor SIGTERM.
@@ -74,8 +74,8 @@ class DoubleSegmenter:
     def __init__(
         self,
         *,
-        look_s: float = 0.0,
-        label_s: float = 0.0,
+        encode_s: float = 0.0,
+        decode_s: float = 0.0,
         crash_at: int = -1,
         hang_at: int = -1,
         deaf: bool = False,
@@ -84,7 +84,7 @@ class DoubleSegmenter:
         bug_at: int = -1,
         not_ready_from: int = -1,
     ) -> None:
-        self.look_s, self.label_s = look_s, label_s
+        self.encode_s, self.decode_s = encode_s, decode_s
         self.ready = True
         self.closed = 0
         self.videos = 0

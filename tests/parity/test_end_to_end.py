@@ -82,17 +82,17 @@ def test_a_clip_that_is_followed_gets_the_references_labels(world: World, bundle
     with opened(bundle, list(CLASS_NAMES), temporal=temporal) as segmenter:
         runtime = segmenter.new_video()
         for rgb in frames:
-            looked = runtime.look(rgb)
-            motion = looked.motion
+            encoded = runtime.encode(rgb)
+            motion = encoded.motion
             told = None if motion is None else Motion(
                 torch.from_numpy(motion.origin_tokens), torch.from_numpy(motion.origin_visible),
                 torch.from_numpy(motion.previous_tokens), torch.from_numpy(motion.previous_weights),
             )  # fmt: skip
-            found.append(runtime.label(looked).labels)
+            found.append(runtime.decode(encoded).labels)
             expected.append(
-                video.step(torch.from_numpy(rgb), told, keyframe=looked.decision != "between").labels.numpy()
+                video.step(torch.from_numpy(rgb), told, keyframe=encoded.decision != "between").labels.numpy()
             )
-            kinds.append(looked.decision)
+            kinds.append(encoded.decision)
     assert min(agreements(found, expected)) >= LEAST_AGREEMENT
     assert [index for index, kind in enumerate(kinds) if kind == "cut"] == [0, 8]
     assert kinds.count("keyframe") == 2

@@ -89,7 +89,7 @@ class LocalWorker(Worker):
     def wait_room(self, timeout_s: float) -> bool:
         """Wait until no frame is looked at or waits between; then a frame could be begun at once."""
         with self._changed:
-            # Frames between look and label would only grow old there: two service times are the most a frame may take.
+            # Frames between the halves would only grow old there: two service times are the most a frame may take.
             return self._changed.wait_for(self._has_room, None if math.isinf(timeout_s) else timeout_s)
 
     def _has_room(self) -> bool:
@@ -156,9 +156,9 @@ class LocalWorker(Worker):
             outcome: FrameResult | BaseException | None = None
             try:
                 task.state = self._video(task.video)
-                task.looked = task.state.look(task.frame)
+                task.looked = task.state.encode(task.frame)
                 if not self._overlap:
-                    outcome = task.state.label(task.looked)
+                    outcome = task.state.decode(task.looked)
             except BaseException as error:  # noqa: BLE001 - given to whoever submitted the frame
                 outcome = error
             self._ended("_looking", "_between" if outcome is None else None)
@@ -171,7 +171,7 @@ class LocalWorker(Worker):
             # The state that looked, though the video may have been forgotten meanwhile.
             state = task.state or self._video(task.video)
             try:
-                outcome = state.label(task.looked)
+                outcome = state.decode(task.looked)
             except BaseException as error:  # noqa: BLE001 - given to whoever submitted the frame
                 outcome = error
             task.looked = None

@@ -29,11 +29,11 @@ class FrameLostError(NerveError):
 class SegmentedVideo(Protocol):
     """State of one video: what a Segmenter's `new_video` gives."""
 
-    def look(self, frame: Frame) -> Any:
+    def encode(self, frame: Frame) -> Any:
         """The first half of a frame: what does not need the frame before to be finished."""
 
-    def label(self, looked: Any) -> FrameResult:
-        """The second half; called once for each look, in the same order."""
+    def decode(self, encoded: Any) -> FrameResult:
+        """The second half; called once for each encoded frame, in the same order."""
 
 
 class VideoSegmenter(Protocol):
@@ -62,7 +62,7 @@ class VideoSegmenter(Protocol):
 
 
 class Worker(ABC):
-    """Segments the frames of several videos, one look and one label at a time; a context manager.
+    """Segments the frames of several videos, one frame in each half at a time; a context manager.
 
     Attributes:
         hang_limit: a frame that is in the worker for longer has failed.

@@ -85,13 +85,13 @@ def test_smoothing_keeps_a_share_of_the_scores_before(bundle: Path) -> None:
         video.segment(frame(0))
         before = video._kept.seeds.copy()  # type: ignore[union-attr]
         video.segment(frame(1, halves()[::-1].copy()))
-        looked = video.look(frame(2))
-        assert looked.motion is not None
+        encoded = video.encode(frame(2))
+        assert encoded.motion is not None
         kept = video._kept.seeds.copy()  # type: ignore[union-attr]
-        video.label(looked)
+        video.decode(encoded)
         fresh = before  # the fake back end gives the same scores for the same picture
-        weights = looked.motion.previous_weights
-        carried = (kept[:, looked.motion.previous_tokens] * (0.75 * weights)).sum(1)
+        weights = encoded.motion.previous_weights
+        carried = (kept[:, encoded.motion.previous_tokens] * (0.75 * weights)).sum(1)
         expected = (1 - 0.75 * weights.sum(0)) * fresh + carried
         np.testing.assert_allclose(video._kept.seeds, expected, atol=1e-6)  # type: ignore[union-attr]
 
@@ -120,27 +120,27 @@ def test_videos_of_one_segmenter_do_not_mix(bundle: Path) -> None:
         assert own.keyframe == other.keyframe
 
 
-def test_looking_ahead_gives_what_one_after_the_other_gives(bundle: Path) -> None:
-    """All frames are looked at before any is labelled: no state of one half leaks into the other."""
+def test_encoding_ahead_gives_what_one_after_the_other_gives(bundle: Path) -> None:
+    """All frames are encoded before any is decoded: no state of one half leaks into the other."""
     frames = [frame(index, np.roll(halves(), 2 * index, axis=1)) for index in range(9)]
     with opened(bundle, temporal=Temporal(4)) as segmenter:
         in_turn = [segmenter.segment(one) for one in frames]
         video = segmenter.new_video()
-        ahead = [video.label(looked) for looked in [video.look(one) for one in frames]]
+        ahead = [video.decode(encoded) for encoded in [video.encode(one) for one in frames]]
     for first, second in zip(in_turn, ahead, strict=True):
         np.testing.assert_array_equal(first.labels, second.labels)
         assert (first.keyframe, first.affinity_age) == (second.keyframe, second.affinity_age)
 
 
-def test_a_frame_whose_keyframe_was_lost_is_labelled_all_the_same(bundle: Path, manifest: Manifest) -> None:
-    """Frame 1 was looked at before labelling frame 0 failed: it has no keyframe to go on from."""
+def test_a_frame_whose_keyframe_was_lost_is_decoded_all_the_same(bundle: Path, manifest: Manifest) -> None:
+    """Frame 1 was encoded before decoding frame 0 failed: it has no keyframe to go on from."""
     backend = FakeBackend(manifest, Faults(errors_at={("walk", 0): MemoryError()}))
     with opened(bundle, backend=backend, temporal=Temporal(8)) as segmenter, opened(bundle) as alone:
         video = segmenter.new_video()
-        first, second = video.look(frame(0)), video.look(frame(1))
+        first, second = video.encode(frame(0)), video.encode(frame(1))
         with pytest.raises(ResourceError, match="frame 0 of 64 x 48 pixels ran out of memory"):
-            video.label(first)
-        result = video.label(second)
+            video.decode(first)
+        result = video.decode(second)
         expected = alone.segment(frame(1))
         third = video.segment(frame(2))
     assert result.keyframe
@@ -156,17 +156,17 @@ def test_scores_that_are_not_finite_make_the_next_frame_a_keyframe(bundle: Path,
     assert [result.keyframe for result in results] == [True, False, True]
 
 
-def test_looking_and_labelling_may_run_in_two_threads(bundle: Path) -> None:
+def test_encoding_and_decoding_may_run_in_two_threads(bundle: Path) -> None:
     with opened(bundle, temporal=Temporal(4)) as segmenter:
-        video, looked = segmenter.new_video(), [segmenter.new_video().look(frame(0))]
-        looked[0] = video.look(frame(0))
+        video, encoded = segmenter.new_video(), [segmenter.new_video().encode(frame(0))]
+        encoded[0] = video.encode(frame(0))
         for index in range(1, 12):
             ahead: list[Any] = []
-            other = threading.Thread(target=lambda index=index, ahead=ahead: ahead.append(video.look(frame(index))))
+            other = threading.Thread(target=lambda index=index, ahead=ahead: ahead.append(video.encode(frame(index))))
             other.start()
-            result = video.label(looked[-1])
+            result = video.decode(encoded[-1])
             other.join()
-            looked.append(ahead[0])
+            encoded.append(ahead[0])
             assert result.index == index - 1
             assert result.affinity_age == (index - 1) % 4
 

@@ -191,7 +191,7 @@ def test_row_30_a_hung_frame_in_this_process_ends_the_run() -> None:
 def test_a_frame_of_a_file_is_waited_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hang_limit, "LEAST_S", 0.01)
     monkeypatch.setattr(hang_limit, "TIMES_THE_USUAL", 0)
-    reports, written = run_all({"a": numbered(3)}, segmenter=DoubleSegmenter(look_s=0.2))
+    reports, written = run_all({"a": numbered(3)}, segmenter=DoubleSegmenter(encode_s=0.2))
     assert (written["a"], reports[0].error) == ([0, 1, 2], None)
 
 
@@ -212,7 +212,7 @@ def test_a_run_through_another_process_gives_the_same_results() -> None:
 
 
 def test_in_realtime_the_newest_frame_wins_and_every_drop_is_counted() -> None:
-    segmenter = DoubleSegmenter(look_s=0.01, label_s=0.01)
+    segmenter = DoubleSegmenter(encode_s=0.01, decode_s=0.01)
     health, law = Health(), list[bool]()
 
     def look() -> None:
@@ -383,7 +383,7 @@ def write(frame, result):
     times.append(time.monotonic())
     if len(times) == 5:
         print("begun", flush=True)
-worker = LocalWorker(DoubleSegmenter(look_s=0.01, label_s=0.01))
+worker = LocalWorker(DoubleSegmenter(encode_s=0.01, decode_s=0.01))
 options = StreamOptions(realtime=True, hang_timeout_s=1.0)
 with worker:
     reports = run_streams([StreamJob("a", Camera(40, fps=1e5, live=False), write)], worker, options, stop=threading.Event())

@@ -20,7 +20,7 @@ def test_reading_never_runs_far_ahead() -> None:
     def written(frame: Frame, result: FrameResult) -> None:
         ahead.append(len(read) - result.index)
 
-    with LocalWorker(DoubleSegmenter(label_s=0.003)) as worker:
+    with LocalWorker(DoubleSegmenter(decode_s=0.003)) as worker:
         run_streams([StreamJob("source", counted(), written)], worker, stop=threading.Event())
     assert len(ahead) == 40
     assert max(ahead) <= 2 * QUEUE_FRAMES + 4  # the two trays, the worker's three, and the one in hand
@@ -28,7 +28,7 @@ def test_reading_never_runs_far_ahead() -> None:
 
 def test_the_calling_thread_is_idle_often_enough_for_a_window() -> None:
     calls: list[str] = []
-    with LocalWorker(DoubleSegmenter(label_s=0.05)) as worker:
+    with LocalWorker(DoubleSegmenter(decode_s=0.05)) as worker:
         run_streams(
             [StreamJob("source", numbered(6), lambda frame, result: None)],
             worker,

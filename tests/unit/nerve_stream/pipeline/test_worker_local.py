@@ -32,7 +32,7 @@ def submit(worker: Worker, index: int, outcomes: list[Outcome], video: str = "a"
 
 
 class Stepwise(DoubleSegmenter):
-    """Notes the beginning and end of each half; labels wait until they are let go."""
+    """Notes the beginning and end of each half; decoding waits until it is let go."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,63 +42,63 @@ class Stepwise(DoubleSegmenter):
     def new_video(self) -> Any:
         return self
 
-    def look(self, frame: Frame) -> Frame:
-        self.events.append(f"look {frame.index}")
-        self.events.append(f"looked {frame.index}")
+    def encode(self, frame: Frame) -> Frame:
+        self.events.append(f"encode {frame.index}")
+        self.events.append(f"encoded {frame.index}")
         return frame
 
-    def label(self, looked: Frame) -> FrameResult:
-        self.events.append(f"label {looked.index}")
+    def decode(self, encoded: Frame) -> FrameResult:
+        self.events.append(f"decode {encoded.index}")
         assert self.let_go.acquire(timeout=10)
-        self.events.append(f"labelled {looked.index}")
-        return labelled(looked)
+        self.events.append(f"decoded {encoded.index}")
+        return labelled(encoded)
 
 
-def test_a_frame_is_looked_at_while_the_one_before_is_labelled() -> None:
+def test_a_frame_is_encoded_while_the_one_before_is_decoded() -> None:
     segmenter, outcomes = Stepwise(), list[Outcome]()
     with LocalWorker(segmenter) as worker:
         submit(worker, 0, outcomes)
         submit(worker, 1, outcomes)
-        assert wait_for(lambda: "looked 1" in segmenter.events)
-        assert "labelled 0" not in segmenter.events
+        assert wait_for(lambda: "encoded 1" in segmenter.events)
+        assert "decoded 0" not in segmenter.events
         # One waits between the halves, so that a third would only grow old: there is no room.
         assert not worker.wait_room(0.05)
         segmenter.let_go.release(2)
         assert wait_for(lambda: len(outcomes) == 2)
-    assert segmenter.events.index("look 1") < segmenter.events.index("labelled 0")
+    assert segmenter.events.index("encode 1") < segmenter.events.index("decoded 0")
 
 
 def test_without_overlap_each_frame_is_finished_first() -> None:
     segmenter, outcomes = Stepwise(), list[Outcome]()
     with LocalWorker(segmenter, overlap=False) as worker:
         submit(worker, 0, outcomes)
-        assert wait_for(lambda: "label 0" in segmenter.events)
+        assert wait_for(lambda: "decode 0" in segmenter.events)
         assert not worker.wait_room(0.05)
         segmenter.let_go.release(2)
         submit(worker, 1, outcomes)
         assert wait_for(lambda: len(outcomes) == 2)
-    assert segmenter.events.index("labelled 0") < segmenter.events.index("look 1")
+    assert segmenter.events.index("decoded 0") < segmenter.events.index("encode 1")
 
 
 class Jealous(DoubleSegmenter):
-    """Refuses two looks or two labels at a time, and notes the order per video."""
+    """Refuses two frames in one half at a time, and notes the order per video."""
 
     def __init__(self) -> None:
         super().__init__()
         self.order: list[tuple[str, int]] = []
         self.side_by_side = 0
-        self._busy = {"look": threading.Lock(), "label": threading.Lock()}
+        self._busy = {"encode": threading.Lock(), "decode": threading.Lock()}
 
     def new_video(self) -> Any:
         return self
 
-    def look(self, frame: Frame) -> Frame:
-        self._alone("look", frame)
+    def encode(self, frame: Frame) -> Frame:
+        self._alone("encode", frame)
         return frame
 
-    def label(self, looked: Frame) -> FrameResult:
-        self._alone("label", looked)
-        return labelled(looked)
+    def decode(self, encoded: Frame) -> FrameResult:
+        self._alone("decode", encoded)
+        return labelled(encoded)
 
     def _alone(self, half: str, frame: Frame) -> None:
         assert self._busy[half].acquire(blocking=False)
@@ -108,14 +108,14 @@ class Jealous(DoubleSegmenter):
         self._busy[half].release()
 
 
-def test_never_are_two_looks_or_two_labels_under_way_and_the_order_is_kept() -> None:
+def test_a_half_never_works_on_two_frames_and_keeps_their_order() -> None:
     segmenter, outcomes = Jealous(), list[Outcome]()
     with LocalWorker(segmenter) as worker:
         for index in range(60):
             submit(worker, index, outcomes, video="ab"[index % 2])
         assert wait_for(lambda: len(outcomes) == 60)
     assert all(isinstance(outcome, FrameResult) for outcome in outcomes)
-    for half in ("look", "label"):
+    for half in ("encode", "decode"):
         assert [index for one, index in segmenter.order if one == half] == list(range(60))
     assert segmenter.side_by_side > 10
 
@@ -174,7 +174,7 @@ def test_a_hung_frame_ends_the_worker_and_says_what_to_do() -> None:
 
 def test_the_limit_of_a_frame_follows_what_frames_take() -> None:
     outcomes: list[Outcome] = []
-    with LocalWorker(DoubleSegmenter(look_s=0.2)) as worker:
+    with LocalWorker(DoubleSegmenter(encode_s=0.2)) as worker:
         assert worker.hang_limit.seconds == math.inf
         submit(worker, 0, outcomes)
         assert wait_for(lambda: len(outcomes) == 1)

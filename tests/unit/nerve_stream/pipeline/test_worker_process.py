@@ -171,7 +171,7 @@ def test_a_worker_whose_budget_is_spent_has_failed_and_says_why() -> None:
 
 def test_a_killed_process_is_taken_for_want_of_memory() -> None:
     outcomes: list[Outcome] = []
-    with opened(label_s=5) as worker:
+    with opened(decode_s=5) as worker:
         assert worker.wait_room(5)
         worker.submit("a", blank(0), outcomes.append)
         assert worker.pid is not None
