@@ -19,6 +19,7 @@ from nerve_stream.sinks import (
     Sink,
     safe_name,
 )
+from nerve_stream.sinks.video import refuse_size
 from nerve_stream.sources.addresses import is_address
 from nerve_stream.sources.base import FrameSource
 
@@ -153,11 +154,14 @@ def opened_sinks(
             )
             sinks.append(stack.enter_context(folder))
         if outputs.overlay:
-            video = OverlayVideo(outputs.overlay, fps=frames.fps, style=outputs.style, force=outputs.force)
+            video = OverlayVideo(
+                outputs.overlay, frames.size_hw, fps=frames.fps, style=outputs.style, force=outputs.force
+            )
             sinks.append(stack.enter_context(video))
         if outputs.out:
             if frames.size_hw == (0, 0):
                 raise UsageError("--out has to know the size of the picture; leave out --wait-for-source")
+            refuse_size("the stream of --out", frames.size_hw)
             sinks.append(
                 stack.enter_context(OutgoingStream(outputs.out, frames.size_hw, fps=frames.fps, style=outputs.style))
             )

@@ -15,6 +15,7 @@ from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.sinks.base import Pace, Sink, UInt8Array
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
+H264_SIDE_PX = 16_384  # the encoder refuses a longer side, whatever the container
 VIDEO_CLOCK_HZ = 90_000  # the usual clock of video containers; holds 24, 25, 29.97 and 60 fps without drift
 VIDEO_FPS_IF_UNKNOWN = 25
 # MP4 and MOV hold the steps between frames in 31 bits, 6.6 hours, and the encoder orders frames over a few steps. A
@@ -34,21 +35,29 @@ class OverlayVideo(Sink):
 
     Args:
         path: ends in .mp4, .mkv or .mov.
+        size_hw: of the first frame, (0, 0) if unknown.
         fps: frames a second to declare, None if unknown.
         style: how labels are drawn.
         force: replace an existing file.
 
     Raises:
-        UsageError: another suffix, or the file exists.
+        UsageError: another suffix, the file exists, or H.264 has no pictures of this size.
     """
 
     kind = "overlay"
 
     def __init__(
-        self, path: Path, *, fps: Fraction | None, style: OverlayStyle = DEFAULT_STYLE, force: bool = False
+        self,
+        path: Path,
+        size_hw: tuple[int, int] = (0, 0),
+        *,
+        fps: Fraction | None,
+        style: OverlayStyle = DEFAULT_STYLE,
+        force: bool = False,
     ) -> None:
         if path.suffix.lower() not in CONTAINERS:
             raise UsageError(f"overlay {path} ends in {path.suffix!r}, expected one of {', '.join(CONTAINERS)}")
+        refuse_size(f"overlay {path}", size_hw)
         refuse_existing(path, force=force)
         self.path = path
         self._fps = max(fps or Fraction(VIDEO_FPS_IF_UNKNOWN), Fraction(1, LONGEST_STEP_S))
@@ -75,6 +84,7 @@ class OverlayVideo(Sink):
             self._container.mux(self._stream.encode(frame))
 
     def _open(self, height: int, width: int, time_s: Fraction) -> None:
+        refuse_size(f"overlay {self.path}", (height, width))
         self._container = av.open(str(self._temporary), "w", format=CONTAINERS[self.path.suffix.lower()])
         self._stream = self._container.add_stream("libx264", rate=self._fps, options=dict(VIDEO_OPTIONS))
         self._stream.pix_fmt = "yuv420p"
@@ -100,6 +110,23 @@ class OverlayVideo(Sink):
                 self._container.close()
             self._container = None
         self._temporary.unlink(missing_ok=True)
+
+
+def refuse_size(where: str, size_hw: tuple[int, int]) -> None:
+    """Refuse pictures that the encoder cannot make, before anything is computed for them.
+
+    Args:
+        where: the video in words, for the message.
+        size_hw: of its pictures in pixels.
+
+    Raises:
+        UsageError: a side is longer than H.264 allows.
+    """
+    if max(size_hw) > H264_SIDE_PX:
+        raise UsageError(
+            f"{where} would have {size_hw[1]} x {size_hw[0]} pixels, H.264 takes at most {H264_SIDE_PX} a side; "
+            "write --masks or --jsonl instead, or make the source smaller"
+        )
 
 
 def fitted(picture: UInt8Array, canvas_hw: tuple[int, int]) -> UInt8Array:

@@ -248,6 +248,15 @@ def test_a_reader_of_stdout_who_has_enough_ends_the_run_quietly(bundle: Path, tm
         assert 0 < sum(1 for _ in frames) < 200
 
 
+def test_an_overlay_that_h264_cannot_hold_is_one_sentence_before_any_frame(bundle: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.png"
+    assert cv2.imwrite(str(wide), np.zeros((10, 20_000, 3), dtype=np.uint8))
+    ended = segment(bundle, wide, "--overlay", tmp_path / "o.mp4", "--jsonl", tmp_path / "l.jsonl")
+    assert ended.exit_code == 2
+    assert "would have 20000 x 10 pixels, H.264 takes at most 16384 a side" in error_of(ended)
+    assert list(tmp_path.glob("*.*l*")) == []
+
+
 def test_a_run_without_outputs_says_which_there_are_before_the_first_frame(bundle: Path, clip: Path) -> None:
     ended = segment(bundle, clip, "--limit", 1)
     assert ended.exit_code == 0

@@ -143,6 +143,27 @@ def test_a_mask_holds_labels_as_pixels_and_colours_as_palette(tmp_path: Path) ->
     assert len(colours) == 256
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 40), (40, 1), (33, 47), (2, 16_384)])
+def test_a_video_of_any_size_that_h264_has_is_written(suffix: str, size_hw: tuple[int, int], tmp_path: Path) -> None:
+    write_all(OverlayVideo(tmp_path / f"o{suffix}", size_hw, fps=Fraction(10)), frames=2, size_hw=size_hw)
+    with av.open(str(tmp_path / f"o{suffix}")) as container:
+        shapes = [(frame.height, frame.width) for frame in container.decode(video=0)]
+    assert shapes == [(size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2)] * 2
+
+
+@pytest.mark.parametrize("size_hw", [(10, 20_000), (16_385, 2)])
+def test_a_video_that_h264_cannot_hold_is_refused_before_the_first_frame(
+    size_hw: tuple[int, int], tmp_path: Path
+) -> None:
+    message = rf"overlay .*o\.mp4 would have {size_hw[1]} x {size_hw[0]} pixels, H\.264 takes at most 16384 a side"
+    with pytest.raises(UsageError, match=message):
+        OverlayVideo(tmp_path / "o.mp4", size_hw, fps=None)
+    with pytest.raises(UsageError, match=message):
+        write_all(OverlayVideo(tmp_path / "o.mp4", fps=None), frames=1, size_hw=size_hw)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_reader_gives_the_labels_of_a_mask(tmp_path: Path) -> None:
     expected = result(0).labels
     write_all(MaskFolder(tmp_path / "grey"), frames=1)
