@@ -1,4 +1,4 @@
-"""Takes secrets out of text that may be printed, logged or raised: passwords and tokens inside URLs."""
+"""What of a text may be printed, logged or raised: no passwords or tokens of URLs, and nothing that cannot be encoded."""
 
 import re
 
@@ -22,6 +22,18 @@ def redacted(text: str) -> str:
     'cannot open rtsp://***@10.0.0.7/live?channel=2&token=*** refused'
     """
     return _PARAMETER.sub(_without_value, _USER_INFORMATION.sub(rf"\g<scheme>{HIDDEN}@", text))
+
+
+def readable(text: str) -> str:
+    r"""Text from the command line or a file name as UTF-8, whatever the locale took it for.
+
+    Where the locale is not UTF-8, Python keeps each byte it cannot decode as half of a surrogate pair, which no JSON
+    file and no terminal takes. Bytes that are no UTF-8 either become U+FFFD.
+
+    >>> readable("m\udcc3\udcb6we.mp4")
+    'möwe.mp4'
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _without_value(found: re.Match[str]) -> str:

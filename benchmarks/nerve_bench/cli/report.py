@@ -61,7 +61,7 @@ def report(
     records = read_records(_existing(folder))
     text = page(SECTIONS, records, qualitative_pictures() if pictures else {})
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_whole(out, text.encode())
+    write_bytes_whole(out, text.encode("utf-8", "replace"))
     typer.echo(str(out))
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)

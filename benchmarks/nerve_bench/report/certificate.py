@@ -53,7 +53,7 @@ def write_certificate(bundle: Path, findings: Sequence[Finding], out: Path) -> t
     lines = [{k: v for k, v in finding.as_json().items() if k != "bench"} for finding in findings]
     text = json.dumps({**facts, "passed": passed(findings), "findings": lines}, indent=1)
     write_bytes_whole(out / CERTIFICATE_NAME, f"{text}\n".encode())
-    write_bytes_whole(out / PAGE_NAME, certificate_page(facts, findings).encode())
+    write_bytes_whole(out / PAGE_NAME, certificate_page(facts, findings).encode("utf-8", "replace"))
     return out / CERTIFICATE_NAME, out / PAGE_NAME
 
 

@@ -176,7 +176,7 @@ def write_html(path: Path, comparisons: Sequence[Comparison]) -> None:
         f'<h1>Parity with the reference</h1><p class="soft">Each stage alone on the reference\'s inputs, in the order of '
         f"the method, then all stages in a row.</p><dl>{facts}</dl>{body}</main></body></html>\n"
     )
-    write_bytes_whole(path, page.encode())
+    write_bytes_whole(path, page.encode("utf-8", "replace"))
 
 
 def _html_section(comparison: Comparison) -> str:
@@ -225,7 +225,7 @@ def write_markdown(path: Path, comparisons: Sequence[Comparison]) -> tuple[Path,
             write_bytes_whole(place, picture.content)
             written.append(place)
             lines += [f"![{picture.caption}]({folder.name}/{place.name})", "", picture.caption, ""]
-    write_bytes_whole(path, "\n".join(lines).encode())
+    write_bytes_whole(path, "\n".join(lines).encode("utf-8", "replace"))
     return tuple(written)
 
 

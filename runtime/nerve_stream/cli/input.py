@@ -9,6 +9,7 @@ import typer
 
 from nerve_runtime import BundleError, NerveError, ResourceError, UsageError
 from nerve_stream.cli.options import DEFAULT_BUNDLE
+from nerve_stream.redaction import readable
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) 
         from nerve_runtime.vocabulary import read_class_file
 
         return read_class_file(file)
-    return vocabulary if vocabulary is not None else text or ""
+    return vocabulary if vocabulary is not None else readable(text or "")
 
 
 def template_lines(templates: str | None) -> str | list[str] | None:
@@ -79,7 +80,7 @@ def template_lines(templates: str | None) -> str | list[str] | None:
         UsageError: the file is not UTF-8 text.
     """
     if templates is None or not Path(templates).is_file():
-        return templates
+        return templates and readable(templates)
     from nerve_runtime.vocabulary import read_text_lines
 
     return [text for _, text in read_text_lines(Path(templates), "template file")]

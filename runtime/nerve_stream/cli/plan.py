@@ -15,6 +15,7 @@ from nerve_stream.cli.input import bundle_or_default, named_classes, template_li
 from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
 from nerve_stream.jobs import JobKey, package_version
 from nerve_stream.pipeline import SegmenterOptions
+from nerve_stream.redaction import readable
 from nerve_stream.sources.addresses import is_address
 from nerve_stream.sources.images import IMAGE_SUFFIXES
 from nerve_stream.sources.options import LiveOptions, RtspTransport
@@ -73,7 +74,7 @@ def segmenter_options(sources: Iterable[str], find: WhatToFind, run: HowToRun) -
     return SegmenterOptions(
         bundle=str(bundle_or_default(find.bundle)),
         classes=tuple(classes) if isinstance(classes, list) else classes,
-        background=(find.background,) if find.background.strip() else (),
+        background=(readable(find.background),) if find.background.strip() else (),
         backend=run.backend,
         backend_options=BackendOptions(
             providers=cast("Providers", run.providers),

@@ -40,6 +40,7 @@ from nerve_stream.pipeline import (
     run_streams,
 )
 from nerve_stream.pipeline.segmenter_options import open_segmenter
+from nerve_stream.redaction import readable
 from nerve_stream.sinks.window import Key, Window
 from nerve_stream.sources.expanding import expand_sources
 
@@ -278,7 +279,7 @@ class _Runner:
         aside = opened.outputs.takes_stdout
         if self._run.json_lines:
             for sink in written:
-                typer.echo(json.dumps({"artefact": sink.kind, "path": str(sink.path)}), err=aside)
+                typer.echo(json.dumps({"artefact": sink.kind, "path": readable(str(sink.path))}), err=aside)
             typer.echo(json.dumps(summary_record(opened.title, self._worker.describe(), report)), err=aside)
         else:
             for sink in written:

@@ -7,6 +7,7 @@ import typer
 
 from nerve_stream.cli import options as option
 from nerve_stream.cli.input import bundle_or_default, exit_codes, named_classes, template_lines
+from nerve_stream.redaction import readable
 
 EXAMPLES = """\b
 Example:
@@ -46,7 +47,7 @@ def write_vocabulary(
         waivers = BackendOptions(trust_engines=trust_engines, allow_unchecked=allow_unchecked)
         with open_backend(backend, folder, manifest, waivers) as opened:
             encoder = TextEncoder(folder, manifest, opened, templates=template_lines(templates), strict=strict)
-            words = [background] if background.strip() else []
+            words = [readable(background)] if background.strip() else []
             bank = encoder.text_bank(named_classes(classes, classes_file, None), words)
         save_vocabulary(output, bank, text_sha256(manifest))
         typer.echo(str(output))

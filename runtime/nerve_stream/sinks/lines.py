@@ -47,6 +47,7 @@ class JsonLines(Sink):
         self._source = source
         self._temporary: Path | None = None
         self._stream = sys.stdout
+        self._takes_unicode = path != STDOUT or "utf" in (sys.stdout.encoding or "").lower()
         if path == STDOUT:
             return
         refuse_existing(path, force=force, pipes=True)
@@ -60,7 +61,7 @@ class JsonLines(Sink):
     def write(self, rgb: UInt8Array, result: FrameResult) -> None:
         """Write one line; the frame itself is not used."""
         record = result_record(result, rle=self._rle, source=self._source)
-        line = json.dumps(record, allow_nan=False, ensure_ascii=False)
+        line = json.dumps(record, allow_nan=False, ensure_ascii=not self._takes_unicode)
         try:
             with resource_errors(self.path):
                 self._stream.write(f"{line}\n")

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from nerve_runtime import SourceError
-from nerve_stream.redaction import redacted
+from nerve_stream.redaction import readable, redacted
 from nerve_stream.sources.addresses import is_address, parse_address
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.decoding.recipe import CameraRecipe
@@ -72,7 +72,7 @@ def _opened_path(path: Path, part: Part, *, allow_partial: bool) -> FrameSource:
             "a camera number or the URL of a stream"
         )
     if path.is_dir():
-        return Images(path.name or "folder", _images_of(path), part, allow_partial=allow_partial)
+        return Images(readable(path.name) or "folder", _images_of(path), part, allow_partial=allow_partial)
     if not path.is_file():
         raise SourceError(f"source {path} is a device or pipe, expected a plain file; for a camera give its number")
     if path.stat().st_size == 0:
@@ -80,7 +80,7 @@ def _opened_path(path: Path, part: Part, *, allow_partial: bool) -> FrameSource:
     with path.open("rb") as stream:
         start = stream.read(SNIFFED_BYTES)
     if looks_like_image(start) and not is_animated_png(start):
-        return Images(path.name, [path], part, allow_partial=False)
+        return Images(readable(path.name), [path], part, allow_partial=False)
     return VideoFile(path, part, allow_partial=allow_partial)
 
 

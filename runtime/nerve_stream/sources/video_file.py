@@ -15,6 +15,7 @@ import av
 import av.error
 
 from nerve_runtime import Frame, ResourceError, SourceError
+from nerve_stream.redaction import readable
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.options import Part
 from nerve_stream.sources.pictures import (
@@ -46,7 +47,7 @@ class _Pictures:
     """Decoded pictures of an opened file in order, with the count of what could not be decoded."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name
+        self.name = readable(path.name)
         self.decoded = self.damaged_packets = self.discarded_packets = 0
         self._path = path
         self._container = _opened(path)
@@ -148,7 +149,7 @@ class VideoFile(FrameSource):
     """
 
     def __init__(self, path: Path, part: Part, *, allow_partial: bool) -> None:
-        self.name = path.name
+        self.name = readable(path.name)
         self._part, self._allow_partial = part, allow_partial
         self._lock = threading.Lock()
         self._closed = self._jumped = False
