@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nerve_stream.sources.images import read_image
     from nerve_stream.sources.opening import open_frames
     from nerve_stream.sources.options import LiveOptions
+    from nerve_stream.sources.registry import register_source
 
 _HOMES = {
     "FrameSource": "sources.base",
@@ -25,9 +26,10 @@ _HOMES = {
     "expand_sources": "sources.expanding",
     "open_frames": "sources.opening",
     "read_image": "sources.images",
+    "register_source": "sources.registry",
 }
 
-__all__ = ["FrameSource", "LiveOptions", "expand_sources", "open_frames", "read_image"]
+__all__ = ["FrameSource", "LiveOptions", "expand_sources", "open_frames", "read_image", "register_source"]
 
 
 def __getattr__(name: str) -> Any:

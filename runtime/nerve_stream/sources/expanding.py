@@ -7,11 +7,7 @@ from nerve_runtime import SourceError
 from nerve_stream.redaction import redacted
 from nerve_stream.sources.addresses import is_address
 from nerve_stream.sources.images import IMAGE_SUFFIXES, files_ending_in, natural_order
-
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv"}
-    | {".mxf", ".dv", ".nut", ".y4m", ".gif", ".apng", ".ivf", ".obu", ".h264", ".264", ".hevc", ".265", ".mjpeg"}
-)
+from nerve_stream.sources.registry import video_suffixes
 
 
 def expand_sources(sources: list[str]) -> list[str]:
@@ -42,7 +38,7 @@ def _matches(pattern: str) -> list[str]:
     # Path.glob refuses absolute patterns, and `**` of it gives folders only before Python 3.13.
     paths = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207
     files = [path for path in paths if path.is_file()]
-    readable = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES]
+    readable = [path for path in files if path.suffix.lower() in video_suffixes() | IMAGE_SUFFIXES]
     chosen = readable or files or paths
     if not chosen:
         raise SourceError(f"pattern {redacted(pattern)} matches nothing; check it, and quote it against the shell")
@@ -57,7 +53,7 @@ def _of_folder(source: str) -> list[str]:
     folder = Path(source)
     if is_address(source) or not folder.is_dir():
         return [source]
-    videos = files_ending_in(VIDEO_SUFFIXES, folder)
+    videos = files_ending_in(video_suffixes(), folder)
     if not videos:
         return [source]
     images = files_ending_in(IMAGE_SUFFIXES, folder)

@@ -117,7 +117,8 @@ class Images(FrameSource):
             yield Frame(rgb, index, Fraction(index, IMAGES_PER_SECOND))
             index += self._every
 
-    def _frames(self) -> Iterator[Frame]:
+    def read_frames(self) -> Iterator[Frame]:
+        """Give the pictures in order; see FrameSource."""
         yield self._first
         yield from self._pictures
 

@@ -131,7 +131,8 @@ class LiveSource(FrameSource):
         if decoder is not None:
             decoder.close()
 
-    def _frames(self) -> Iterator[Frame]:
+    def read_frames(self) -> Iterator[Frame]:
+        """Give the newest frames as they come; see FrameSource."""
         while not self._closing.is_set():
             try:
                 picture = self._next_picture()

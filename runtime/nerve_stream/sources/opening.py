@@ -8,11 +8,12 @@ from nerve_stream.redaction import readable, redacted
 from nerve_stream.sources.addresses import is_address, parse_address
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.decoding.recipe import CameraRecipe
-from nerve_stream.sources.expanding import VIDEO_SUFFIXES
 from nerve_stream.sources.image_header import is_animated_png, looks_like_image
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Images, files_ending_in
 from nerve_stream.sources.live import open_live
 from nerve_stream.sources.options import LiveOptions, Part, Seconds
+from nerve_stream.sources.registry import registered_opener, video_suffixes
+from nerve_stream.sources.selected import SelectedFrames
 from nerve_stream.sources.video_file import VideoFile
 
 SNIFFED_BYTES = 1 << 16
@@ -29,7 +30,7 @@ def open_frames(
     every: int = 1,
     live: LiveOptions = DEFAULT_LIVE,
 ) -> FrameSource:
-    """Open a video file, an image, a folder of images, a camera or a stream.
+    """Open a video file, an image, a folder of images, a camera, a stream, or a file of a registered suffix.
 
     Args:
         source: a path, a camera's number or /dev/videoN, or the URL of a stream (rtsp, rtsps, rtmp, http, https, udp,
@@ -77,6 +78,9 @@ def _opened_path(path: Path, part: Part, *, allow_partial: bool) -> FrameSource:
         raise SourceError(f"source {path} is a device or pipe, expected a plain file; for a camera give its number")
     if path.stat().st_size == 0:
         raise SourceError(f"source {path} is empty (0 bytes); copy it again")
+    opener = registered_opener(path)
+    if opener is not None:
+        return SelectedFrames(opener(path), part=part)
     with path.open("rb") as stream:
         start = stream.read(SNIFFED_BYTES)
     if looks_like_image(start) and not is_animated_png(start):
@@ -88,7 +92,7 @@ def _images_of(folder: Path) -> list[Path]:
     paths = files_ending_in(IMAGE_SUFFIXES, folder)
     if paths:
         return paths
-    videos = len(files_ending_in(VIDEO_SUFFIXES, folder))
+    videos = len(files_ending_in(video_suffixes(), folder))
     instead = f"; it holds {videos} videos, which are sources of their own: name them" if videos else ""
     raise SourceError(
         f"folder {folder} holds no image, expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}{instead}"

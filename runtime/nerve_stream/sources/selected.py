@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from fractions import Fraction
+from itertools import islice
 
 from nerve_runtime import Frame
 from nerve_stream.sources.base import FrameSource, SourceState
+from nerve_stream.sources.options import Part
+
+WHOLE = Part()
 
 
 class SelectedFrames(FrameSource):
@@ -15,17 +19,28 @@ class SelectedFrames(FrameSource):
         source: read and closed with this one.
         limit: how many frames to give, None for all.
         without: indices of frames to leave out.
+        part: which of them by time and number, of a source that gives all.
+
+    Raises:
+        UsageError: while it is read: the part starts behind the last frame.
     """
 
     def __init__(
-        self, source: FrameSource, *, limit: int | None = None, without: AbstractSet[int] = frozenset()
+        self,
+        source: FrameSource,
+        *,
+        limit: int | None = None,
+        without: AbstractSet[int] = frozenset(),
+        part: Part = WHOLE,
     ) -> None:
         self._source = source
         self._limit = limit
         self._without = without
+        self._part = part
         self.name, self.live = source.name, source.live
         self.fps, self.size_hw = source.fps, source.size_hw
-        known = [count for count in (source.count, limit) if count is not None]
+        count = source.count if part == WHOLE else None
+        known = [number for number in (count, limit) if number is not None]
         self.count = min(known) if known else None
 
     @property
@@ -56,15 +71,25 @@ class SelectedFrames(FrameSource):
     def last_error(self, error: str | None) -> None:
         self._source.last_error = error
 
-    def _frames(self) -> Iterator[Frame]:
-        given = 0
+    def read_frames(self) -> Iterator[Frame]:
+        """Give the chosen frames; see FrameSource."""
+        kept = (frame for frame in self._frames_of_part() if frame.index not in self._without)
+        yield from islice(kept, self._limit)
+
+    def _frames_of_part(self) -> Iterator[Frame]:
+        part, first_s, in_time = self._part, None, 0
+        since_first_s = Fraction(0)
         for frame in self._source:
-            if frame.index in self._without:
-                continue
-            yield frame
-            given += 1
-            if given == self._limit:
-                return
+            first_s = frame.time_s if first_s is None else first_s
+            since_first_s = frame.time_s - first_s
+            if part.length_s is not None and since_first_s >= part.begin_s + part.length_s:
+                break
+            if since_first_s >= part.begin_s:
+                if in_time % part.every == 0:
+                    yield frame
+                in_time += 1
+        if part.begin_s and not in_time:
+            raise part.refuse_beyond(self.name, since_first_s)
 
     def seek(self, time_s: Fraction) -> None:
         """As the source."""

@@ -192,7 +192,8 @@ class VideoFile(FrameSource):
         """Go on with the first frame at or after a time of the file's own clock; see FrameSource."""
         self._sought = max(Fraction(time_s), self._earliest_s)
 
-    def _frames(self) -> Iterator[Frame]:
+    def read_frames(self) -> Iterator[Frame]:
+        """Give the frames of the part; see FrameSource."""
         if self._sought is None:
             yield self._first
         while (frame := self._next_wanted()) is not None:

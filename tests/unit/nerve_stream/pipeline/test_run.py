@@ -63,7 +63,7 @@ class Camera(FrameSource):
         self.closed = threading.Event()
         self._count, self._fps = count, fps
 
-    def _frames(self) -> Iterator[Frame]:
+    def read_frames(self) -> Iterator[Frame]:
         for index in range(self._count):
             if self.closed.wait(1 / self._fps):
                 return
