@@ -31,6 +31,7 @@ from nerve_export.parity.measures import ParityReport
 from nerve_export.plan import BuildPlan, plan_key, plan_weights, presets, tool_versions
 from nerve_ref.weights.files import ResolvedWeights, licences_text
 from nerve_runtime.bundle.manifest import (
+    BakedConstants,
     Geometry,
     Manifest,
     Method,
@@ -267,7 +268,7 @@ def _manifest(
             text_width=sizes.text_width,
             max_classes=plan.max_classes,
         ),
-        method=Method(**{name: getattr(params, name) for name in GRAPH_INPUTS}, baked=baked),
+        method=Method(**{name: getattr(params, name) for name in GRAPH_INPUTS}, baked=BakedConstants(**baked)),
         vocabulary=_vocabulary(folder, plan, sizes),
         stages=stages,
         weights=tuple(WeightRecord(**asdict(record)) for record in resolved.records) if resolved is not None else (),

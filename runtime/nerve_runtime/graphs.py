@@ -2,36 +2,34 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName
-from nerve_runtime.candidates import possible_winners
 from nerve_runtime.errors import BundleError
-from nerve_runtime.readout import enlarged, readout_size_hw
-from nerve_runtime.temporal import Temporal
+from nerve_runtime.frames import UInt8Array
+from nerve_runtime.readout import enlarged, possible_winners, readout_size_hw
+from nerve_runtime.temporal import Between, Temporal
 from nerve_runtime.vocabulary.text_bank import TextBank
 
-ALWAYS: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "readout")
-BETWEEN: dict[str, tuple[StageName, ...]] = {
+BASE_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "readout")
+STAGES_BETWEEN_KEYFRAMES: Mapping[Between, tuple[StageName, ...]] = {
     "follow": ("carry", "walk_carried"),
     "warm": ("walk_warm",),
     "exact": ("solve", "walk_exact"),
     "hold": (),
 }
 
-UInt8Array = NDArray[np.uint8]
 Timings = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A vocabulary in use, with the constants that go with it; another vocabulary is another object."""
+class ActiveVocabulary:
+    """The vocabulary in use with the graphs' scalar inputs; another vocabulary is another object."""
 
     bank: TextBank
     scalars: dict[str, Array]
@@ -41,32 +39,37 @@ class Words:
         """Probability under which a pixel is background, float32 (); 0 where there is none."""
         return self.scalars["threshold"] if self.bank.has_background else np.array(0, dtype=np.float32)
 
+    @property
+    def walk_scalars(self) -> dict[str, Array]:
+        """What every walk takes, float32 () each."""
+        return {name: self.scalars[name] for name in ("alpha", "beta")}
+
 
 class Graphs:
-    """Opens the stages that a way of working needs and runs them; different stages may run in different threads.
+    """Opens the stages that a temporal policy needs and runs them; different stages may run in different threads.
 
     Attributes:
         manifest: of the bundle.
 
     Raises:
-        BundleError: the bundle has no graph for what is asked.
+        BundleError: the bundle lacks a graph that the policy needs.
     """
 
     def __init__(self, manifest: Manifest, backend: Backend, temporal: Temporal) -> None:
         self.manifest = manifest
         self._backend = backend
-        wanted = stages_for(temporal)
-        missing = [stage for stage in wanted if stage not in manifest.stages]
+        stages = stages_for(temporal)
+        missing = [stage for stage in stages if stage not in manifest.stages]
         if missing:
             raise BundleError(
                 f"the bundle has no graph {', '.join(missing)}, which between={temporal.between!r} needs; "
                 "build it again with this version, or choose another way"
             )
-        if "walk_carried" in wanted and "local" in manifest.stages:
-            wanted = (*wanted, "local")
-        self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in wanted}
+        if "walk_carried" in stages and "local" in manifest.stages:
+            stages = (*stages, "local")
+        self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in stages}
         # A compiled engine has one context; two videos, or two threads of one, must not meet in it.
-        self._locks = {stage: threading.Lock() for stage in wanted}
+        self._locks = {stage: threading.Lock() for stage in stages}
 
     def __contains__(self, stage: StageName) -> bool:
         """Whether a stage was opened."""
@@ -80,9 +83,9 @@ class Graphs:
             timings_ms[stage] = timings_ms.get(stage, 0.0) + 1000 * (time.perf_counter() - started)
         return outputs
 
-    def seed_scores(self, working: UInt8Array, words: Words, timings_ms: Timings) -> Array:
+    def seed_scores(self, working: UInt8Array, vocabulary: ActiveVocabulary, timings_ms: Timings) -> Array:
         """G of a working frame, float32 (c, p)."""
-        bank = words.bank
+        bank = vocabulary.bank
         return self.run(
             "scores",
             timings_ms,
@@ -90,20 +93,20 @@ class Graphs:
             text_embeddings=bank.text_embeddings,
             class_rows=bank.class_rows,
             class_mask=bank.class_mask,
-            tau=words.scalars["tau"],
+            tau=vocabulary.scalars["tau"],
         )["seed_scores"]
 
     def read_out(
-        self, scores: Array, words: Words, size_hw: tuple[int, int], timings_ms: Timings
+        self, scores: Array, vocabulary: ActiveVocabulary, size_hw: tuple[int, int], timings_ms: Timings
     ) -> tuple[UInt8Array, UInt8Array]:
         """Labels and confidence, uint8 (H, W) each, of label scores float32 (c, p)."""
         rows: UInt8Array | None = None
         if self._backend.class_slots is None:
-            rows = possible_winners(scores, self.manifest.geometry.grid_hw, keep_first=words.bank.has_background)
+            rows = possible_winners(scores, self.manifest.geometry.grid_hw, keep_first=vocabulary.bank.has_background)
             scores = scores[rows]
         bounded_hw = readout_size_hw(len(scores), size_hw, self._backend.readout_limit_px)
-        asked_hw = np.array(bounded_hw, dtype=np.int64)
-        outputs = self.run("readout", timings_ms, label_scores=scores, size_hw=asked_hw, threshold=words.threshold)
+        size = np.array(bounded_hw, dtype=np.int64)
+        outputs = self.run("readout", timings_ms, label_scores=scores, size_hw=size, threshold=vocabulary.threshold)
         labels, confidence = outputs["labels"], outputs["confidence"]
         labels = labels if rows is None else rows[labels]
         if bounded_hw == size_hw:
@@ -116,10 +119,10 @@ class Graphs:
 
 
 def stages_for(temporal: Temporal) -> Sequence[StageName]:
-    """The stages that a way of working cannot do without."""
-    stages = list(ALWAYS)
+    """The stages that a temporal policy needs."""
+    stages = list(BASE_STAGES)
     if temporal.keyframe_every > 1:
-        stages += BETWEEN[temporal.between]
+        stages += STAGES_BETWEEN_KEYFRAMES[temporal.between]
     if (temporal.smoothing > 0 or temporal.scores_every > 1) and "carry" not in stages:
         stages.append("carry")
     return stages

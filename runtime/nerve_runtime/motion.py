@@ -17,6 +17,9 @@ frames of one shot at least 0.63.
 """
 WINDOW_PX = (5, 5)
 
+NEIGHBOURS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0))
+"""(down, right) of the eight neighbours, in the order of the first axis of W."""
+
 FloatArray = NDArray[np.float32]
 UInt8Array = NDArray[np.uint8]
 
@@ -150,3 +153,17 @@ def _same(grey: UInt8Array, other: UInt8Array, places: FloatArray) -> NDArray[np
     height, width = grey.shape
     inside = (places > -0.5).all(axis=2) & (places[..., 0] < width - 0.5) & (places[..., 1] < height - 0.5)
     return np.asarray((difference < LOST_LEVELS) & inside)
+
+
+def carried_neighbours(local_weights: FloatArray, motion: Motion) -> FloatArray:
+    """W of a keyframe, float32 (8, h, w), looked up at the origins of a frame's tokens, borders renormalised."""
+    height, width = local_weights.shape[1:]
+    carried = local_weights.reshape(8, -1)[:, motion.origin_tokens].reshape(8, height, width)
+    rows, columns = np.mgrid[0:height, 0:width]
+    inside = [
+        (rows + down >= 0) & (rows + down < height) & (columns + right >= 0) & (columns + right < width)
+        for down, right in NEIGHBOURS
+    ]
+    # A token from the border has no weight on the side that lay outside; a little on each side keeps the sum above 0.
+    weights = (carried + np.float32(1e-6)) * np.stack(inside)
+    return np.asarray(weights / weights.sum(axis=0), dtype=np.float32)

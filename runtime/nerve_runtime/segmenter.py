@@ -15,7 +15,7 @@ from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import Array
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
-from nerve_runtime.graphs import Graphs, Words
+from nerve_runtime.graphs import ActiveVocabulary, Graphs
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
@@ -173,11 +173,11 @@ class Segmenter:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The name of each label."""
-        return self._words.bank.class_names
+        return self._vocabulary.bank.class_names
 
     def new_video(self) -> Video:
         """Start another video that goes through the same graphs and shares the class list."""
-        return Video(self._graphs, lambda: self._words, self.temporal, self._count)
+        return Video(self._graphs, lambda: self._vocabulary, self.temporal, self._count)
 
     def set_classes(self, classes: Classes, background: str | Iterable[str] = ()) -> None:
         """Use another class list from the next frame on; nothing is rebuilt and the kept attention stays of use.
@@ -192,7 +192,7 @@ class Segmenter:
         if self._threshold_given and not bank.has_background:
             raise UsageError("a threshold gives pixels to the background; name background words, or leave it out")
         slots = self._backend.class_slots
-        self._words = Words(bank if slots is None else pad_classes(bank, slots), self._scalars)
+        self._vocabulary = ActiveVocabulary(bank if slots is None else pad_classes(bank, slots), self._scalars)
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
         """Label every pixel of a frame.

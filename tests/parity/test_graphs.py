@@ -189,7 +189,7 @@ def test_a_walk_is_one_convolution_with_the_eight_kernels_a_step(
     graph = graphs[stage].graph
     kernels = {tensor.name for tensor in graph.initializer if tuple(tensor.dims) == (8, 1, 3, 3)}
     local = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in kernels]
-    assert len(local) == manifest.method.baked[constant]
+    assert len(local) == getattr(manifest.method.baked, constant)
 
 
 @pytest.mark.parametrize("stage", ["walk", "walk_warm"])
@@ -197,7 +197,7 @@ def test_a_walk_has_no_other_convolution_and_no_padding(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
     graph = graphs[stage].graph
-    steps = manifest.method.baked["steps" if stage == "walk" else "warm_steps"]
+    steps = manifest.method.baked.steps if stage == "walk" else manifest.method.baked.warm_steps
     assert count(graph, "Conv") == steps
     assert count(graph, "Pad") == count(graph, "Slice") == count(graph, "Gather") == 0
 

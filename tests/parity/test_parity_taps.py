@@ -18,7 +18,7 @@ from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights.files import WeightChoice
 from nerve_ref.weights.networks import Models
-from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.manifest import BakedConstants, Manifest
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
 
 SAME_GRID = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.1")
@@ -101,16 +101,17 @@ def test_the_manifest_says_every_constant(manifest: Manifest, preset: Preset) ->
 
 
 def test_a_constant_that_the_manifest_does_not_say_is_named(manifest: Manifest) -> None:
-    baked = {name: value for name, value in manifest.method.baked.items() if name != "sigma"}
+    baked = BakedConstants(**manifest.method.baked.model_dump(exclude={"sigma"}))
     other = manifest.model_copy(update={"method": manifest.method.model_copy(update={"baked": baked})})
     with pytest.raises(BundleError, match=r"the manifest does not say sigma"):
         params_of(other)
 
 
-def test_constants_that_make_no_sense_are_refused(manifest: Manifest) -> None:
-    baked = {**manifest.method.baked, "sigma": -1.0}
+@pytest.mark.parametrize(("sigma", "reason"), [(-1.0, r"NerveParams\.sigma is -1\.0"), ("wide", r"[^$]*'(str|wide)'")])
+def test_constants_that_make_no_sense_are_refused(manifest: Manifest, sigma: float | str, reason: str) -> None:
+    baked = manifest.method.baked.model_copy(update={"sigma": sigma})
     other = manifest.model_copy(update={"method": manifest.method.model_copy(update={"baked": baked})})
-    with pytest.raises(BundleError, match=r"constants make no sense: NerveParams\.sigma is -1\.0"):
+    with pytest.raises(BundleError, match=f"constants make no sense: {reason}"):
         params_of(other)
 
 

@@ -71,7 +71,7 @@ def measure_walks(
                 closed, spent_ms = _run(sessions["solve"], known)
                 known |= closed
                 tallies["walk_exact"].keyframe_ms.append(spent_ms)
-                S = _dense(known, manifest.geometry.grid_hw, manifest.method.baked["pooled_hw"])
+                S = _dense(known, manifest.geometry.grid_hw, manifest.method.baked.model_dump()["pooled_hw"])
             limit = closed_form(torch.from_numpy(known["seed_scores"]), S, manifest.method.alpha).numpy()
             for stage, tally in tallies.items():
                 known["previous_scores"] = known.get(f"{stage}.scores", known["seed_scores"])

@@ -147,15 +147,17 @@ def params_of(manifest: Manifest) -> "NerveParams":
     """
     from nerve_ref.params import NerveParams
 
-    said = {**manifest.method.baked, **manifest.method.model_dump(exclude={"baked"})}
+    constants = {**manifest.method.baked.model_dump(), **manifest.method.model_dump(exclude={"baked"})}
     names = [field.name for field in fields(NerveParams)]
-    missing = sorted(set(names) - set(said))
+    missing = sorted(set(names) - set(constants))
     if missing:
         raise BundleError(f"the manifest does not say {', '.join(missing)}; build the bundle again with this version")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value := said[name], list) else value for name in names}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value := constants[name], list) else value for name in names
+    }
     try:
         return NerveParams(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BundleError(f"the manifest's constants make no sense: {error}; build the bundle again") from error
 
 

@@ -35,6 +35,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0, lt=2**24)]
 Side = Annotated[int, Field(gt=0, le=8192)]
+Steps = Annotated[int, Field(strict=True, ge=1, le=1000)]  # of a walk, each a node of its graph; presets have 3 to 20
 TENSOR_ELEMENTS_LIMIT = 2**31
 
 
@@ -50,7 +51,7 @@ class FileRecord(_Strict):
 
 
 class StageRecord(_Strict):
-    """One graph: its ONNX file, the files of its external data, its doors, and what one run costs in GMAC."""
+    """One graph: its ONNX file, the files of its external data, its inputs and outputs, and the cost of a run in GMAC."""
 
     onnx: BundlePath
     external_data: tuple[BundlePath, ...] = ()
@@ -66,15 +67,24 @@ class StageRecord(_Strict):
         return self
 
 
+class BakedConstants(_Strict, extra="allow"):
+    """Constants that are baked into the graphs. The runtime reads the two named here, the others are for the record."""
+
+    __pydantic_extra__: dict[str, str | int | float | bool | list[int] | list[str]]
+
+    steps: Steps
+    warm_steps: Steps
+
+
 class Method(_Strict):
-    """Default values of the graph inputs, and every constant that is baked in, for the record (`baked`)."""
+    """Default values of the graph inputs, and every constant that is baked in (`baked`)."""
 
     tau: float = Field(gt=0)
     alpha: float = Field(ge=0, lt=1)
     beta: Probability
     head_temperature: float = Field(gt=0)
     threshold: Probability
-    baked: dict[str, str | int | float | bool | list[int] | list[str]]
+    baked: BakedConstants
 
 
 class Geometry(_Strict):

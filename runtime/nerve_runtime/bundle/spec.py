@@ -49,7 +49,7 @@ class TensorSpec(BaseModel):
 
 
 class StageSpec(BaseModel):
-    """The doors of one graph: its inputs and outputs in order."""
+    """The inputs and outputs of one graph, in order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -95,7 +95,7 @@ def test_a_build_installs_a_bundle_whose_files_are_all_listed(plan: BuildPlan) -
 
 def test_the_manifest_holds_the_plans_constants_and_the_weights_with_their_hashes(plan: BuildPlan) -> None:
     manifest = build(plan, (), lambda what: None).manifest
-    baked, inputs = manifest.method.baked, ("tau", "alpha", "beta", "head_temperature", "threshold")
+    baked, inputs = manifest.method.baked.model_dump(), ("tau", "alpha", "beta", "head_temperature", "threshold")
     assert {name: getattr(manifest.method, name) for name in inputs} == {
         name: getattr(plan.params, name) for name in inputs
     }

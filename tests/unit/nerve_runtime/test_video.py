@@ -11,8 +11,7 @@ from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import BundleError, ResourceError
 from nerve_runtime.frames import Frame
-from nerve_runtime.motion import Motion
-from nerve_runtime.video import carried_neighbours
+from nerve_runtime.motion import Motion, carried_neighbours
 from tests.data.clips import halves
 
 CLASSES = ("red", "grass", "sky")
@@ -83,17 +82,17 @@ def test_smoothing_keeps_a_share_of_the_scores_before(bundle: Path) -> None:
     with opened(bundle, temporal=Temporal(8, smoothing=0.75, change=0, cut=0)) as segmenter:
         video = segmenter.new_video()
         video.segment(frame(0))
-        before = video._kept.seeds.copy()  # type: ignore[union-attr]
+        before = video._state.seed_scores.copy()  # type: ignore[union-attr]
         video.segment(frame(1, halves()[::-1].copy()))
         encoded = video.encode(frame(2))
         assert encoded.motion is not None
-        kept = video._kept.seeds.copy()  # type: ignore[union-attr]
+        kept = video._state.seed_scores.copy()  # type: ignore[union-attr]
         video.decode(encoded)
         fresh = before  # the fake back end gives the same scores for the same picture
         weights = encoded.motion.previous_weights
         carried = (kept[:, encoded.motion.previous_tokens] * (0.75 * weights)).sum(1)
         expected = (1 - 0.75 * weights.sum(0)) * fresh + carried
-        np.testing.assert_allclose(video._kept.seeds, expected, atol=1e-6)  # type: ignore[union-attr]
+        np.testing.assert_allclose(video._state.seed_scores, expected, atol=1e-6)  # type: ignore[union-attr]
 
 
 def test_other_classes_between_keyframes_need_no_new_attention(bundle: Path) -> None:

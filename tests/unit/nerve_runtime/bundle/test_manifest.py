@@ -153,3 +153,25 @@ def test_an_axis_that_the_geometry_fixes_may_not_be_a_letter(own_bundle: Path) -
     rewrite(own_bundle, stages=stages, manifest_sha256=None)
     with pytest.raises(BundleError, match="tensor 'label_scores' of stage 'walk' has axes"):
         load_manifest(own_bundle)
+
+
+@pytest.mark.parametrize("constant", ["steps", "warm_steps"])
+@pytest.mark.parametrize("value", [None, "many", "20", True, 0, -3, 2.5, 1001, []])
+def test_a_baked_constant_that_the_runtime_reads_is_missing_or_garbled(
+    own_bundle: Path, constant: str, value: Any
+) -> None:
+    method = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))["method"]
+    baked = {name: other for name, other in method["baked"].items() if name != constant}
+    rewrite(own_bundle, method={**method, "baked": baked if value is None else {**baked, constant: value}})
+    with pytest.raises(BundleError, match=rf"is not a valid manifest: method\.baked\.{constant}: .*rebuild the bundle"):
+        load_manifest(own_bundle)
+
+
+def test_baked_constants_for_the_record_may_have_any_name_but_only_plain_values(own_bundle: Path) -> None:
+    method = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))["method"]
+    more = {"layers": ["mid"], "sigma": 0.5, "size_hw": [64, 64], "note": "new in a later version"}
+    rewrite(own_bundle, method={**method, "baked": {**method["baked"], **more}})
+    assert load_manifest(own_bundle).method.baked.model_dump() == {**method["baked"], **more}
+    rewrite(own_bundle, method={**method, "baked": {**method["baked"], "note": {"a": 1}}})
+    with pytest.raises(BundleError, match=r"method\.baked\.note"):
+        load_manifest(own_bundle)

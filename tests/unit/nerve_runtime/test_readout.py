@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nerve_runtime.candidates import possible_winners
+from nerve_runtime.readout import possible_winners
 
 
 def _bilinear(line: NDArray[np.float64], length: int) -> NDArray[np.float64]:
