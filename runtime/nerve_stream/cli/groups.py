@@ -1,8 +1,11 @@
-"""Options in groups: a command takes a few dataclasses, and the command line shows all of their fields."""
+"""Options in groups: a command takes a few dataclasses, and the command line shows all of their fields.
+
+Typer has no parameter models; its `rich_help_panel` only arranges the help. See docs/decisions.md.
+"""
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from functools import wraps
 from typing import Any, get_type_hints
 
@@ -18,32 +21,29 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     ...     height: int = 2
     ...     width: int = 3
     >>> @grouped
-    ... def say(size: Size) -> None:
+    ... def print_area(size: Size) -> None:
     ...     print(size.height * size.width)
-    >>> say(height=5)
+    >>> print_area(height=5)
     15
     """
-    groups = {name: kind for name, kind in get_type_hints(command).items() if name != "return"}
-    parameters: list[inspect.Parameter] = []
-    for kind in groups.values():
-        hints = get_type_hints(kind, include_extras=True)
-        for field in fields(kind):
-            default = inspect.Parameter.empty if field.default is MISSING else field.default
-            parameters.append(
-                inspect.Parameter(
-                    field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
-                )
-            )
+    groups = {name: group for name, group in get_type_hints(command).items() if name != "return"}
 
     @wraps(command)
-    def flat(**given: Any) -> None:
+    def flat(**values: Any) -> None:
         command(
             **{
-                name: kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
-                for name, kind in groups.items()
+                name: group(**{field.name: values[field.name] for field in fields(group) if field.name in values})
+                for name, group in groups.items()
             }
         )
 
+    parameters = [_parameter(group, field) for group in groups.values() for field in fields(group)]
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what inspect.signature reads
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return flat
+
+
+def _parameter(group: type, field: Field[Any]) -> inspect.Parameter:
+    default = inspect.Parameter.empty if field.default is MISSING else field.default
+    annotation = get_type_hints(group, include_extras=True)[field.name]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

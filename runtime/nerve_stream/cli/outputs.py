@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from nerve_runtime import UsageError
-from nerve_stream.cli.options import WhatToWrite
+from nerve_stream.cli.options import OutputOptions
 from nerve_stream.drawing.overlay import OverlayStyle
 from nerve_stream.sinks import (
     JsonLines,
@@ -42,7 +42,7 @@ class Outputs:
     resume: bool
 
     @classmethod
-    def asked(cls, write: WhatToWrite) -> "Outputs":
+    def asked(cls, write: OutputOptions) -> "Outputs":
         """The outputs of a command line.
 
         Raises:

@@ -12,7 +12,7 @@ from nerve_runtime import EVERY_FRAME, Between, Constants, Temporal
 from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
-from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.jobs import JobKey, package_version
 from nerve_stream.pipeline import SegmenterOptions
 from nerve_stream.redaction import readable
@@ -41,7 +41,7 @@ def is_still(source: str) -> bool:
     return not is_live(source) and (Path(source).is_dir() or Path(source).suffix.lower() in IMAGE_SUFFIXES)
 
 
-def chosen_temporal(sources: Iterable[str], run: HowToRun) -> Temporal:
+def chosen_temporal(sources: Iterable[str], run: RunOptions) -> Temporal:
     """How frames help each other: as asked, and otherwise as suits what the sources are.
 
     Raises:
@@ -62,7 +62,7 @@ def chosen_temporal(sources: Iterable[str], run: HowToRun) -> Temporal:
     return chosen if chosen.between == "follow" else replace(chosen, smoothing=0.0)
 
 
-def segmenter_options(sources: Iterable[str], find: WhatToFind, run: HowToRun) -> SegmenterOptions:
+def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOptions) -> SegmenterOptions:
     """How the segmenter is opened.
 
     Raises:
@@ -90,7 +90,7 @@ def segmenter_options(sources: Iterable[str], find: WhatToFind, run: HowToRun) -
     )
 
 
-def live_options(read: WhatToRead) -> LiveOptions:
+def live_options(read: SourceOptions) -> LiveOptions:
     """Patience with cameras and addresses.
 
     Raises:
@@ -103,7 +103,7 @@ def live_options(read: WhatToRead) -> LiveOptions:
     )
 
 
-def job_key(options: SegmenterOptions, read: WhatToRead, write: WhatToWrite) -> JobKey:
+def job_key(options: SegmenterOptions, read: SourceOptions, write: OutputOptions) -> JobKey:
     """What the outputs of a resumable run depend on, but for the sources.
 
     Raises:

@@ -19,7 +19,7 @@ from nerve_runtime.atomic import sweep_temporaries
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import tell_error
-from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.cli.outputs import Outputs, Planned, planned_sources
 from nerve_stream.cli.plan import job_key, live_options, segmenter_options, wants
 from nerve_stream.cli.progress import shown_progress
@@ -118,7 +118,7 @@ class Interruption:
                 signal.signal(number, handler)
 
 
-def run_command(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: HowToRun) -> None:
+def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions) -> None:
     """Segment every source and write its outputs; several sources have their names in the outputs' names.
 
     Raises:
@@ -202,9 +202,9 @@ class _Runner:
         self,
         worker: Worker,
         job: Job | None,
-        read: WhatToRead,
-        write: WhatToWrite,
-        run: HowToRun,
+        read: SourceOptions,
+        write: OutputOptions,
+        run: RunOptions,
         interruption: Interruption,
     ) -> None:
         self._worker, self._job = worker, job

@@ -6,7 +6,7 @@ import typer
 
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.input import exit_codes
-from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 
 EXAMPLES = """\b
 Examples:
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command(epilog=EXAMPLES)
 @grouped
-def segment(read: WhatToRead, find: WhatToFind, write: WhatToWrite, run: HowToRun) -> None:
+def segment(read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions) -> None:
     """Label every pixel of each SOURCE with class names given in words. Progress goes to stderr, paths written to stdout."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if run.verbose else logging.WARNING)
     with exit_codes(verbose=run.verbose):

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from nerve_runtime import Frame, FrameResult, UsageError
-from nerve_stream.cli.options import WhatToRead
+from nerve_stream.cli.options import SourceOptions
 from nerve_stream.cli.outputs import Planned, opened_sinks
 from nerve_stream.drawing.overlay import overlay
 from nerve_stream.jobs import Job
@@ -40,7 +40,7 @@ class OpenSource:
     def __init__(
         self,
         plan: Planned,
-        read: WhatToRead,
+        read: SourceOptions,
         live: LiveOptions,
         job: Job | None,
         window: Window | None,

@@ -9,7 +9,7 @@ from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_stream.cli.groups import grouped
-from nerve_stream.cli.options import HowToRun, WhatToFind, WhatToRead, WhatToWrite
+from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.cli.outputs import Outputs, planned_sources
 from nerve_stream.cli.plan import chosen_temporal, is_live, is_still, job_key, segmenter_options, wants
 from nerve_stream.sources.opening import open_frames
@@ -18,7 +18,7 @@ from tests.data.clips import halves, write_clip
 
 
 def asked(**words: object) -> Outputs:
-    return Outputs.asked(WhatToWrite(**words))  # type: ignore[arg-type]  # names of options
+    return Outputs.asked(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
 
 
 @pytest.mark.parametrize("source", ["0", "/dev/video2", "rtsp://door/live", "http://door/stream.mjpg", "udp://:5000"])
@@ -37,25 +37,25 @@ def test_files_are_not_live(tmp_path: Path) -> None:
 def test_pictures_are_segmented_by_themselves_and_videos_are_followed(tmp_path: Path) -> None:
     assert is_still(str(tmp_path))
     assert is_still("a.PNG")
-    assert chosen_temporal([str(tmp_path), "a.png"], HowToRun()) == EVERY_FRAME
-    assert chosen_temporal(["a.mp4", "0"], HowToRun()) == Temporal()
+    assert chosen_temporal([str(tmp_path), "a.png"], RunOptions()) == EVERY_FRAME
+    assert chosen_temporal(["a.mp4", "0"], RunOptions()) == Temporal()
 
 
 def test_pictures_and_videos_together_are_segmented_frame_by_frame_and_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert chosen_temporal([str(tmp_path), "a.mp4"], HowToRun()) == EVERY_FRAME
+    assert chosen_temporal([str(tmp_path), "a.mp4"], RunOptions()) == EVERY_FRAME
     assert "pictures and videos together" in capsys.readouterr().err
 
 
 def test_what_is_asked_for_decides() -> None:
-    assert chosen_temporal(["a.mp4"], HowToRun(keyframe_every=1)) == EVERY_FRAME
-    assert chosen_temporal(["a.png"], HowToRun(keyframe_every=5)).keyframe_every == 5
-    assert chosen_temporal(["a.mp4"], HowToRun(keyframe_every=1, smoothing=0.5)).smoothing == 0.5
-    warm = chosen_temporal(["a.mp4"], HowToRun(between="warm", scores_every=2))
+    assert chosen_temporal(["a.mp4"], RunOptions(keyframe_every=1)) == EVERY_FRAME
+    assert chosen_temporal(["a.png"], RunOptions(keyframe_every=5)).keyframe_every == 5
+    assert chosen_temporal(["a.mp4"], RunOptions(keyframe_every=1, smoothing=0.5)).smoothing == 0.5
+    warm = chosen_temporal(["a.mp4"], RunOptions(between="warm", scores_every=2))
     assert (warm.between, warm.smoothing, warm.scores_every) == ("warm", 0.0, 2)
     with pytest.raises(UsageError, match="between is 'guess'"):
-        chosen_temporal(["a.mp4"], HowToRun(between="guess"))
+        chosen_temporal(["a.mp4"], RunOptions(between="guess"))
 
 
 def test_names_of_sources_hold_no_credentials_and_are_unique() -> None:
@@ -86,21 +86,21 @@ def test_resuming_needs_an_output() -> None:
 
 
 def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_they_go(bundle: Path) -> None:
-    def key(read: WhatToRead, write: WhatToWrite, **find: object) -> str:
-        named = WhatToFind(**{"bundle": bundle, "classes": "red; sky", **find})  # type: ignore[arg-type]
-        options = segmenter_options(read.sources, named, HowToRun())
+    def key(read: SourceOptions, write: OutputOptions, **find: object) -> str:
+        named = ClassOptions(**{"bundle": bundle, "classes": "red; sky", **find})  # type: ignore[arg-type]
+        options = segmenter_options(read.sources, named, RunOptions())
         return str(job_key(options, read, write).record()["job_key"])
 
-    read = WhatToRead(["a.mp4"])
-    first = key(read, WhatToWrite(masks=Path("a")))
-    assert key(read, WhatToWrite(masks=Path("b"), force=True)) == first
-    assert key(WhatToRead(["b.mp4"]), WhatToWrite(masks=Path("a"))) == first
+    read = SourceOptions(["a.mp4"])
+    first = key(read, OutputOptions(masks=Path("a")))
+    assert key(read, OutputOptions(masks=Path("b"), force=True)) == first
+    assert key(SourceOptions(["b.mp4"]), OutputOptions(masks=Path("a"))) == first
     others = [
-        key(read, WhatToWrite(masks=Path("a")), classes="red; road"),
-        key(read, WhatToWrite(masks=Path("a")), alpha=0.5),
-        key(WhatToRead(["a.mp4"], every=2), WhatToWrite(masks=Path("a"))),
-        key(read, WhatToWrite(masks=Path("a"), opacity=0.1)),
-        key(WhatToRead(["a.png"]), WhatToWrite(masks=Path("a"))),  # pictures: each by itself
+        key(read, OutputOptions(masks=Path("a")), classes="red; road"),
+        key(read, OutputOptions(masks=Path("a")), alpha=0.5),
+        key(SourceOptions(["a.mp4"], every=2), OutputOptions(masks=Path("a"))),
+        key(read, OutputOptions(masks=Path("a"), opacity=0.1)),
+        key(SourceOptions(["a.png"]), OutputOptions(masks=Path("a"))),  # pictures: each by itself
     ]
     assert len({first, *others}) == len(others) + 1
 
@@ -110,7 +110,7 @@ def test_options_in_groups_are_those_of_one_command() -> None:
 
     @app.command()
     @grouped
-    def show(read: WhatToRead, run: HowToRun) -> None:
+    def show(read: SourceOptions, run: RunOptions) -> None:
         typer.echo(f"{list(read.sources)} {read.start} {run.realtime} {run.keyframe_every}")
 
     ended = CliRunner().invoke(app, ["a.mp4", "b.mp4", "--start", "2.5", "--lossless", "--keyframe-every", "3"])
