@@ -1,4 +1,4 @@
-"""What both commands do with their options, and how they end."""
+"""What both commands share: errors as one line and an exit code, and their bundle, classes and templates."""
 
 import logging
 from collections.abc import Iterator
@@ -18,27 +18,27 @@ def exit_codes(*, verbose: bool) -> Iterator[None]:
     try:
         yield
     except NerveError as error:
-        tell_error(error, verbose=verbose)
+        print_error(error, verbose=verbose)
         raise typer.Exit(error.exit_code) from error
     except OSError as error:  # a path that is too long, or that permissions hide, wherever it is first touched
-        told = ResourceError(f"{error}; check the path and its permissions")
-        told.__cause__ = error
-        tell_error(told, verbose=verbose)
+        resource_error = ResourceError(f"{error}; check the path and its permissions")
+        resource_error.__cause__ = error
+        print_error(resource_error, verbose=verbose)
         raise typer.Exit(ResourceError.exit_code) from error
 
 
-def tell_error(error: NerveError, *, verbose: bool) -> None:
-    """Say on stderr, in one line, what went wrong; and where in the code, if asked for."""
+def print_error(error: NerveError, *, verbose: bool) -> None:
+    """Print an error to stderr in one line; with `verbose` its traceback too."""
     if verbose:
         logging.getLogger("nerve_runtime").error("the error came from here", exc_info=error)
     typer.echo(f"error: {' '.join(str(error).split())}", err=True)
 
 
 def bundle_or_default(bundle: Path | None) -> Path:
-    """The bundle asked for, or the default one where it exists.
+    """The bundle that was named, or the default one where it exists.
 
     Raises:
-        BundleError: none was asked for and the default is not there.
+        BundleError: none was named and the default does not exist.
     """
     if bundle is not None:
         return bundle
@@ -51,19 +51,19 @@ def bundle_or_default(bundle: Path | None) -> Path:
 
 
 def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) -> str | list[str] | Path:
-    """The one way out of three in which classes were named.
+    """The classes from the one option of three that names them.
 
     Raises:
-        UsageError: none or several were used, or the file is not usable.
+        UsageError: none or several of the options are given, or the file is unusable.
     """
-    given = [
+    options = [
         name
         for name, value in (("--classes", text), ("--classes-file", file), ("--vocabulary", vocabulary))
         if value is not None
     ]
-    if len(given) != 1:
+    if len(options) != 1:
         raise UsageError(
-            f"classes are named by {' and '.join(given) or 'no option'}, expected exactly one of --classes, "
+            f"classes are named by {' and '.join(options) or 'no option'}, expected exactly one of --classes, "
             "--classes-file and --vocabulary"
         )
     if file is not None:
@@ -74,7 +74,7 @@ def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) 
 
 
 def template_lines(templates: str | None) -> str | list[str] | None:
-    """The name of a template set as it is, or the templates of a file, one a line.
+    """The name of a template set, or the templates of a file, one a line.
 
     Raises:
         UsageError: the file is not UTF-8 text.

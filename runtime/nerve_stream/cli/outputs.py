@@ -1,4 +1,4 @@
-"""What `nerve-segment` writes for each source, and what it refuses to write over."""
+"""What `nerve-segment` writes for each source, and what it refuses to overwrite."""
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -42,11 +42,11 @@ class Outputs:
     resume: bool
 
     @classmethod
-    def asked(cls, write: OutputOptions) -> "Outputs":
-        """The outputs of a command line.
+    def from_options(cls, write: OutputOptions) -> "Outputs":
+        """The outputs that the options name.
 
         Raises:
-            UsageError: `--resume` has nothing to go on with, or two outputs share stdout.
+            UsageError: `--resume` has no output to resume, or two outputs share stdout.
         """
         if write.resume and not (write.overlay or write.masks or write.jsonl):
             raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
@@ -58,10 +58,10 @@ class Outputs:
 
     @property
     def takes_stdout(self) -> bool:
-        """Whether stdout carries results, so that paths have to be told elsewhere."""
+        """Whether stdout carries results, so that paths have to be printed to stderr."""
         return self.out == STDOUT or str(self.jsonl) == STDOUT
 
-    def named(self, name: str) -> "Outputs":
+    def for_source(self, name: str) -> "Outputs":
         """The same outputs with the name of one of several sources in every path."""
         overlay = self.overlay and self.overlay.with_name(f"{self.overlay.stem}.{name}{self.overlay.suffix}")
         on_stdout = str(self.jsonl) == STDOUT
@@ -78,7 +78,7 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedSource:
     """A source as the user named it, a short name that no other source of the run has, and its outputs."""
 
     source: str
@@ -86,44 +86,45 @@ class Planned:
     outputs: Outputs
 
 
-def planned_sources(sources: Sequence[str], outputs: Outputs) -> list[Planned]:
-    """Give each source a short name and outputs of its own; of several sources, the name is in the outputs' names.
+def plan_sources(sources: Sequence[str], outputs: Outputs) -> list[PlannedSource]:
+    """Give each source a short name and outputs of its own; with several sources the outputs' names contain it.
 
     Raises:
-        UsageError: outputs would be lost to each other, or to a source.
+        UsageError: an output would overwrite another output or a source.
     """
     if len(sources) > 1 and outputs.out is not None:
         raise UsageError(f"--out sends one stream, but there are {len(sources)} sources; name one, or leave it out")
     names: dict[str, str] = {}
     for source in sources:
-        names[safe_name(_spoken(source), names)] = source
+        names[safe_name(_short_name(source), names)] = source
     planned = [
-        Planned(source, name, outputs if len(sources) == 1 else outputs.named(name)) for name, source in names.items()
+        PlannedSource(source, name, outputs if len(sources) == 1 else outputs.for_source(name))
+        for name, source in names.items()
     ]
-    refuse_clashes(sources, [plan.outputs for plan in planned])
+    refuse_conflicts(sources, [plan.outputs for plan in planned])
     return planned
 
 
-def _spoken(source: str) -> str:
-    """A source in a word: a file's name without suffix, or the host and path of an address, without credentials."""
+def _short_name(source: str) -> str:
+    """A file's name without suffix, or the host and path of an address, without credentials."""
     if not is_address(source):
         return Path(source).stem or source
-    # The user's name and password first: people write passwords with ? in them, and half of one would be left.
+    # Credentials go first: a password may hold a ?, and half of it would be left.
     return source.partition("://")[2].rpartition("@")[2].partition("?")[0]
 
 
-def refuse_clashes(sources: Sequence[str], outputs: Sequence[Outputs]) -> None:
-    """Refuse, before anything is written, to lose a source or an output to another output, even with --force.
+def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs]) -> None:
+    """Refuse, before anything is written, outputs that would overwrite a source or each other, even with --force.
 
     Raises:
         UsageError: two outputs share a path, an output is a source, or masks would go into a folder of source pictures.
     """
-    written = [path.resolve() for own in outputs for path in own.paths()]
-    twice = sorted({str(path) for path in written if written.count(path) > 1})
-    if twice:
-        raise UsageError(f"two outputs would be written to {', '.join(twice)}; give each a path of its own")
+    written = [path.resolve() for of_source in outputs for path in of_source.paths()]
+    duplicates = sorted({str(path) for path in written if written.count(path) > 1})
+    if duplicates:
+        raise UsageError(f"two outputs would be written to {', '.join(duplicates)}; give each a path of its own")
     existing = [Path(source).resolve() for source in sources if Path(source).exists()]
-    mask_folders = {own.masks.resolve() for own in outputs if own.masks is not None}
+    mask_folders = {of_source.masks.resolve() for of_source in outputs if of_source.masks is not None}
     for source in existing:
         if source in written:
             raise UsageError(f"output {source} is the source itself; choose another name")
@@ -132,14 +133,14 @@ def refuse_clashes(sources: Sequence[str], outputs: Sequence[Outputs]) -> None:
 
 
 @contextmanager
-def opened_sinks(
+def open_sinks(
     outputs: Outputs, frames: FrameSource, source: str, finished: AbstractSet[int] = frozenset()
 ) -> Iterator[list[Sink]]:
-    """The sinks that were asked for; all commit at the end of the block, or all abort.
+    """Open the sinks of a source; all commit at the end of the block, or all abort.
 
     Args:
         outputs: of this source.
-        frames: whose size and pace they have.
+        frames: gives the size and frame rate.
         source: its name, for JSON lines.
         finished: frames whose masks an earlier run wrote.
     """

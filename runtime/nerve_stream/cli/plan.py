@@ -1,4 +1,4 @@
-"""From the options of a command line to how the segmenter is opened and what a resumable job is known by."""
+"""From command-line options to the settings of the segmenter, of live sources and of a resumable job."""
 
 import hashlib
 from collections.abc import Iterable
@@ -20,8 +20,8 @@ from nerve_stream.sources.addresses import is_address
 from nerve_stream.sources.images import IMAGE_SUFFIXES
 from nerve_stream.sources.options import LiveOptions, RtspTransport
 
-UNSEEN_OUTPUTS = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
-"""Options that say where results go and not what they look like."""
+NOT_IN_JOB_KEY = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
+"""Output options that say where results go, not what they contain."""
 CAMERA_DEVICE = "/dev/video"
 
 
@@ -31,18 +31,18 @@ def is_live(source: str) -> bool:
     return is_address(source) or camera or source.startswith(CAMERA_DEVICE)
 
 
-def wants(asked: bool | None, sources: Iterable[str]) -> bool:
-    """A setting that is on by itself where a source is live."""
-    return any(is_live(source) for source in sources) if asked is None else asked
+def is_enabled(setting: bool | None, sources: Iterable[str]) -> bool:
+    """Whether a setting is on: as given, or, where it is None, if any source is live."""
+    return any(is_live(source) for source in sources) if setting is None else setting
 
 
 def is_still(source: str) -> bool:
-    """Whether a source holds pictures that need not have to do with each other; folders of videos are expanded before."""
+    """Whether a source is an image or a folder of images, whose frames are independent; folders of videos were expanded."""
     return not is_live(source) and (Path(source).is_dir() or Path(source).suffix.lower() in IMAGE_SUFFIXES)
 
 
 def chosen_temporal(sources: Iterable[str], run: RunOptions) -> Temporal:
-    """How frames help each other: as asked, and otherwise as suits what the sources are.
+    """How frames share work: as the options say, else as the kind of the sources suggests.
 
     Raises:
         UsageError: a setting is out of its range.
@@ -91,7 +91,7 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
 
 
 def live_options(read: SourceOptions) -> LiveOptions:
-    """Patience with cameras and addresses.
+    """Timeouts of cameras and addresses.
 
     Raises:
         UsageError: a time or the transport makes no sense.
@@ -104,26 +104,24 @@ def live_options(read: SourceOptions) -> LiveOptions:
 
 
 def job_key(options: SegmenterOptions, read: SourceOptions, write: OutputOptions) -> JobKey:
-    """What the outputs of a resumable run depend on, but for the sources.
+    """Everything but the sources that the outputs of a resumable run depend on.
 
     Raises:
         BundleError: the bundle has no manifest.
     """
-    classes = options.classes
+    classes: str | Path | tuple[str, ...] = options.classes
     if isinstance(classes, Path):
-        named: tuple[str, ...] = (f"vocabulary {hashlib.sha256(classes.read_bytes()).hexdigest()}",)
-    else:
-        named = (classes,) if isinstance(classes, str) else classes
+        classes = f"vocabulary {hashlib.sha256(classes.read_bytes()).hexdigest()}"
     templates = options.templates
     constants = asdict(options.constants) if options.constants else {}
     part = {name: getattr(read, name) for name in ("start", "duration", "every", "limit")}
-    seen = {name: value for name, value in asdict(write).items() if name not in UNSEEN_OUTPUTS}
+    output_options = {name: value for name, value in asdict(write).items() if name not in NOT_IN_JOB_KEY}
     return JobKey(
         manifest_sha256=load_manifest(Path(options.bundle)).manifest_sha256 or "",
-        classes=named,
+        classes=(classes,) if isinstance(classes, str) else classes,
         background=tuple(options.background),
         templates=templates if isinstance(templates, str) else "\n".join(templates or ()),
         constants={**constants, **(options.temporal or asdict(EVERY_FRAME)), **part},
-        outputs=seen,
+        outputs=output_options,
         version=package_version(),
     )

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars for files, a line for each camera."""
+"""Progress on the terminal: bars for files, a line for each live source."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ REFRESH_S = 0.2
 def shown_progress(
     sources: Sequence[OpenSource], health: Health, console: Console, status_json: Path | None, *, realtime: bool
 ) -> Iterator[None]:
-    """Show bars (files, without loss) or lines of state (realtime) for the block, and keep the status file up to date.
+    """Show bars (lossless) or lines of state (realtime) during the block, and keep the status file up to date.
 
     Raises:
         ResourceError: the status file cannot be written.
@@ -45,20 +45,20 @@ def _bars(sources: Sequence[OpenSource], health: Health, console: Console) -> It
     with Progress(*columns, console=console) as progress:
         tasks = {source.name: progress.add_task(source.name, total=source.frames.count, fps=0.0) for source in sources}
 
-        def look() -> None:
-            for seen in health.snapshot().sources:
-                if seen.name in tasks:
-                    progress.update(tasks[seen.name], completed=seen.counts.done, fps=seen.fps)
+        def update() -> None:
+            for source in health.snapshot().sources:
+                if source.name in tasks:
+                    progress.update(tasks[source.name], completed=source.counts.done, fps=source.fps)
 
-        def follow() -> None:
+        def update_until_ended() -> None:
             while not ended.wait(REFRESH_S):
-                look()
+                update()
 
-        thread = threading.Thread(target=follow, name="nerve-progress", daemon=True)
+        thread = threading.Thread(target=update_until_ended, name="nerve-progress", daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
-            look()
+            update()

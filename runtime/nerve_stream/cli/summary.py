@@ -38,8 +38,9 @@ def percentiles_ms(report: StreamReport) -> dict[str, dict[str, float]]:
 
 
 def _place(stage: str) -> tuple[int, str]:
-    known = STAGE_ORDER.index(stage) if stage in STAGE_ORDER else STAGE_ORDER.index("total") - 0.5
-    return (int(2 * known), stage)
+    """Sort key: the known stages in order, unknown ones by name before the total."""
+    known = stage in STAGE_ORDER and stage != "total"
+    return (STAGE_ORDER.index(stage) if known else len(STAGE_ORDER) + (stage == "total"), stage)
 
 
 def summary_record(source: str, backend: str, report: StreamReport) -> dict[str, Any]:

@@ -44,11 +44,11 @@ def write_vocabulary(
         manifest = load_manifest(folder)
         if manifest.random_weights:
             typer.echo("random weights: labels mean nothing", err=True)
-        waivers = BackendOptions(trust_engines=trust_engines, allow_unchecked=allow_unchecked)
-        with open_backend(backend, folder, manifest, waivers) as opened:
-            encoder = TextEncoder(folder, manifest, opened, templates=template_lines(templates), strict=strict)
-            words = [readable(background)] if background.strip() else []
-            bank = encoder.text_bank(named_classes(classes, classes_file, None), words)
+        options = BackendOptions(trust_engines=trust_engines, allow_unchecked=allow_unchecked)
+        with open_backend(backend, folder, manifest, options) as opened_backend:
+            encoder = TextEncoder(folder, manifest, opened_backend, templates=template_lines(templates), strict=strict)
+            background_words = [readable(background)] if background.strip() else []
+            bank = encoder.text_bank(named_classes(classes, classes_file, None), background_words)
         save_vocabulary(output, bank, text_sha256(manifest))
         typer.echo(str(output))
 

@@ -3,24 +3,24 @@
 Files appear whole at the end, or not at all; what is live (a stream, lines that are followed) appears as it is made.
 """
 
-from nerve_stream.sinks.base import Pace, ReaderGoneError, Sink, safe_name
+from nerve_stream.sinks.base import FpsMeter, ReaderGoneError, Sink, safe_name
 from nerve_stream.sinks.lines import STDOUT, JsonLines, result_record, run_lengths
 from nerve_stream.sinks.masks import MaskFolder, MaskFormat, indexed_png, mask_name
 from nerve_stream.sinks.outgoing import OUTGOING_SCHEMES, OutgoingStream
-from nerve_stream.sinks.video import OverlayVideo, fitted
+from nerve_stream.sinks.video import OverlayVideo, fit_to_canvas
 
 __all__ = [
     "OUTGOING_SCHEMES",
     "STDOUT",
+    "FpsMeter",
     "JsonLines",
     "MaskFolder",
     "MaskFormat",
     "OutgoingStream",
     "OverlayVideo",
-    "Pace",
     "ReaderGoneError",
     "Sink",
-    "fitted",
+    "fit_to_canvas",
     "indexed_png",
     "mask_name",
     "result_record",

@@ -1,14 +1,13 @@
-"""What every sink is, the names of files made from names of sources, and the pace of what passes."""
+"""The interface of a sink, file names made from names of sources, and a frame-rate meter."""
 
 import re
 import time
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,12 @@ SAFE_NAME_CHARACTERS = 100
 RESERVED_NAMES = frozenset(
     {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 )
-PACE_FRAMES = 50
-PACE_WINDOW_S = 2.0
+FPS_FRAMES = 50
+FPS_WINDOW_S = 2.0
 
 
 class ReaderGoneError(NerveError):
-    """Who read stdout or a pipe has gone away, as `head` does; what SIGPIPE would have ended the program with."""
+    """The reader of stdout or of a pipe, such as `head`, has closed it; the exit code is that of SIGPIPE."""
 
     exit_code = 128 + 13
 
@@ -37,9 +36,8 @@ class Sink(ABC):
     As a context manager it commits at the end of the block and aborts when an error leaves it.
 
     Attributes:
-        path: where the results are after the commit; `-` for stdout. A stream that leaves this machine gives the
-            scheme and host of its URL, which is no file.
-        kind: in one word.
+        path: where the results are after the commit; `-` for stdout, the scheme and host of the URL for a stream.
+        kind: one word, such as `masks`.
     """
 
     path: Path
@@ -51,7 +49,7 @@ class Sink(ABC):
 
         Raises:
             ResourceError: there is no space, or the place cannot be written.
-            ReaderGoneError: the results went into a pipe that nobody reads any more.
+            ReaderGoneError: the reader of the pipe has closed it.
         """
 
     @abstractmethod
@@ -69,7 +67,7 @@ class Sink(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit, or abort when an error is under way."""
+        """Commit, or abort after an error."""
         try:
             if kind is None:
                 self.commit()
@@ -77,8 +75,8 @@ class Sink(ABC):
             self.abort()
 
 
-class Pace:
-    """Frames a second over the last two seconds, at most the last 50 frames.
+class FpsMeter:
+    """Measures frames a second over the last two seconds, at most the last 50 frames.
 
     Args:
         clock: seconds that only grow.
@@ -86,31 +84,31 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._times_s: deque[float] = deque(maxlen=PACE_FRAMES)
+        self._times_s: deque[float] = deque(maxlen=FPS_FRAMES)
 
-    def count(self) -> float | None:
-        """Count one frame, now; frames a second, or None while there is nothing to measure."""
+    def count_frame(self) -> float | None:
+        """Count one frame now and return frames a second, None for the first."""
         now_s = self._clock()
         self._times_s.append(now_s)
-        while now_s - self._times_s[0] > PACE_WINDOW_S and len(self._times_s) > 2:
+        while now_s - self._times_s[0] > FPS_WINDOW_S and len(self._times_s) > 2:
             self._times_s.popleft()
-        spent_s = now_s - self._times_s[0]
-        return (len(self._times_s) - 1) / spent_s if spent_s > 0 else None
+        elapsed_s = now_s - self._times_s[0]
+        return (len(self._times_s) - 1) / elapsed_s if elapsed_s > 0 else None
 
 
-def safe_name(text: str, taken: Mapping[str, Any] | None = None) -> str:
-    """A file name without folder made from any text: letters, digits, `-`, `_` and `.` stay, the rest becomes `_`.
+def safe_name(text: str, used: Container[str] = ()) -> str:
+    """A file name without folder from any text: letters, digits, `-`, `_` and `.` stay, the rest becomes `_`.
 
     Args:
         text: such as the name of a source.
-        taken: names in use; a number is added to differ from them.
+        used: names in use; a number is added to differ from them.
     """
-    plain = unicodedata.normalize("NFC", text)
-    name = re.sub(r"[^\w.-]+", "_", plain).strip("._")[:SAFE_NAME_CHARACTERS].rstrip("._") or "source"
+    composed = unicodedata.normalize("NFC", text)
+    name = re.sub(r"[^\w.-]+", "_", composed).strip("._")[:SAFE_NAME_CHARACTERS].rstrip("._") or "source"
     if name.partition(".")[0].casefold() in RESERVED_NAMES:
         name = f"_{name}"
     number, unique = 1, name
-    while taken is not None and unique in taken:
+    while unique in used:
         number += 1
         unique = f"{name}_{number}"
     return unique

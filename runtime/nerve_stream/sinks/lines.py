@@ -1,4 +1,4 @@
-"""Results as JSON lines: one object a frame, for programs."""
+"""Results as JSON lines: one object a frame."""
 
 import json
 import os
@@ -18,11 +18,11 @@ STDOUT = Path("-")
 
 
 class JsonLines(Sink):
-    """One JSON object a line and frame: times, sizes, and the area of every class seen; each line is written at once.
+    """One JSON object a line and frame: times, sizes, and the area of every class seen; each line is flushed at once.
 
-    Lines go to a hidden file beside `path`, `.NAME.*.tmp.jsonl`, which takes the final name at the end. With `follow`
-    they go to `path` itself, for `tail -f`, and what was written stays when the run breaks off. A named pipe is written
-    through, which waits until somebody reads it.
+    Lines go to a hidden file beside `path`, `.NAME.*.tmp.jsonl`, which is renamed at the end. With `follow`
+    they go to `path` itself, for `tail -f`, and what was written stays after an error. A named pipe is written
+    through, and opening it waits for its reader.
 
     Args:
         path: the file; `-` is stdout, which is always followed.
@@ -69,14 +69,14 @@ class JsonLines(Sink):
         except ResourceError as error:
             if not isinstance(error.__cause__, BrokenPipeError):
                 raise
-            self._forget_reader()
+            self._discard_buffer()
             raise ReaderGoneError(f"nobody reads {self.path} any more") from error
 
-    def _forget_reader(self) -> None:
-        """Let what is left in the stream's buffer go nowhere: Python would complain about it at its end."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    def _discard_buffer(self) -> None:
+        """Send what is left in the buffer to the null device: flushing it at exit would raise again."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
     def commit(self) -> None:
         """Close the file and, unless it was followed, rename it; stdout stays open."""
@@ -91,7 +91,7 @@ class JsonLines(Sink):
         """Delete the temporary file; lines that were followed stay."""
         if self.path == STDOUT:
             return
-        # What could not be flushed belongs to the file that is deleted here.
+        # What cannot be flushed belongs to the file that is deleted here.
         with suppress(OSError):
             self._stream.close()
         if self._temporary is not None:
@@ -110,7 +110,7 @@ def result_record(result: FrameResult, *, rle: bool = False, source: str | None 
         "affinity_age": result.affinity_age,
         "valid": result.valid,
         "classes": _class_records(result, rle=rle) if result.valid else [],
-        "timings_ms": {stage: round(spent_ms, 3) for stage, spent_ms in result.timings_ms.items()},
+        "timings_ms": {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""Masks as PNGs whose pixel values are labels: grey for programs, or with the palette of the overlay for people."""
+"""Masks as PNGs whose pixel values are labels: one grey channel, or a palette with the colours of the overlay."""
 
 import re
 import shutil
@@ -19,8 +19,8 @@ from nerve_stream.sinks.base import Sink, UInt8Array
 
 MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
 MaskFormat = Literal["labels", "palette"]
-TORN_MASKS = ".frame_*.tmp.png"
-"""What a killed run left of a mask."""
+PARTIAL_MASKS = ".frame_*.tmp.png"
+"""Temporary files of a killed run."""
 
 
 def mask_name(index: int) -> str:
@@ -38,18 +38,18 @@ class MaskFolder(Sink):
     Format "labels" has one channel of 8 bit, which every reader gives as it is. Format "palette" adds the colours of the
     overlay: image viewers show them, Pillow and NumPy still read labels, OpenCV gives colours (H, W, 3).
 
-    Masks are written beside the folder and moved into it at the end. With `resume` each appears whole in its place at
-    once and stays there when the run breaks off; at the end the masks are removed that were neither written nor kept.
+    Masks are written beside the folder and moved into it at the end. With `resume` each is moved at once and stays after
+    an error; at the end masks that were neither written nor kept are removed.
 
     Args:
         path: the folder, made if needed.
-        mask_format: see above.
+        mask_format: "labels" or "palette", see above.
         force: replace the masks that are there.
-        resume: go on in a folder that holds masks.
-        keep: with `resume`, numbers of the frames whose masks of an earlier run are still right.
+        resume: continue in a folder that holds masks.
+        keep: with `resume`, frame numbers whose masks of an earlier run are still valid.
 
     Raises:
-        UsageError: the format is unknown, the folder holds masks already and neither `force` nor `resume` is given, or it is a file.
+        UsageError: the format is unknown, the folder is a file, or it holds masks and neither `force` nor `resume` is given.
     """
 
     kind = "masks"
@@ -76,19 +76,19 @@ class MaskFolder(Sink):
         with resource_errors(path):
             if resume:
                 path.mkdir(parents=True, exist_ok=True)
-                for torn in path.glob(TORN_MASKS):
-                    torn.unlink(missing_ok=True)
+                for partial in path.glob(PARTIAL_MASKS):
+                    partial.unlink(missing_ok=True)
                 return
-            target = path.resolve()  # a link is followed: masks cannot be moved to another disk
+            target = path.resolve()  # a link is followed: masks are moved, which works on one disk only
             target.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
 
     def write(self, rgb: UInt8Array, result: FrameResult) -> None:
         """Write one mask; the frame itself is not used."""
-        coloured = self._format == "palette"
-        content = (
-            indexed_png(result.labels, class_colours(result.class_names)) if coloured else label_png(result.labels)
-        )
+        if self._format == "palette":
+            content = indexed_png(result.labels, class_colours(result.class_names))
+        else:
+            content = label_png(result.labels)
         self._current.add(result.index)
         if self._temporary is None:
             write_bytes_whole(self.path / mask_name(result.index), content)
@@ -97,7 +97,7 @@ class MaskFolder(Sink):
             (self._temporary / mask_name(result.index)).write_bytes(content)
 
     def commit(self) -> None:
-        """Move all masks into the folder, after removing those of the run that is replaced."""
+        """Move all masks into the folder, after removing those of the earlier run."""
         with resource_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             for index, stale in masks_in(self.path).items():
@@ -116,8 +116,8 @@ def masks_in(folder: Path) -> dict[int, Path]:
     """The masks in a folder by the number of their frame; none if it does not exist."""
     if not folder.is_dir():
         return {}
-    found = ((MASK_PATTERN.fullmatch(path.name), path) for path in folder.iterdir())
-    return {int(match[1]): path for match, path in found if match}
+    matches = ((MASK_PATTERN.fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path for match, path in matches if match}
 
 
 def label_png(labels: UInt8Array) -> bytes:

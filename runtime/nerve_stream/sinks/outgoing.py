@@ -23,9 +23,9 @@ from nerve_runtime.opencv import cv2
 from nerve_stream.backoff import Backoff
 from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.redaction import redacted
-from nerve_stream.sinks.base import Pace, Sink, UInt8Array
+from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
 from nerve_stream.sinks.outgoing_child import CLOCK_HZ, HEADER, READY, SENT
-from nerve_stream.sinks.video import VIDEO_FPS_IF_UNKNOWN, fitted
+from nerve_stream.sinks.video import VIDEO_FPS_IF_UNKNOWN, fit_to_canvas
 
 # One format a scheme. An MPEG-TS packet is 188 bytes; seven of them fill a datagram that no Ethernet has to split.
 OUTGOING_SCHEMES = {"rtsp": "rtsp", "rtsps": "rtsp", "udp": "mpegts", "srt": "mpegts", "rtmp": "flv"}
@@ -98,7 +98,7 @@ class OutgoingStream(Sink):
         self.frames_offered = self.frames_sent = self.frames_lost = self.reconnects = 0
         self.receiver_gone = False
         self._style = style
-        self._pace = Pace()
+        self._fps_meter = FpsMeter()
         self._size_hw = size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2
         self._order: dict[str, object] = {
             "url": _with_packet_size(url),
@@ -118,7 +118,7 @@ class OutgoingStream(Sink):
 
     def write(self, rgb: UInt8Array, result: FrameResult) -> None:
         """Lay one frame on the tray and return at once; both arrays must not change afterwards."""
-        waiting = _Waiting(rgb, result, self._pace.count(), time.monotonic())
+        waiting = _Waiting(rgb, result, self._fps_meter.count_frame(), time.monotonic())
         with self._changed:
             self.frames_offered += 1
             self._tray.append(waiting)
@@ -208,7 +208,7 @@ class OutgoingStream(Sink):
 
     def _encoded(self, waiting: _Waiting) -> bytes:
         """One picture as the sender reads it: its time in ticks, then I420."""
-        picture = fitted(overlay(waiting.rgb, waiting.result, self._style, fps=waiting.fps), self._size_hw)
+        picture = fit_to_canvas(overlay(waiting.rgb, waiting.result, self._style, fps=waiting.fps), self._size_hw)
         tick = round((waiting.offered_s - self._started_s) * CLOCK_HZ)
         self._last_tick = max(tick, self._last_tick + 1)  # encoders refuse a time that does not grow
         planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), dtype=np.uint8)

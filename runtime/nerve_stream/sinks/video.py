@@ -12,7 +12,7 @@ from nerve_runtime import FrameResult, UsageError
 from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
-from nerve_stream.sinks.base import Pace, Sink, UInt8Array
+from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 H264_SIDE_PX = 16_384  # the encoder refuses a longer side, whatever the container
@@ -29,7 +29,7 @@ class OverlayVideo(Sink):
     """H.264 video of the frames with their labels over them, at the source's own times.
 
     The picture has the size of the first frame, padded to even sides; a frame of another size is fitted into it. The
-    status line tells the pace at which frames are written. No step from frame to frame is longer than an hour; of a longer
+    status line shows the rate at which frames are written. No step from frame to frame is longer than an hour; of a longer
     gap the rest lies between the frames that follow. Memory does not grow with the video but for the container's index,
     which MP4 and MOV keep until the end: about 100 bytes a frame, 9 MB an hour at 25 fps.
 
@@ -62,7 +62,7 @@ class OverlayVideo(Sink):
         self.path = path
         self._fps = max(fps or Fraction(VIDEO_FPS_IF_UNKNOWN), Fraction(1, LONGEST_STEP_S))
         self._style = style
-        self._pace = Pace()
+        self._fps_meter = FpsMeter()
         self._temporary = temporary_beside(path)
         self._container: Any = None
         self._stream: Any = None
@@ -71,12 +71,14 @@ class OverlayVideo(Sink):
 
     def write(self, rgb: UInt8Array, result: FrameResult) -> None:
         """Draw and encode one frame."""
-        picture = overlay(rgb, result, self._style, fps=self._pace.count())
+        picture = overlay(rgb, result, self._style, fps=self._fps_meter.count_frame())
         time_s = result.time_s if result.time_s is not None else result.index / self._fps
         with resource_errors(self.path):
             if self._container is None:
                 self._open(picture.shape[0], picture.shape[1], time_s)
-            frame = av.VideoFrame.from_ndarray(fitted(picture, (self._stream.height, self._stream.width)), "rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                fit_to_canvas(picture, (self._stream.height, self._stream.width)), "rgb24"
+            )
             tick = round((time_s - self._first_time_s) * VIDEO_CLOCK_HZ)
             # Encoders refuse a time that does not grow, containers one that leaps.
             self._last_tick = min(max(tick, self._last_tick + 1), self._last_tick + LONGEST_STEP_S * VIDEO_CLOCK_HZ)
@@ -105,7 +107,7 @@ class OverlayVideo(Sink):
     def abort(self) -> None:
         """Delete the temporary file."""
         if self._container is not None:
-            # The disk that made the run fail also refuses the trailer; the file is deleted below.
+            # A full disk refuses the trailer too; the file is deleted below.
             with suppress(OSError):
                 self._container.close()
             self._container = None
@@ -129,16 +131,16 @@ def refuse_size(where: str, size_hw: tuple[int, int]) -> None:
         )
 
 
-def fitted(picture: UInt8Array, canvas_hw: tuple[int, int]) -> UInt8Array:
+def fit_to_canvas(picture: UInt8Array, canvas_hw: tuple[int, int]) -> UInt8Array:
     """The picture on a canvas of a fixed size: as it is if it fits to within a pixel, else scaled, with black borders."""
     height, width = picture.shape[:2]
-    short_hw = canvas_hw[0] - height, canvas_hw[1] - width
-    if short_hw == (0, 0):
+    missing_hw = canvas_hw[0] - height, canvas_hw[1] - width
+    if missing_hw == (0, 0):
         return picture
-    if not all(0 <= short <= 1 for short in short_hw):
+    if not all(0 <= missing <= 1 for missing in missing_hw):
         scale = min(canvas_hw[0] / height, canvas_hw[1] / width)
         size_hw = max(1, int(height * scale)), max(1, int(width * scale))
         picture = np.asarray(cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
-        short_hw = canvas_hw[0] - size_hw[0], canvas_hw[1] - size_hw[1]
-        return np.pad(picture, ((0, short_hw[0]), (0, short_hw[1]), (0, 0)))
-    return np.pad(picture, ((0, short_hw[0]), (0, short_hw[1]), (0, 0)), mode="edge")
+        missing_hw = canvas_hw[0] - size_hw[0], canvas_hw[1] - size_hw[1]
+        return np.pad(picture, ((0, missing_hw[0]), (0, missing_hw[1]), (0, 0)))
+    return np.pad(picture, ((0, missing_hw[0]), (0, missing_hw[1]), (0, 0)), mode="edge")

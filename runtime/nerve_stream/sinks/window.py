@@ -1,4 +1,4 @@
-"""A window that shows the newest pictures, one source or several side by side, where the installed OpenCV can open one."""
+"""An OpenCV window that shows the newest picture of each source, several side by side."""
 
 import math
 from collections.abc import Callable
@@ -26,11 +26,11 @@ ARROW_KEYS: dict[int, Key] = {
 
 
 class Window:
-    """Shows what other threads offer; all calls to the window system are made by the main thread.
+    """Shows pictures that any thread hands over; only the main thread calls the window system.
 
     Args:
         title: of the window.
-        on_key: called by `refresh` with what the user asks for: "quit" (q, Escape, or the window was closed), "pause"
+        on_key: called by `refresh` with the key pressed: "quit" (q, Escape, or the window was closed), "pause"
             (space), "back" or "forward" (arrows left and right, 5 s each).
 
     Raises:
@@ -51,25 +51,25 @@ class Window:
                 "and run where there is a display, or leave out --show"
             ) from error
 
-    def offer(self, name: str, picture: UInt8Array) -> None:
-        """Hand over a picture, RGB uint8 (H, W, 3), from any thread; an older one that was not shown is dropped.
+    def update(self, name: str, picture: UInt8Array) -> None:
+        """Hand over a picture, RGB uint8 (H, W, 3), from any thread; an older one not yet shown is dropped.
 
         Args:
-            name: of the source; each name has a tile of its own, in the order in which they came first.
+            name: of the source; each has its tile, in the order of their first pictures.
             picture: must not change afterwards.
         """
         self._newest = {**self._newest, name: picture}
         self._changed = True
 
     def refresh(self) -> None:
-        """Show the newest pictures and read the keyboard; call from the main thread, twenty times a second or so."""
+        """Show the newest pictures and read the keyboard; call it in the main thread about 20 times a second."""
         if self._changed:
             self._changed = False
             cv2.imshow(self._title, cv2.cvtColor(tiled(list(self._newest.values())), cv2.COLOR_RGB2BGR))
             self._shown = True
         key = key_of(cv2.waitKeyEx(1))
         if self._shown and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) == 0:
-            self._shown = False  # closed by its cross; ask once, and do not open it again
+            self._shown = False  # closed by the user; report it once and do not open it again
             self._changed = False
             key = "quit"
         if key is not None:
@@ -88,14 +88,14 @@ class Window:
 
 
 def key_of(code: int) -> Key | None:
-    """What a code of OpenCV's `waitKeyEx` asks for, None if nothing.
+    """The key that a code of OpenCV's `waitKeyEx` stands for, None if none.
 
     >>> key_of(ord("q")), key_of(65363), key_of(-1)
     ('quit', 'forward', None)
     """
     if code in ARROW_KEYS:
         return ARROW_KEYS[code]
-    # Lock keys set bits above the letter; real letters have none but those.
+    # Lock keys set bits above the letter.
     return LETTER_KEYS.get(code & 0xFF) if code >= 0 else None
 
 
@@ -112,8 +112,8 @@ def tiled(pictures: list[UInt8Array]) -> UInt8Array:
     scale = min(1.0, CANVAS_LIMIT_HW[0] / (rows * height), CANVAS_LIMIT_HW[1] / (columns * width))
     tile_hw = max(1, int(height * scale)), max(1, int(width * scale))
     canvas = np.zeros((rows * tile_hw[0], columns * tile_hw[1], 3), dtype=np.uint8)
-    for place, picture in enumerate(pictures):
-        row, column = divmod(place, columns)
+    for position, picture in enumerate(pictures):
+        row, column = divmod(position, columns)
         tile = canvas[row * tile_hw[0] : (row + 1) * tile_hw[0], column * tile_hw[1] : (column + 1) * tile_hw[1]]
         _fit_into(tile, picture)
     return canvas

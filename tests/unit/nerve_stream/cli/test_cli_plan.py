@@ -10,28 +10,28 @@ from nerve_runtime.frames import Frame
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, planned_sources
-from nerve_stream.cli.plan import chosen_temporal, is_live, is_still, job_key, segmenter_options, wants
+from nerve_stream.cli.outputs import Outputs, plan_sources
+from nerve_stream.cli.plan import chosen_temporal, is_enabled, is_live, is_still, job_key, segmenter_options
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.selected import SelectedFrames
 from tests.data.clips import halves, write_clip
 
 
-def asked(**words: object) -> Outputs:
-    return Outputs.asked(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
+def outputs_for(**words: object) -> Outputs:
+    return Outputs.from_options(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
 
 
 @pytest.mark.parametrize("source", ["0", "/dev/video2", "rtsp://door/live", "http://door/stream.mjpg", "udp://:5000"])
 def test_cameras_and_addresses_are_live(source: str) -> None:
     assert is_live(source)
-    assert wants(None, ["clip.mp4", source])
-    assert not wants(asked=False, sources=[source])
+    assert is_enabled(None, ["clip.mp4", source])
+    assert not is_enabled(setting=False, sources=[source])
 
 
 def test_files_are_not_live(tmp_path: Path) -> None:
     assert not is_live("clip.mp4")
-    assert not wants(None, ["clip.mp4", str(tmp_path)])
-    assert wants(asked=True, sources=["clip.mp4"])
+    assert not is_enabled(None, ["clip.mp4", str(tmp_path)])
+    assert is_enabled(setting=True, sources=["clip.mp4"])
 
 
 def test_pictures_are_segmented_by_themselves_and_videos_are_followed(tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_what_is_asked_for_decides() -> None:
 
 
 def test_names_of_sources_hold_no_credentials_and_are_unique() -> None:
-    planned = planned_sources(
-        ["rtsp://me:secret@door/live?token=x", "a/clip.mp4", "b/clip.mp4"], asked(masks=Path("m"))
+    planned = plan_sources(
+        ["rtsp://me:secret@door/live?token=x", "a/clip.mp4", "b/clip.mp4"], outputs_for(masks=Path("m"))
     )
     assert [plan.name for plan in planned] == ["door_live", "clip", "clip_2"]
     assert [plan.outputs.masks for plan in planned] == [Path("m/door_live"), Path("m/clip"), Path("m/clip_2")]
@@ -68,21 +68,21 @@ def test_names_of_sources_hold_no_credentials_and_are_unique() -> None:
 
 def test_one_stream_out_takes_one_source() -> None:
     with pytest.raises(UsageError, match="--out sends one stream, but there are 2 sources"):
-        planned_sources(["a.mp4", "b.mp4"], asked(out="udp://127.0.0.1:5000"))
+        plan_sources(["a.mp4", "b.mp4"], outputs_for(out="udp://127.0.0.1:5000"))
 
 
 def test_stdout_takes_one_output_and_no_paths() -> None:
-    assert asked(out="-").takes_stdout
-    assert asked(jsonl=Path("-")).takes_stdout
-    assert asked(jsonl=Path("-")).paths() == []
-    assert not asked(overlay=Path("o.mp4")).takes_stdout
+    assert outputs_for(out="-").takes_stdout
+    assert outputs_for(jsonl=Path("-")).takes_stdout
+    assert outputs_for(jsonl=Path("-")).paths() == []
+    assert not outputs_for(overlay=Path("o.mp4")).takes_stdout
     with pytest.raises(UsageError, match="would share stdout"):
-        asked(out="-", jsonl=Path("-"))
+        outputs_for(out="-", jsonl=Path("-"))
 
 
 def test_resuming_needs_an_output() -> None:
     with pytest.raises(UsageError, match="--resume has no output to go on with"):
-        asked(resume=True)
+        outputs_for(resume=True)
 
 
 def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_they_go(bundle: Path) -> None:

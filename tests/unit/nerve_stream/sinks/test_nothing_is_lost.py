@@ -14,14 +14,14 @@ from nerve_runtime.errors import BundleError, SourceError, UsageError
 from nerve_runtime.vocabulary.text_encoder import default_cache_dir
 from nerve_stream.cli.input import exit_codes
 from nerve_stream.cli.options import OutputOptions
-from nerve_stream.cli.outputs import Outputs, refuse_clashes
+from nerve_stream.cli.outputs import Outputs, refuse_conflicts
 from nerve_stream.sources.opening import open_frames
 
 TOO_LONG = "x" * 300
 
 
 def _outputs(overlay: Path | None = None, masks: Path | None = None, jsonl: Path | None = None) -> Outputs:
-    return Outputs.asked(OutputOptions(overlay, masks, jsonl=jsonl, force=True))
+    return Outputs.from_options(OutputOptions(overlay, masks, jsonl=jsonl, force=True))
 
 
 def test_masks_do_not_replace_the_pictures_they_are_made_from(tmp_path: Path) -> None:
@@ -29,26 +29,26 @@ def test_masks_do_not_replace_the_pictures_they_are_made_from(tmp_path: Path) ->
     picture.write_bytes(b"a picture")
     for source in (tmp_path, picture):
         with pytest.raises(UsageError, match=r"is the source itself|holds the source"):
-            refuse_clashes([str(source)], [_outputs(masks=tmp_path)])
+            refuse_conflicts([str(source)], [_outputs(masks=tmp_path)])
 
 
 def test_two_outputs_with_one_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"two outputs would be written to .*same\.mp4"):
-        refuse_clashes(["0"], [_outputs(overlay=tmp_path / "same.mp4", jsonl=tmp_path / "a" / ".." / "same.mp4")])
+        refuse_conflicts(["0"], [_outputs(overlay=tmp_path / "same.mp4", jsonl=tmp_path / "a" / ".." / "same.mp4")])
 
 
 def test_the_output_of_one_source_does_not_replace_the_next_source(tmp_path: Path) -> None:
     second = tmp_path / "x.a.mp4"
     second.write_bytes(b"a film")
     with pytest.raises(UsageError, match="is the source itself"):
-        refuse_clashes(["a.mp4", str(second)], [_outputs(overlay=second), _outputs(overlay=tmp_path / "x.b.mp4")])
+        refuse_conflicts(["a.mp4", str(second)], [_outputs(overlay=second), _outputs(overlay=tmp_path / "x.b.mp4")])
 
 
 def test_outputs_beside_the_sources_are_fine(tmp_path: Path) -> None:
     source = tmp_path / "clip.mp4"
     source.write_bytes(b"a film")
     outputs = [_outputs(tmp_path / "o.mp4", tmp_path / "masks", tmp_path / "o.jsonl")]
-    refuse_clashes([str(source)], outputs)
+    refuse_conflicts([str(source)], outputs)
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"], "the check itself writes nothing"
 
 

@@ -25,12 +25,12 @@ from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.result import FrameResult
 from nerve_stream.drawing.colours import class_colours, palette
 from nerve_stream.sinks import (
+    FpsMeter,
     JsonLines,
     MaskFolder,
     OverlayVideo,
-    Pace,
     Sink,
-    fitted,
+    fit_to_canvas,
     indexed_png,
     mask_name,
     run_lengths,
@@ -297,19 +297,19 @@ def test_a_name_that_is_taken_gets_a_number() -> None:
 
 
 def test_a_frame_of_another_shape_is_letterboxed_and_one_a_pixel_short_is_padded() -> None:
-    assert fitted(halves((48, 64)), (48, 64)).shape == (48, 64, 3)
-    np.testing.assert_array_equal(fitted(halves((47, 63)), (48, 64))[:47, :63], halves((47, 63)))
-    wide = fitted(np.full((20, 80, 3), 200, dtype=np.uint8), (48, 64))
+    assert fit_to_canvas(halves((48, 64)), (48, 64)).shape == (48, 64, 3)
+    np.testing.assert_array_equal(fit_to_canvas(halves((47, 63)), (48, 64))[:47, :63], halves((47, 63)))
+    wide = fit_to_canvas(np.full((20, 80, 3), 200, dtype=np.uint8), (48, 64))
     assert (wide[:16] == 200).all()
     assert (wide[16:] == 0).all()
 
 
-def test_the_pace_is_that_of_the_last_two_seconds() -> None:
+def test_the_frame_rate_is_that_of_the_last_two_seconds() -> None:
     times_s = iter([0.0, 0.1, 0.2, 5.0, 5.5, 6.0])
-    pace = Pace(clock=lambda: next(times_s))
-    assert pace.count() is None
-    assert [round(pace.count() or 0, 3) for _ in range(2)] == [10.0, 10.0]
-    assert [round(pace.count() or 0, 3) for _ in range(3)][-1] == 2.0
+    meter = FpsMeter(clock=lambda: next(times_s))
+    assert meter.count_frame() is None
+    assert [round(meter.count_frame() or 0, 3) for _ in range(2)] == [10.0, 10.0]
+    assert [round(meter.count_frame() or 0, 3) for _ in range(3)][-1] == 2.0
 
 
 KILLED = """

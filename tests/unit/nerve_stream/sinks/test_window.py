@@ -37,8 +37,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 def test_only_the_newest_picture_is_shown_and_only_once(screen: Screen) -> None:
     with Window("NERVE", lambda key: None) as window:
-        window.offer("a", np.zeros((4, 4, 3), dtype=np.uint8))
-        window.offer("a", halves((4, 4)))
+        window.update("a", np.zeros((4, 4, 3), dtype=np.uint8))
+        window.update("a", halves((4, 4)))
         window.refresh()
         window.refresh()
     (shown,) = screen.shown
@@ -59,7 +59,7 @@ def test_closing_the_window_asks_to_quit_once(screen: Screen) -> None:
     window = Window("NERVE", asked.append)
     screen.visible = 0.0
     window.refresh()
-    window.offer("a", halves())
+    window.update("a", halves())
     window.refresh()
     window.refresh()
     assert asked == ["quit"]
@@ -68,7 +68,7 @@ def test_closing_the_window_asks_to_quit_once(screen: Screen) -> None:
 def test_sources_are_shown_side_by_side_in_tiles_of_the_first_ones_shape(screen: Screen) -> None:
     window = Window("NERVE", lambda key: None)
     for name, value in (("a", 50), ("b", 100), ("c", 150)):
-        window.offer(name, np.full((40, 60, 3) if name != "c" else (80, 60, 3), value, dtype=np.uint8))
+        window.update(name, np.full((40, 60, 3) if name != "c" else (80, 60, 3), value, dtype=np.uint8))
     window.refresh()
     (shown,) = screen.shown
     assert shown.shape == (80, 120, 3)
