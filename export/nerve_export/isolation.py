@@ -14,9 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from nerve_runtime.errors import CompatibilityError, NerveError, ResourceError
+from nerve_runtime.errors import CompatibilityError, NerveError, ResourceError, is_out_of_memory
 
-MEMORY_PHRASES = ("allocate memory", "not enough memory", "bad_alloc", "out of memory")
 PRELOADED = ["nerve_export.stage_worker"]
 _running: set[BaseProcess] = set()
 """Processes that are at work, so that one failure or Ctrl-C ends all of them."""
@@ -96,7 +95,7 @@ def _told(error: Exception) -> Exception:
         link = link.__cause__ or link.__context__
     if isinstance(error, NerveError):
         return error
-    if any(isinstance(one, MemoryError) or any(word in str(one) for word in MEMORY_PHRASES) for one in chain):
+    if any(is_out_of_memory(one) for one in chain):
         return ResourceError("memory ran out; close other programs, add swap, or use a smaller preset or size")
     for one in chain:
         if isinstance(one, ModuleNotFoundError):

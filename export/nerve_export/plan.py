@@ -18,13 +18,13 @@ from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.files import ResolvedWeights, WeightChoice, resolve_weights, weight_digests
 from nerve_runtime.bundle import spec
 from nerve_runtime.errors import BundleError, UsageError
+from nerve_runtime.labels import CLASSES_LIMIT
 
 Opset = Literal[20, 23]
 TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnx-ir", "onnxscript", "numpy", "tokenizers")
 SHAPING_EXPORT_SOURCES = ("*.py", "engines/*.py", "graphs/*.py", "parity/*.py")
 """What decides the bytes of a bundle; commands and the doctor do not."""
 SHARED_RUNTIME_SOURCES = ("spec.py", "manifest.py")
-MOST_CLASSES = 254
 ANY_CLASSES = "person; dog, puppy; car; road; tree; sky; building; grass"
 """What parity frames are segmented with where the vocabulary is open."""
 
@@ -113,7 +113,7 @@ def make_plan(
     opset: int = 23,
     size_hw: tuple[int, int] | None = None,
     steps: int | None = None,
-    max_classes: int = MOST_CLASSES,
+    max_classes: int = CLASSES_LIMIT,
     out: Path | None = None,
     precision: str = "fp32",
     precision_plan: Path | None = None,
@@ -133,9 +133,9 @@ def make_plan(
         raise UsageError(f"--opset is {opset}, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)")
     if precision not in PRECISIONS:
         raise UsageError(f"--precision is {precision!r}, expected one of: {', '.join(PRECISIONS)}")
-    if not 2 <= max_classes <= MOST_CLASSES:
+    if not 2 <= max_classes <= CLASSES_LIMIT:
         raise UsageError(
-            f"--max-classes is {max_classes}, expected 2 to {MOST_CLASSES}: labels are 8 bit, 255 is 'ignore'"
+            f"--max-classes is {max_classes}, expected 2 to {CLASSES_LIMIT}: labels are 8 bit, 255 is 'ignore'"
         )
     _check_precision_flags(precision, precision_plan, audit_frames)
     choice = weights or WeightChoice()

@@ -24,16 +24,17 @@ from nerve_runtime.errors import (
 
 if TYPE_CHECKING:
     from nerve_runtime.frames import Frame
-    from nerve_runtime.result import BACKGROUND_NAME, IGNORE_LABEL, FrameResult
+    from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL
+    from nerve_runtime.result import FrameResult
     from nerve_runtime.segmenter import Constants, Segmenter
     from nerve_runtime.temporal import EVERY_FRAME, Between, Temporal
     from nerve_runtime.vocabulary.class_list import ClassList
 
 _HOMES = {
-    "BACKGROUND_NAME": "result",
+    "BACKGROUND_NAME": "labels",
     "Between": "temporal",
     "EVERY_FRAME": "temporal",
-    "IGNORE_LABEL": "result",
+    "IGNORE_LABEL": "labels",
     "ClassList": "vocabulary.class_list",
     "Constants": "segmenter",
     "Frame": "frames",

@@ -10,6 +10,23 @@ NerveError
 |- HungError          8   something did not answer in time
 """
 
+# None of the libraries has an error type for memory that ran out; they write one of these.
+MEMORY_PHRASES = (
+    "allocate memory",
+    "bad allocation",
+    "bad_alloc",
+    "could not be allocated",
+    "FAILED_ALLOCATION",
+    "not enough memory",
+    "out of memory",
+    "OutOfMemory",
+)
+
+
+def is_out_of_memory(reason: BaseException | str) -> bool:
+    """Whether a library's error or message says that host or device memory ran out."""
+    return isinstance(reason, MemoryError) or any(phrase in str(reason) for phrase in MEMORY_PHRASES)
+
 
 class NerveError(Exception):
     """Base of all errors raised on purpose: says what is wrong, what was got, what was expected, what to do."""

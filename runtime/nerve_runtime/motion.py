@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_runtime.bundle.spec import NEIGHBOURS
 from nerve_runtime.opencv import cv2
 
 FLOW_SIDE_PX = 256
@@ -16,9 +17,6 @@ Chosen on validation clips, whose noise has a standard deviation of 4; cuts trac
 frames of one shot at least 0.63.
 """
 WINDOW_PX = (5, 5)
-
-NEIGHBOURS = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0))
-"""(down, right) of the eight neighbours, in the order of the first axis of W."""
 
 FloatArray = NDArray[np.float32]
 UInt8Array = NDArray[np.uint8]

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.errors import CompatibilityError
-
-IGNORE_LABEL = 255
-BACKGROUND_NAME = "background"
+from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from nerve_runtime.decoding import EncodedFrame, FrameDecoder, VideoState
 from nerve_runtime.errors import ResourceError
 from nerve_runtime.frames import Frame, UInt8Array, check_pixels, resize_frame
 from nerve_runtime.graphs import ActiveVocabulary, Graphs, Timings
+from nerve_runtime.labels import IGNORE_LABEL
 from nerve_runtime.motion import Motion, MotionTracker
-from nerve_runtime.result import IGNORE_LABEL, FrameResult
+from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import Decision, Temporal
 
 

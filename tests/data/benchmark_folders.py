@@ -15,10 +15,10 @@ from nerve_bench.datasets import BENCHMARKS
 from nerve_bench.datasets.tile_comparison import wide_scene
 from nerve_bench.world import CLASS_NAMES, SEEDS, STUFF, make_scene
 from nerve_bench.world.voc import voc_colors
+from nerve_runtime import IGNORE_LABEL
 from nerve_stream.sinks import indexed_png
 
 Labels = NDArray[np.uint8]
-IGNORE = 255
 SCENERY = len(STUFF)
 """Labels of the world below this are stuff; those from here on are things."""
 FRAME_PX = 3
@@ -63,7 +63,7 @@ def write_cityscapes(data: Path, pictures: int = 2) -> None:
         picture = data / f"cityscapes/leftImg8bit/val/frankfurt/{name}_leftImg8bit.png"
         _write(picture, _encoded(".png", scene.rgb[..., ::-1]))
         truth = data / f"cityscapes/gtFine/val/frankfurt/{name}_gtFine_labelTrainIds.png"
-        _write(truth, _encoded(".png", np.where(scene.labels >= 19, IGNORE, scene.labels).astype(np.uint8)))
+        _write(truth, _encoded(".png", np.where(scene.labels >= 19, IGNORE_LABEL, scene.labels).astype(np.uint8)))
 
 
 def write_ade20k(data: Path, pictures: int = 2) -> None:
@@ -128,7 +128,7 @@ def _from_one(labels: Labels) -> Labels:
 
 def _with_border(values: Labels) -> Labels:
     values = values.copy()
-    values[:FRAME_PX] = values[-FRAME_PX:] = IGNORE
+    values[:FRAME_PX] = values[-FRAME_PX:] = IGNORE_LABEL
     return values
 
 

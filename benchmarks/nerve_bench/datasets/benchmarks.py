@@ -14,11 +14,11 @@ from nerve_bench.datasets.layouts import (
     CITYSCAPES_FINE,
     COCO2017,
     CONTEXT2010,
-    IGNORE,
     VOC2012,
     Layout,
     Sample,
 )
+from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import SourceError, UsageError
 
 UNKNOWN = -1
@@ -140,13 +140,13 @@ def open_dataset(name: str, data: Path) -> Dataset:
 
 def _label(number: int, benchmark: Benchmark) -> int:
     """A class counted from 1, with 0 for none, as a label of the benchmark."""
-    if number == IGNORE:
-        return 0 if benchmark.unlabelled_is_background else IGNORE
+    if number == IGNORE_LABEL:
+        return 0 if benchmark.unlabelled_is_background else IGNORE_LABEL
     if number > len(benchmark.classes):
         number = 0  # a class of the data set that is none of this benchmark: stuff, for COCO-Object
     if benchmark.background:
         return number
-    return number - 1 if number else IGNORE
+    return number - 1 if number else IGNORE_LABEL
 
 
 def class_lines(name: str) -> Sequence[str]:

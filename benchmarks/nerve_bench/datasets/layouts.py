@@ -1,17 +1,15 @@
 """Where the data sets keep their validation pictures and labels, and what to fetch where they are not.
 
 Every label file is translated to one numbering: 0 is background, or what belongs to no class; classes count from 1;
-255 is ignored.
+255 (`IGNORE_LABEL`, as in all five data sets) is not counted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import SourceError
-
-IGNORE = 255
-"""Label of pixels that are not counted, in all five data sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ def _coco(folder: Path) -> Found:
 def _coco_categories() -> dict[int, int]:
     """Category numbers less one, as the published maps have them, to classes in order."""
     used = [category for category in range(1, 183) if category not in ABSENT_COCO_IDS]
-    return {category - 1: number for number, category in enumerate(used, start=1)} | {IGNORE: IGNORE}
+    return {category - 1: number for number, category in enumerate(used, start=1)} | {IGNORE_LABEL: IGNORE_LABEL}
 
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -142,7 +140,7 @@ def _cityscapes(folder: Path) -> Found:
 
 
 def _cityscapes_ids() -> dict[int, int]:
-    numbers = dict.fromkeys((*range(CITYSCAPES_ALL_IDS), IGNORE), IGNORE)
+    numbers = dict.fromkeys((*range(CITYSCAPES_ALL_IDS), IGNORE_LABEL), IGNORE_LABEL)
     return numbers | {label: number for number, label in enumerate(CITYSCAPES_IDS, start=1)}
 
 
@@ -154,12 +152,12 @@ def _ade20k(folder: Path) -> Found:
 
 def _straight(classes: int) -> dict[int, int]:
     """Files that count as we do: 0 for none, classes from 1."""
-    return {value: value for value in (*range(classes + 1), IGNORE)}
+    return {value: value for value in (*range(classes + 1), IGNORE_LABEL)}
 
 
 def _train_ids(classes: int) -> dict[int, int]:
     """Files that count classes from 0."""
-    return {value: value + 1 for value in range(classes)} | {IGNORE: IGNORE}
+    return {value: value + 1 for value in range(classes)} | {IGNORE_LABEL: IGNORE_LABEL}
 
 
 def _listed(path: Path) -> list[str]:

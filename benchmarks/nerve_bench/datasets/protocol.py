@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_bench.datasets import BENCHMARKS, IGNORE
+from nerve_bench.datasets import BENCHMARKS
+from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import UsageError
 from nerve_runtime.vocabulary.class_list import ClassList, read_text_lines
 
@@ -60,7 +61,7 @@ class Protocol:
     field_short_side_px: int
     overlap: float | None
     unlabelled_is_background: bool
-    ignore_value: int = IGNORE
+    ignore_value: int = IGNORE_LABEL
     metric: str = METRIC
 
     @property
@@ -73,8 +74,8 @@ class Protocol:
         names = BENCHMARKS[self.dataset].class_names
         kept = {name: label for label, name in enumerate(self.label_names)}
         full = (BACKGROUND, *names) if BENCHMARKS[self.dataset].background else names
-        table = np.full(256, IGNORE, np.uint8)
-        table[: len(full)] = [kept.get(name, IGNORE) for name in full]
+        table = np.full(256, IGNORE_LABEL, np.uint8)
+        table[: len(full)] = [kept.get(name, IGNORE_LABEL) for name in full]
         return table
 
     def as_json(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from nerve_bench.world import CLASS_NAMES, Scene
 from nerve_bench.world.scenes import WORLD_PX, background, expose, light, make_sprite, paste, scene_rng
 from nerve_ref.pipeline import Observation, observe, segment, solve, working_frame
 from nerve_ref.walk import readout
+from nerve_runtime import IGNORE_LABEL
 
 WAYS = ("stretch", "separate_tiles", "joint_tiles")
-IGNORE = 255
 
 
 def wide_scene(seed: int, width_px: int) -> Scene:
@@ -68,7 +68,7 @@ def measure_tiles(
     for seed in progress(seeds, "segmenting wide scenes"):
         scene = wide_scene(seed, width_px)
         for way, labels in wide_labels(world, scene.rgb, overlap).items():
-            counts[way][str(seed)] = pixel_counts(scene.labels, labels, len(CLASS_NAMES), IGNORE)
+            counts[way][str(seed)] = pixel_counts(scene.labels, labels, len(CLASS_NAMES), IGNORE_LABEL)
     shared = {"bench": "tiles", "width_px": width_px, "overlap": overlap, "n": len(seeds)}
     draws = {way: resampled_mious(pictures, len(CLASS_NAMES)) for way, pictures in counts.items()}
     matrices = {way: confusion(pictures, len(CLASS_NAMES)) for way, pictures in counts.items()}

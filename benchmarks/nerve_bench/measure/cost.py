@@ -234,10 +234,10 @@ def _cases(side: int) -> list[tuple[Form, str, int]]:
 
 def part_gmac(form: Form, problem: Problem) -> dict[str, float]:
     """GMAC of the three parts of a form at a size."""
-    stages, doors = method_stages(form, problem), method_doors(form, problem)
+    stages, specs = method_stages(form, problem), method_specs(form, problem)
     modules = (stages.structure, stages.mix, stages.walk)
     return {
-        part: program_gmac(module, [torch.empty(_sizes(tensor.axes)) for tensor in doors[part].inputs])
+        part: program_gmac(module, [torch.empty(_sizes(tensor.axes)) for tensor in specs[part].inputs])
         for part, module in zip(METHOD_PARTS, modules, strict=True)
     }
 
@@ -248,29 +248,29 @@ def _sizes(axes: Sequence[int | str]) -> list[int]:
 
 def _kept_bytes(form: Form, problem: Problem) -> int:
     """Bytes of the head affinities, the largest tensor of a keyframe."""
-    (affinity, _) = method_doors(form, problem)["structure"].outputs
+    (affinity, _) = method_specs(form, problem)["structure"].outputs
     return 4 * math.prod(_sizes(affinity.axes))
 
 
-def method_doors(form: Form, problem: Problem) -> dict[str, StageSpec]:
-    """The doors of the three parts of a form."""
+def method_specs(form: Form, problem: Problem) -> dict[str, StageSpec]:
+    """The inputs and outputs of the three parts of a form."""
     tokens, heads = problem.tokens, problem.heads
     keys = problem.cells**2 if form == "pooled" else tokens
     features = 2 * HEAD_WIDTH + 1
 
-    def door(name: str, *axes: int | str) -> TensorSpec:
+    def tensor(name: str, *axes: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", axes=axes)
 
-    per_head = door("head_affinity", *((2, heads, tokens, features) if form == "linear" else (heads, tokens, keys)))
-    mixed = door("affinity", *((2, tokens, heads * features) if form == "linear" else (tokens, keys)))
-    looks = tuple(door(letter, heads, tokens, HEAD_WIDTH) for letter in "qk")
-    seeds, W = door("seed_scores", "c", tokens), door("local_weights", 8, *problem.grid_hw)
-    weights = door("head_weights", heads), door("head_entropies", heads)
+    per_head = tensor("head_affinity", *((2, heads, tokens, features) if form == "linear" else (heads, tokens, keys)))
+    mixed = tensor("affinity", *((2, tokens, heads * features) if form == "linear" else (tokens, keys)))
+    looks = tuple(tensor(letter, heads, tokens, HEAD_WIDTH) for letter in "qk")
+    seeds, W = tensor("seed_scores", "c", tokens), tensor("local_weights", 8, *problem.grid_hw)
+    weights = tensor("head_weights", heads), tensor("head_entropies", heads)
     return {
         "structure": StageSpec(inputs=looks, outputs=(per_head, W)),
-        "mix": StageSpec(inputs=(per_head, seeds, door("head_temperature")), outputs=(mixed, *weights)),
+        "mix": StageSpec(inputs=(per_head, seeds, tensor("head_temperature")), outputs=(mixed, *weights)),
         "walk": StageSpec(
-            inputs=(seeds, mixed, W, door("alpha"), door("beta")), outputs=(door("label_scores", "c", tokens),)
+            inputs=(seeds, mixed, W, tensor("alpha"), tensor("beta")), outputs=(tensor("label_scores", "c", tokens),)
         ),
     }
 

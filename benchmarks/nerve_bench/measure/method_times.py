@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_bench.measure.cost import METHOD_PARTS, graph_cost, method_doors
+from nerve_bench.measure.cost import METHOD_PARTS, graph_cost, method_specs
 from nerve_bench.measure.method_stages import FORMS, TOKEN_PX, Form, Problem, method_stages, seeded_inputs
 from nerve_export.graphs.export import export_graph
 from nerve_runtime.backends.ort import import_onnxruntime
@@ -50,7 +50,7 @@ def open_form(form: Form, problem: Problem, folder: Path, threads: int) -> Opene
     sessions, costs = {}, {}
     for part, module in zip(METHOD_PARTS, (stages.structure, stages.mix, stages.walk), strict=True):
         path = folder / f"{form}_{problem.side}_{part}.onnx"
-        model, _ = export_graph(module, method_doors(form, problem)[part], OPSET, {}, path)
+        model, _ = export_graph(module, method_specs(form, problem)[part], OPSET, {}, path)
         cost = graph_cost(model)
         costs[part] = {
             "gmac": cost.gmac,

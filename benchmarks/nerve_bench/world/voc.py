@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from nerve_bench.world.scenes import WORLD_PX, Scene, make_scene
 from nerve_bench.world.textures import CLASS_NAMES
+from nerve_runtime import IGNORE_LABEL
 from nerve_stream.sinks import indexed_png
 
-IGNORE_LABEL = 255
 JPEG_QUALITY = 95
 """Of 100; VOC's own pictures are about as good."""
 

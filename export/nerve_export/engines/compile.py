@@ -278,7 +278,7 @@ def compile_engine(
     if plan is None:
         raise ResourceError(
             f"{opened.label} {opened.version} gave no engine for {onnx_path.name} with a workspace of "
-            f"{int(options['workspace_bytes']) / 2**30:.1f} GiB: {logger.said()}; where memory is named, build a smaller --size"
+            f"{int(options['workspace_bytes']) / 2**30:.1f} GiB: {logger.last_errors()}; where memory is named, build a smaller --size"
         )
     timings = None if opened.compiles_for_absent_gpus else config.get_timing_cache()
     kept = bytes(timings.serialize()) if timings is not None else None
@@ -292,7 +292,7 @@ def _parsed(opened: Library, builder: Any, onnx_path: Path, logger: Any) -> Any:
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx_path)):
-        problems = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or logger.said()
+        problems = "; ".join(str(parser.get_error(index)) for index in range(parser.num_errors)) or logger.last_errors()
         raise CompatibilityError(
             f"{opened.label} {opened.version} cannot parse {onnx_path.name}: {problems}; where an operator is not known, "
             "build the bundle with --opset 20"

@@ -83,7 +83,7 @@ def _open_best(bundle: Path, manifest: Manifest, options: BackendOptions) -> Bac
             return engines
     from nerve_runtime.backends.ort import OrtBackend
 
-    return OrtBackend(bundle, manifest, options, chosen_by_auto=True, why=reason)
+    return OrtBackend(bundle, manifest, options, chosen_by_auto=True, reason=reason)
 
 
 _FACTORIES: dict[str, BackendFactory] = {

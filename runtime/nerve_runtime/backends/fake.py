@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest
-from nerve_runtime.bundle.spec import Array, StageName
+from nerve_runtime.bundle.spec import NEIGHBOURS, Array, StageName
 from nerve_runtime.errors import BundleError
 from nerve_runtime.opencv import cv2
 
@@ -22,9 +22,7 @@ STEPS_COLD = 20
 STEPS_WARM = 3
 SMALL = 1e-6
 COLOUR_SHARPNESS = 40.0
-# Row-major order of the eight neighbours; diagonals count less (method.md, section 7).
-NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-DIAGONAL_WEIGHT = 0.707
+DIAGONAL_WEIGHT = 0.707  # method.md, section 7
 
 FloatArray = NDArray[np.float32]
 

@@ -12,12 +12,17 @@ from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Sess
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec
 from nerve_runtime.bundle.verification import BundleGraphs
-from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError, UsageError
+from nerve_runtime.errors import (
+    BundleError,
+    CompatibilityError,
+    NerveError,
+    ResourceError,
+    UsageError,
+    is_out_of_memory,
+)
 
 PROVIDER_NAMES: Mapping[Providers, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 LOG_ERRORS_ONLY = 3
-# What the library says when memory runs out; it has no error type of its own for that.
-MEMORY_PHRASES = ("bad_alloc", "allocate memory", "out of memory", "bad allocation")
 FALLBACK_PHRASE = "fallback to CPU EP has been explicitly disabled"
 NOT_SUPPORTED_PHRASES = ("NOT_IMPLEMENTED", "opset", "ir_version", "IR version", "is not a registered function/op")
 
@@ -30,7 +35,7 @@ class OrtBackend(Backend):
         manifest: its manifest; every file but engines is verified against it before ONNX Runtime sees one.
         options: `providers`, `threads` and `spinning` count.
         chosen_by_auto: part of what `describe` says.
-        why: the reason of that choice, said too.
+        reason: of that choice, said too.
 
     Raises:
         CompatibilityError: onnxruntime is not installed, or was built without what `providers` needs.
@@ -45,7 +50,7 @@ class OrtBackend(Backend):
         options: BackendOptions | None = None,
         *,
         chosen_by_auto: bool = False,
-        why: str = "",
+        reason: str = "",
     ) -> None:
         self._library = import_onnxruntime()
         self._bundle = bundle
@@ -53,7 +58,7 @@ class OrtBackend(Backend):
         self._options = options or BackendOptions()
         self._provider = PROVIDER_NAMES[self._options.providers]
         self._chosen_by_auto = chosen_by_auto
-        self._why = f" ({why})" if why else ""
+        self._reason = f" ({reason})" if reason else ""
         self._run_options = self._library.RunOptions()
         self._graphs = BundleGraphs(bundle, manifest)
         self._closed = False
@@ -68,7 +73,9 @@ class OrtBackend(Backend):
         """Library, version, provider and threads."""
         chosen = "auto chose " if self._chosen_by_auto else ""
         threads = self._options.threads or "default"
-        return f"{chosen}ort{self._why}: onnxruntime {self._library.__version__}, {self._provider}, threads {threads}"
+        return (
+            f"{chosen}ort{self._reason}: onnxruntime {self._library.__version__}, {self._provider}, threads {threads}"
+        )
 
     def open_session(self, stage: StageName) -> Session:
         """Verify the bundle's files and look the graph over, then open it."""
@@ -90,11 +97,11 @@ class OrtBackend(Backend):
                 str(path), self._session_options(), providers=[self._provider], enable_fallback=0
             )
         except Exception as error:  # the library's errors share no base; every one of them is about this file
-            if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
-                raise ResourceError(f"not enough memory to open {path.name}: {_said(error)}") from error
+            if is_out_of_memory(error):
+                raise ResourceError(f"not enough memory to open {path.name}: {_message(error)}") from error
             if _mentions(error, (FALLBACK_PHRASE,)):
                 raise CompatibilityError(
-                    f"{path.name} would not run on {self._provider} alone, as asked: {_said(error)}; "
+                    f"{path.name} would not run on {self._provider} alone, as asked: {_message(error)}; "
                     "check the driver and libraries of the GPU, or use --providers cpu"
                 ) from error
             if _mentions(error, NOT_SUPPORTED_PHRASES) and self._manifest.precision == "bf16":
@@ -105,10 +112,10 @@ class OrtBackend(Backend):
             if _mentions(error, NOT_SUPPORTED_PHRASES):
                 raise CompatibilityError(
                     f"onnxruntime {self._library.__version__} cannot run {path.name} (opset {self._manifest.opset}): "
-                    f"{_said(error)}; update onnxruntime, or build the bundle with --opset 20"
+                    f"{_message(error)}; update onnxruntime, or build the bundle with --opset 20"
                 ) from error
             raise BundleError(
-                f"{path.name} is not a graph that onnxruntime can open: {_said(error)}; rebuild it"
+                f"{path.name} is not a graph that onnxruntime can open: {_message(error)}; rebuild it"
             ) from error
         session.disable_fallback()  # else a failing run is silently repeated on the processor
         return session
@@ -142,11 +149,11 @@ class _OrtSession(Session):
         self._run_options = run_options
         graph_inputs = sorted(node.name for node in session.get_inputs())
         graph_outputs = sorted(node.name for node in session.get_outputs())
-        wanted = sorted(tensor.name for tensor in spec.inputs), sorted(tensor.name for tensor in spec.outputs)
-        if (graph_inputs, graph_outputs) != wanted:
+        inputs, outputs = sorted(tensor.name for tensor in spec.inputs), sorted(tensor.name for tensor in spec.outputs)
+        if (graph_inputs, graph_outputs) != (inputs, outputs):
             raise BundleError(
                 f"stage {stage!r} has inputs {graph_inputs} and outputs {graph_outputs}, the manifest says "
-                f"{wanted[0]} and {wanted[1]}; rebuild the bundle"
+                f"{inputs} and {outputs}; rebuild the bundle"
             )
 
     def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -173,16 +180,16 @@ class _OrtSession(Session):
         return outputs
 
     def _explained(self, error: Exception) -> NerveError:
-        if isinstance(error, MemoryError) or _mentions(error, MEMORY_PHRASES):
+        if is_out_of_memory(error):
             return ResourceError(
-                f"stage {self.stage!r} ran out of memory: {_said(error)}; use smaller frames or fewer classes"
+                f"stage {self.stage!r} ran out of memory: {_message(error)}; use smaller frames or fewer classes"
             )
         return BundleError(
-            f"stage {self.stage!r} failed: {_said(error)}; rebuild the bundle, or report it with this line"
+            f"stage {self.stage!r} failed: {_message(error)}; rebuild the bundle, or report it with this line"
         )
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """The library's message in one line, or the error's kind where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 

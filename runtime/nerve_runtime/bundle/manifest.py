@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from nerve_runtime.bundle.spec import StageName, StageSpec
 from nerve_runtime.errors import BundleError
+from nerve_runtime.labels import CLASSES_LIMIT
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -95,7 +96,7 @@ class Geometry(_Strict):
     pooled_keys: Positive
     heads: Positive
     text_width: Positive
-    max_classes: int = Field(ge=2, le=254)
+    max_classes: int = Field(ge=2, le=CLASSES_LIMIT)
 
     @property
     def tokens(self) -> int:

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nerve_runtime.errors import UsageError
 
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+"""(down, right) of the eight neighbours of a token, in the order of the first axis of `local_weights`."""
+
 Array = NDArray[Any]
 Dtype = Literal["uint8", "bool", "int64", "float32"]
 StageName = Literal[

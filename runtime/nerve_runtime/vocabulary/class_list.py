@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nerve_runtime.errors import UsageError
+from nerve_runtime.labels import BACKGROUND_NAME, CLASSES_LIMIT
 from nerve_runtime.vocabulary.strictness import warn_or_refuse
 
-ACTIVE_CLASSES_LIMIT = 254  # labels are uint8 and 255 means "no label"; one more is kept free
 PROMPT_CHARACTERS_LIMIT = 1000  # byte-pair encoding takes 0.7 s for a megabyte without spaces
 CLASS_FILE_LIMIT_BYTES = 1_000_000
-BACKGROUND_NAME = "background"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ class ClassList:
         active = len(classes) + bool(background)
         if not classes:
             raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
-        if active > ACTIVE_CLASSES_LIMIT:
+        if active > CLASSES_LIMIT:
             raise UsageError(
-                f"{active} classes are active, background included, expected at most {ACTIVE_CLASSES_LIMIT}; "
+                f"{active} classes are active, background included, expected at most {CLASSES_LIMIT}; "
                 "split the list into several runs"
             )
         if active == 1:

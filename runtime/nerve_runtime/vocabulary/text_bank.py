@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import NumericError, ResourceError, UsageError
-from nerve_runtime.vocabulary.class_list import ACTIVE_CLASSES_LIMIT, ClassList
+from nerve_runtime.labels import CLASSES_LIMIT
+from nerve_runtime.vocabulary.class_list import ClassList
 
 PROMPTS_PER_RUN = 256  # bounds the memory of the text graph whatever the length of the list
 VOCABULARY_FILE_LIMIT_BYTES = 200_000_000
@@ -187,7 +188,7 @@ def _refuse_odd_arrays(
         shapes_fit
         and embeddings.dtype == np.float32
         and rows.dtype == np.int64
-        and 2 <= len(names) == len(rows) <= ACTIVE_CLASSES_LIMIT
+        and 2 <= len(names) == len(rows) <= CLASSES_LIMIT
         and 0 <= rows.min() <= rows.max() < len(embeddings)
         and bool(np.isfinite(embeddings).all())
     )

@@ -17,7 +17,7 @@ from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.errors import ResourceError
-from nerve_runtime.result import IGNORE_LABEL
+from nerve_runtime.labels import IGNORE_LABEL
 from nerve_runtime.segmenter import INVALID_FRAMES_LIMIT, Segmenter
 from nerve_runtime.temporal import Temporal
 from nerve_stream.cli import segment as cli

@@ -17,20 +17,19 @@ from nerve_runtime.backends.tensorrt.library import (
     LibraryName,
     error_logger,
     import_library,
-    is_about_memory,
 )
 from nerve_runtime.backends.tensorrt.memory import Cuda, DeviceMemoryError, import_cudart
 from nerve_runtime.backends.tensorrt.session import TrtSession
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import REQUIRED_STAGES, EngineRecord, Manifest, verify_file
 from nerve_runtime.bundle.spec import StageName
-from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError
+from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError, is_out_of_memory
 
-# Chains that do not wait for each other: what the words need, and what the picture alone decides.
+# Stages of different streams do not wait for each other: those that need the words, and those of the picture alone.
 WORDS_STREAM, PICTURE_STREAM = "words", "picture"
 STREAMS: Mapping[StageName, str] = {"text": WORDS_STREAM, "scores": WORDS_STREAM}
 
-Given = TypeVar("Given")
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
@@ -87,13 +86,13 @@ class TrtBackend(Backend):
         try:
             record = fitting_engine(self._bundle, self._manifest, stage, self._machine)
         except CompatibilityError:
-            return None  # told when the stage is opened
+            return None  # an error when the stage is opened
         if tensor not in record.profile:
             raise BundleError(f"engine {record.path} has no profile of {tensor!r}; build it again")
         return min(record.profile[tensor][2])
 
     def describe(self) -> str:
-        """Library, version, GPU, and what was waived."""
+        """Library, version, GPU, and which checks are off."""
         chosen = "auto chose " if self._chosen_by_auto else ""
         trusted = ", engines from elsewhere trusted" if self._options.trust_engines else ""
         unchecked = ", unchecked engines allowed" if self._options.allow_unchecked else ""
@@ -101,7 +100,7 @@ class TrtBackend(Backend):
         return f"{chosen}{self.name}: {library.label} {library.version}, {self._machine.gpu}{trusted}{unchecked}"
 
     def approved_engine(self, stage: StageName) -> EngineRecord:
-        """The engine of a stage that fits this machine, was built here and agreed with the reference, or was waived.
+        """The engine of a stage that fits this machine, was built here and agreed with the reference, unless options say otherwise.
 
         Decided from the manifest and the ledger; the engine's file is not read.
 
@@ -133,14 +132,14 @@ class TrtBackend(Backend):
             raise UsageError("this back end was closed; open it again")
         record = self.approved_engine(stage)
         path = verify_file(self._bundle, self._manifest, record.path)
-        session = self.with_room(lambda: self._loaded(stage, record, path))
+        session = self.with_memory_retry(lambda: self._loaded(stage, record, path))
         self._sessions.append(session)
         self._undo.callback(session.close)
         return session
 
     def _loaded(self, stage: StageName, record: EngineRecord, path: Path) -> TrtSession:
         trt, logger = self._library.module, self._logger
-        logger.forget()
+        logger.clear()
         if self._runtime is None:
             # `engine_host_code_allowed` is left as it is, False: version-compatible engines carry code for the processor.
             self._runtime = trt.Runtime(logger)
@@ -154,11 +153,11 @@ class TrtBackend(Backend):
         return TrtSession(stage, self._manifest.stages[stage].spec, record, engine, context, stream, self)
 
     def _load_error(self, what: str) -> CompatibilityError | DeviceMemoryError:
-        said = self._logger.said()
-        if is_about_memory(said):
-            return DeviceMemoryError(f"{what}: {said}")
+        message = self._logger.last_errors()
+        if is_out_of_memory(message):
+            return DeviceMemoryError(f"{what}: {message}")
         return CompatibilityError(
-            f"{what}: {said}; build it again with: nerve-build engines {self._bundle} --target "
+            f"{what}: {message}; build it again with: nerve-build engines {self._bundle} --target "
             f"{self._library.target_option(self._machine.gpu)} --force"
         )
 
@@ -170,11 +169,11 @@ class TrtBackend(Backend):
             self._undo.callback(self._cuda.call, "cudaStreamDestroy", stream)
         return self._streams[chain]
 
-    def with_room(self, attempt: Callable[[], Given]) -> Given:
-        """Do something that needs device memory; once more, after giving back all that can be, where that ran out.
+    def with_memory_retry(self, attempt: Callable[[], Result]) -> Result:
+        """Run `attempt`; where device memory runs out, free all that is not in use and run it once more.
 
         Raises:
-            ResourceError: there is no room even then.
+            ResourceError: memory ran out again.
         """
         try:
             return attempt()
@@ -197,7 +196,7 @@ class TrtBackend(Backend):
 
     @property
     def logger(self) -> Any:
-        """What the library said, for the sessions' errors."""
+        """The library's last messages, for the sessions' errors."""
         return self._logger
 
     @property

@@ -42,26 +42,26 @@ def fitting_engine(bundle: Path, manifest: Manifest, stage: StageName, machine: 
     if stage not in manifest.stages:
         raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(manifest.stages)}; rebuild it")
     family = machine.library.backend_version.partition(" ")[0]
-    found = [
+    candidates = [
         record
         for record in manifest.engines
         if record.stage == stage and record.backend_version.partition(" ")[0] == family
     ]
     graph = graph_sha256(manifest.files, manifest.stages[stage])
     demands = (
-        ("compute capability", machine.gpu, [record.gpu for record in found]),
-        ("system", machine.os_arch, [record.os_arch for record in found]),
-        ("version", machine.library.backend_version, [record.backend_version for record in found]),
-        ("graph", graph, [record.onnx_sha256 for record in found]),
+        ("compute capability", machine.gpu, [record.gpu for record in candidates]),
+        ("system", machine.os_arch, [record.os_arch for record in candidates]),
+        ("version", machine.library.backend_version, [record.backend_version for record in candidates]),
+        ("graph", graph, [record.onnx_sha256 for record in candidates]),
     )
-    left = list(range(len(found)))
+    left = list(range(len(candidates)))
     for demand, here, theirs in demands:
         kept = [index for index in left if theirs[index] == here]
         if not kept:
             others = sorted({theirs[index] for index in left})
             raise CompatibilityError(_misfit(bundle, stage, machine, demand, here, others))
         left = kept
-    return found[left[-1]]
+    return candidates[left[-1]]
 
 
 def _misfit(bundle: Path, stage: StageName, machine: Machine, demand: str, here: str, others: list[str]) -> str:

@@ -18,15 +18,13 @@ RTX_CAPABILITIES = {
     "sm120": "SM120",
     "sm121": "SM121",
 }
-"""Compute capabilities that TensorRT-RTX compiles for, with its own names; Orin (sm87), H100 (sm90), Thor (sm110) lack."""
+"""Compute capabilities that TensorRT-RTX compiles for, and its names for them; not Orin (sm87), H100 (sm90), Thor (sm110)."""
 LABELS: dict[LibraryName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 EXTRAS: dict[LibraryName, str] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 BACKENDS: dict[LibraryName, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 KEPT_ERRORS = 3
 SHAPE_INPUT = "size_hw"
 """The input whose values, not its shape, have a range in the profile; engines read it on the host."""
-# What the libraries write when device or host memory runs out; they have no error type of their own for that.
-MEMORY_PHRASES = ("out of memory", "OutOfMemory", "could not be allocated", "FAILED_ALLOCATION", "bad_alloc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +97,8 @@ def import_library(name: LibraryName, module: Any = None) -> Library:
 def error_logger(trt: Any) -> Any:
     """A logger of the library `trt` that prints nothing and keeps the last errors and warnings for our own messages.
 
-    Its method `said()` gives the last `KEPT_ERRORS` errors in one line (or warnings, where there was no error), and
-    `forget()` drops them.
+    Its method `last_errors()` gives the last `KEPT_ERRORS` errors in one line (or warnings, where there was no error), and
+    `clear()` drops them.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the library has no types
@@ -108,7 +106,7 @@ def error_logger(trt: Any) -> Any:
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.forget()
+            self.clear()
 
         def log(self, severity: Any, msg: str) -> None:
             """Keep a message."""
@@ -117,18 +115,13 @@ def error_logger(trt: Any) -> Any:
             elif severity == trt.ILogger.WARNING:
                 self.warnings.append(" ".join(msg.split()))
 
-        def said(self) -> str:
+        def last_errors(self) -> str:
             """The last errors, or else warnings, each once."""
             return "; ".join(dict.fromkeys(self.errors or self.warnings)) or "it gave no reason"
 
-        def forget(self) -> None:
+        def clear(self) -> None:
             """Start anew."""
             self.errors: deque[str] = deque(maxlen=KEPT_ERRORS)
             self.warnings: deque[str] = deque(maxlen=KEPT_ERRORS)
 
     return Logger()
-
-
-def is_about_memory(text: str) -> bool:
-    """Whether a message of the library says that memory ran out."""
-    return any(phrase in text for phrase in MEMORY_PHRASES)

@@ -55,15 +55,15 @@ class Cuda:
         error, *results = getattr(self.cudart, name)(*arguments)
         codes = self.cudart.cudaError_t
         if error == codes.cudaErrorMemoryAllocation:
-            raise DeviceMemoryError(f"the GPU has no room left: {name} says {self._words(error)}")
+            raise DeviceMemoryError(f"the GPU has no room left: {name} says {self._error_text(error)}")
         if error != codes.cudaSuccess:
             raise CompatibilityError(
-                f"TensorRT cannot use a GPU: {name} says {self._words(error)}; check the driver with nvidia-smi, or use "
+                f"TensorRT cannot use a GPU: {name} says {self._error_text(error)}; check the driver with nvidia-smi, or use "
                 "--backend ort"
             )
         return results[0] if results else None
 
-    def _words(self, error: Any) -> str:
+    def _error_text(self, error: Any) -> str:
         code, text = self.cudart.cudaGetErrorString(error)
         words = text.decode() if code == self.cudart.cudaError_t.cudaSuccess else "unknown"
         return f"{getattr(error, 'name', error)} ({words})"
@@ -107,7 +107,7 @@ class Memory:
         self.address = int(self._cuda.call(self._allocate, size_bytes))
         self._capacity_bytes = size_bytes
 
-    def bytes_of_host(self, size_bytes: int) -> UInt8Array:
+    def host_bytes(self, size_bytes: int) -> UInt8Array:
         """The first bytes of pinned memory as an array uint8 (size_bytes,), not a copy."""
         return np.ctypeslib.as_array((ctypes.c_uint8 * size_bytes).from_address(self.address))
 

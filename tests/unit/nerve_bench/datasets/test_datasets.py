@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from nerve_bench.datasets import BENCHMARKS, IGNORE, class_lines, open_dataset
+from nerve_bench.datasets import BENCHMARKS, class_lines, open_dataset
 from nerve_bench.datasets.label_files import read_label_file, read_picture
 from nerve_bench.datasets.protocol import Choices, Defaults, make_protocol
 from nerve_bench.world import SEEDS, make_scene
 from nerve_ref.text import parse_classes
+from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.vocabulary.class_list import ClassList
 from nerve_stream.sinks import indexed_png
@@ -123,8 +124,8 @@ def test_a_small_folder_of_each_layout_gives_pictures_of_the_world(name: str, da
     rgb, truth = dataset.read(dataset.samples[0])
     labels = len(BENCHMARKS[name].classes) + bool(BENCHMARKS[name].background)
     assert rgb.shape[:2] == truth.shape == ((128, 256) if name == "cityscapes" else (128, 128))
-    assert {*np.unique(truth)} - {IGNORE} <= {*range(labels)}
-    assert (truth != IGNORE).any()
+    assert {*np.unique(truth)} - {IGNORE_LABEL} <= {*range(labels)}
+    assert (truth != IGNORE_LABEL).any()
 
 
 def test_the_same_scene_gets_the_labels_of_each_numbering(data: Path) -> None:
@@ -137,7 +138,7 @@ def test_the_same_scene_gets_the_labels_of_each_numbering(data: Path) -> None:
         truths[name] = dataset.read(dataset.samples[0])[1][3:-3]
     thing = world >= 6
     np.testing.assert_array_equal(truths["voc21"], np.where(thing, world - 5, 0))
-    np.testing.assert_array_equal(truths["voc20"], np.where(thing, world - 6, IGNORE))
+    np.testing.assert_array_equal(truths["voc20"], np.where(thing, world - 6, IGNORE_LABEL))
     np.testing.assert_array_equal(truths["context60"], world + 1)
     np.testing.assert_array_equal(truths["context59"], world)
     np.testing.assert_array_equal(truths["coco-object"], np.where(thing, world - 5, 0))
@@ -152,7 +153,7 @@ def test_unlabelled_pixels_are_ignored_but_for_coco_object_where_they_are_backgr
         borders[name] = {*np.unique(dataset.read(dataset.samples[0])[1][:3])}
     assert borders.pop("coco-object") == {0}
     borders.pop("cityscapes")  # has no border
-    assert all(border == {IGNORE} for border in borders.values())
+    assert all(border == {IGNORE_LABEL} for border in borders.values())
 
 
 def test_coco_maps_as_published_say_the_same_as_train_ids(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_coco_maps_as_published_say_the_same_as_train_ids(tmp_path: Path) -> Non
     cv2.imwrite(str(home / "stuffthingmaps/val2017/2007_000000.png"), row)
     shutil.rmtree(home / "annotations")
     dataset = open_dataset("coco-stuff", tmp_path)
-    assert dataset.read(dataset.samples[0])[1][0, :6].tolist() == [0, 11, 79, 80, 170, IGNORE]
+    assert dataset.read(dataset.samples[0])[1][0, :6].tolist() == [0, 11, 79, 80, 170, IGNORE_LABEL]
     objects = open_dataset("coco-object", tmp_path)
     assert objects.read(objects.samples[0])[1][0, :6].tolist() == [1, 12, 80, 0, 0, 0]
 
@@ -180,7 +181,7 @@ def test_label_ids_of_cityscapes_say_the_same_as_train_ids(tmp_path: Path) -> No
         path.parent.mkdir(parents=True)
         cv2.imwrite(str(path), np.array([[7, 26, 33, 0, 30, 255]], np.uint8))
     dataset = open_dataset("cityscapes", tmp_path)
-    assert dataset.read(dataset.samples[0])[1].tolist() == [[0, 13, 18, IGNORE, IGNORE, IGNORE]]
+    assert dataset.read(dataset.samples[0])[1].tolist() == [[0, 13, 18, IGNORE_LABEL, IGNORE_LABEL, IGNORE_LABEL]]
 
 
 def test_a_value_that_no_label_map_has_is_refused_by_name(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nerve_bench.datasets import IGNORE, Dataset, open_dataset, runners
+from nerve_bench.datasets import Dataset, open_dataset, runners
 from nerve_bench.datasets.evaluate import Run, evaluate, evaluate_benchmark
 from nerve_bench.datasets.pixel_counts import Tally, class_iou, confusion, interval, pixel_counts, resampled_mious
 from nerve_bench.datasets.protocol import Choices, Defaults, Protocol, make_protocol
 from nerve_bench.datasets.runners import BundleRunner, LabelsOf, ReferenceRunner, labels_at
 from nerve_bench.measure.accuracy import World
 from nerve_ref.walk import readout
+from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import SourceError, UsageError
 from tests.data.benchmark_folders import class_files, write_benchmark_folders
 from tests.unit.nerve_bench.conftest import quietly
@@ -40,8 +41,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_pairs(count: int) -> list[tuple[Labels, Labels]]:
     """Truth with ignored pixels and no class 4; labels with no class 5 and some without any."""
     rng = np.random.default_rng(3)
-    truths = rng.choice([0, 1, 2, 3, 5, IGNORE], (count, 15, 22)).astype(np.uint8)
-    labels = np.where(rng.random(truths.shape) < 0.6, truths, rng.choice([0, 1, 2, 3, IGNORE], truths.shape))
+    truths = rng.choice([0, 1, 2, 3, 5, IGNORE_LABEL], (count, 15, 22)).astype(np.uint8)
+    labels = np.where(rng.random(truths.shape) < 0.6, truths, rng.choice([0, 1, 2, 3, IGNORE_LABEL], truths.shape))
     return [
         (truth, np.where(found == 5, 3, found).astype(np.uint8)) for truth, found in zip(truths, labels, strict=True)
     ]
@@ -51,7 +52,7 @@ def iou_by_histograms(pairs: list[tuple[Labels, Labels]]) -> list[float]:
     """The field's formula, from histograms of the labels: of both where they agree, of each where truth counts."""
     agree, true, found = np.zeros(CLASSES), np.zeros(CLASSES), np.zeros(CLASSES)
     for truth, labels in pairs:
-        kept_truth, kept_labels = truth[truth != IGNORE], labels[truth != IGNORE]
+        kept_truth, kept_labels = truth[truth != IGNORE_LABEL], labels[truth != IGNORE_LABEL]
         edges = np.arange(CLASSES + 1)
         agree += np.histogram(kept_labels[kept_labels == kept_truth], edges)[0]
         true += np.histogram(kept_truth, edges)[0]
@@ -62,7 +63,7 @@ def iou_by_histograms(pairs: list[tuple[Labels, Labels]]) -> list[float]:
 
 
 def counted(pairs: list[tuple[Labels, Labels]]) -> dict[str, NDArray[np.int64]]:
-    return {str(index): pixel_counts(*pair, CLASSES, IGNORE) for index, pair in enumerate(pairs)}
+    return {str(index): pixel_counts(*pair, CLASSES, IGNORE_LABEL) for index, pair in enumerate(pairs)}
 
 
 def test_iou_equals_the_fields_formula_on_random_labels_with_ignored_pixels() -> None:
@@ -75,14 +76,14 @@ def test_iou_equals_the_fields_formula_on_random_labels_with_ignored_pixels() ->
 
 
 def test_a_pixel_without_a_label_is_wrong_and_an_ignored_one_is_not_counted() -> None:
-    truth, found = np.array([[0, 0, IGNORE, 1]], np.uint8), np.array([[0, IGNORE, 1, 1]], np.uint8)
-    matrix = confusion({"a": pixel_counts(truth, found, 2, IGNORE)}, 2)
+    truth, found = np.array([[0, 0, IGNORE_LABEL, 1]], np.uint8), np.array([[0, IGNORE_LABEL, 1, 1]], np.uint8)
+    matrix = confusion({"a": pixel_counts(truth, found, 2, IGNORE_LABEL)}, 2)
     assert matrix.tolist() == [[1, 0, 1], [0, 1, 0]]
     assert class_iou(matrix).tolist() == [50, 100]
 
 
 def test_a_picture_of_ignored_pixels_alone_counts_nothing() -> None:
-    counts = pixel_counts(np.full((2, 2), IGNORE, np.uint8), np.zeros((2, 2), np.uint8), 3, IGNORE)
+    counts = pixel_counts(np.full((2, 2), IGNORE_LABEL, np.uint8), np.zeros((2, 2), np.uint8), 3, IGNORE_LABEL)
     assert counts.shape == (0, 3)
 
 
@@ -130,7 +131,7 @@ def test_labels_of_a_few_classes_at_a_time_are_those_of_the_reference(monkeypatc
     for at_a_time in (1, 3, 7):
         monkeypatch.setattr(runners, "READOUT_ELEMENTS_LIMIT", at_a_time * 30 * 50)
         np.testing.assert_array_equal(labels_at(P, (8, 8), (30, 50), protocol), expected)
-    assert {0, 1, IGNORE} < {*expected.ravel()}
+    assert {0, 1, IGNORE_LABEL} < {*expected.ravel()}
 
 
 def test_under_cam_a_class_is_measured_by_its_own_maximum() -> None:
@@ -192,7 +193,7 @@ def test_classes_without_a_line_are_left_out_and_their_pixels_ignored(tmp_path: 
     assert protocol.background == ("grass", "sky")
     assert len(protocol.left_out) == 18
     table = protocol.labels_in_use()
-    assert table[[0, 3, 8, 1, 20, 255]].tolist() == [0, 1, 2, IGNORE, IGNORE, IGNORE]
+    assert table[[0, 3, 8, 1, 20, 255]].tolist() == [0, 1, 2, IGNORE_LABEL, IGNORE_LABEL, IGNORE_LABEL]
 
 
 @pytest.mark.parametrize(
@@ -274,9 +275,9 @@ def test_the_reference_is_rated_by_the_labels_it_gives(world: World, folders: Pa
     dataset = open_dataset("voc21", folders / "data")
     with runner.opened(protocol) as labels_of:
         pairs = [(truth, labels_of(rgb)) for rgb, truth in read_all(dataset)]
-    hits = sum(int((truth == found)[truth != IGNORE].sum()) for truth, found in pairs)
+    hits = sum(int((truth == found)[truth != IGNORE_LABEL].sum()) for truth, found in pairs)
     assert record["pixel_accuracy"] == pytest.approx(
-        100 * hits / sum(int((truth != IGNORE).sum()) for truth, _ in pairs), abs=1e-3
+        100 * hits / sum(int((truth != IGNORE_LABEL).sum()) for truth, _ in pairs), abs=1e-3
     )
     assert (record["n"], record["of"], record["complete"]) == (2, 1449, False)
     assert record["interval"][0] <= record["miou"] <= record["interval"][1]

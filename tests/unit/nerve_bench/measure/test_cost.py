@@ -15,7 +15,7 @@ from nerve_bench.measure.cost import (
     gmac_exponents,
     graph_cost,
     method_costs,
-    method_doors,
+    method_specs,
     part_gmac,
     preset_costs,
     program_gmac,
@@ -139,12 +139,12 @@ def test_a_preset_is_counted_as_its_bundle_was_without_its_weights() -> None:
 
 
 def test_the_doors_of_a_form_are_those_of_the_stages() -> None:
-    doors = method_doors("pooled", Problem(16, cells=4))
-    assert [tensor.name for tensor in doors["walk"].inputs] == [
+    specs = method_specs("pooled", Problem(16, cells=4))
+    assert [tensor.name for tensor in specs["walk"].inputs] == [
         tensor.name
         for tensor in TABLE["walk"].spec(sizes_of(make_plan("tiny").backbones, make_plan("tiny").params)).inputs
     ]
-    assert doors["mix"].inputs[0] == doors["structure"].outputs[0]
+    assert specs["mix"].inputs[0] == specs["structure"].outputs[0]
 
 
 @pytest.mark.slow
