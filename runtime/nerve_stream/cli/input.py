@@ -1,6 +1,7 @@
 """What both commands share: errors as one line and an exit code, and their bundle, classes and templates."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +15,20 @@ from nerve_stream.redaction import readable
 
 @contextmanager
 def exit_codes(*, verbose: bool) -> Iterator[None]:
-    """Turn a NerveError into one line on stderr and its exit code; anything else is our bug and keeps its traceback."""
+    """Turn a NerveError into one line on stderr and its exit code; anything else is our bug and keeps its traceback.
+
+    When the reader of stdout has closed it, as `head` does, the exit code is 141, without a message.
+    """
     try:
         yield
     except NerveError as error:
         print_error(error, verbose=verbose)
         raise typer.Exit(error.exit_code) from error
+    except BrokenPipeError as error:
+        from nerve_stream.sinks.base import ReaderGoneError, discard_buffer
+
+        discard_buffer(sys.stdout)
+        raise typer.Exit(ReaderGoneError.exit_code) from error
     except OSError as error:  # a path that is too long, or that permissions hide, wherever it is first touched
         resource_error = ResourceError(f"{error}; check the path and its permissions")
         resource_error.__cause__ = error

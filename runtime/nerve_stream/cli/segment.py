@@ -16,7 +16,7 @@ Examples:
   nerve-segment rtsp://door/live rtsp://yard/live --classes "zebra; road" --jsonl seen.jsonl --metrics-port 9100
   nerve-segment 0 --classes "zebra; watermelon" --background "grass, sky" --show
 
-Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal."""
+Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal, 141 stdout closed."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

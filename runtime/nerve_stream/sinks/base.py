@@ -1,5 +1,6 @@
 """The interface of a sink, file names made from names of sources, and a frame-rate meter."""
 
+import os
 import re
 import time
 import unicodedata
@@ -8,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Container
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,13 @@ class ReaderGoneError(NerveError):
     """The reader of stdout or of a pipe, such as `head`, has closed it; the exit code is that of SIGPIPE."""
 
     exit_code = 128 + 13
+
+
+def discard_buffer(stream: IO[str]) -> None:
+    """Send what is left in a stream's buffer to the null device: flushing it at exit would raise again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class Sink(ABC):

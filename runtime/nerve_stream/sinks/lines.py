@@ -1,7 +1,6 @@
 """Results as JSON lines: one object a frame."""
 
 import json
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from nerve_runtime import FrameResult, ResourceError
 from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
-from nerve_stream.sinks.base import ReaderGoneError, Sink, UInt8Array
+from nerve_stream.sinks.base import ReaderGoneError, Sink, UInt8Array, discard_buffer
 
 STDOUT = Path("-")
 
@@ -69,14 +68,8 @@ class JsonLines(Sink):
         except ResourceError as error:
             if not isinstance(error.__cause__, BrokenPipeError):
                 raise
-            self._discard_buffer()
+            discard_buffer(self._stream)
             raise ReaderGoneError(f"nobody reads {self.path} any more") from error
-
-    def _discard_buffer(self) -> None:
-        """Send what is left in the buffer to the null device: flushing it at exit would raise again."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stream.fileno())
-        os.close(null)
 
     def commit(self) -> None:
         """Close the file and, unless it was followed, rename it; stdout stays open."""

@@ -248,6 +248,43 @@ def test_a_reader_of_stdout_who_has_enough_ends_the_run_quietly(bundle: Path, tm
         assert 0 < sum(1 for _ in frames) < 200
 
 
+def run_unread(command: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command of `nerve_stream.cli` in a folder, its stdout a pipe without a reader."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    python = [sys.executable, "-c", f"from nerve_stream.cli import {command}; {command}()"]
+    with os.fdopen(writing, "wb") as stdout:
+        return subprocess.run(
+            [*python, *words],
+            env=ENVIRONMENT,
+            cwd=folder,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("options", [["--json"], ["--masks", "masks"], ["--json", "--masks", "masks"]])
+def test_paths_and_summaries_that_nobody_reads_end_the_run_quietly_with_its_outputs_in_place(
+    options: list[str], bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    words = [str(clip), "--bundle", str(bundle), "--backend", "fake", "--classes", "red; grass", *options]
+    ended = run_unread("run_segment", *words, folder=tmp_path)
+    assert ended.returncode == 141, ended.stderr
+    assert "error" not in ended.stderr.lower()
+    assert "Traceback" not in ended.stderr
+    assert len(list(tmp_path.glob("masks/*.png"))) == (5 if "--masks" in options else 0)
+
+
+def test_a_vocabulary_file_whose_path_nobody_reads_is_written_whole(bundle: Path, tmp_path: Path) -> None:
+    words = ["words.npz", "--bundle", str(bundle), "--backend", "fake", "--classes", "red; sky"]
+    ended = run_unread("run_vocab", *words, folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (141, "")
+    assert (tmp_path / "words.npz").is_file()
+
+
 def test_an_overlay_that_h264_cannot_hold_is_one_sentence_before_any_frame(bundle: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.png"
     assert cv2.imwrite(str(wide), np.zeros((10, 20_000, 3), dtype=np.uint8))
