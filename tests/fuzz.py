@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from nerve_runtime.bundle.manifest import Manifest, file_sha256, load_manifest
 from nerve_runtime.bundle.spec import Array, StageName, TensorSpec
 from nerve_runtime.errors import NerveError
 from nerve_runtime.segmenter import Segmenter
+from nerve_runtime.temporal import Between, Temporal
 from tests.data.fake_bundle import make_fake_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +115,7 @@ def graph_case(folder: Path, manifest: Manifest, rng: random.Random) -> None:
 
 
 def manifest_case(folder: Path, manifest: Manifest, rng: random.Random) -> None:
-    """Open a bundle whose manifest was mutated, as bytes or in its meaning, and segment a frame with it."""
+    """Open a bundle whose manifest was mutated, as bytes or in its meaning; segment a keyframe and, with new words, the next."""
     path = folder / "manifest.json"
     if rng.random() < 0.5:
         path.write_bytes(mutated_bytes(path.read_bytes(), rng))
@@ -123,8 +124,12 @@ def manifest_case(folder: Path, manifest: Manifest, rng: random.Random) -> None:
         mutated_lines(lines, rng)
         path.write_text(json.dumps(lines), encoding="utf-8")
     loaded = load_manifest(folder)
+    between = rng.choice(get_args(Between))
+    temporal = Temporal(between=between, change=0, cut=0)
     backend = FakeBackend(loaded)
-    with Segmenter.open(folder, ["red", "sky"], backend=backend, cache_dir=None) as segmenter:
+    with Segmenter.open(folder, ["red", "sky"], backend=backend, temporal=temporal, cache_dir=None) as segmenter:
+        segmenter.segment(np.full((20, 30, 3), 90, dtype=np.uint8))
+        segmenter.set_classes(["red", "grass", "sky"])
         segmenter.segment(np.full((20, 30, 3), 90, dtype=np.uint8))
 
 

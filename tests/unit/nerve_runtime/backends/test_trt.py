@@ -314,7 +314,18 @@ def test_an_engine_with_another_profile_than_its_record_is_refused(bench: Bench)
         backend.open_session("text")
 
 
-def test_an_engine_with_other_doors_than_the_manifest_is_refused(bench: Bench) -> None:
+def test_a_profile_of_an_input_without_free_axes_has_as_many_sizes_as_axes(bench: Bench) -> None:
+    engines = [
+        record.model_copy(update={"profile": {"frame": [[1], [1], [1]]}}) if record.stage == "attention" else record
+        for record in bench.manifest.engines
+    ]
+    bench.manifest = bench.manifest.model_copy(update={"engines": tuple(engines)})
+    expected = r"takes 'frame' as uint8 \(1, 32, 48, 3\), the manifest has the profile \[\[1\], \[1\], \[1\]\]"
+    with bench.open() as backend, pytest.raises(BundleError, match=expected):
+        backend.open_session("attention")
+
+
+def test_an_engine_with_other_tensors_than_the_manifest_is_refused(bench: Bench) -> None:
     with bench.open() as backend:
         stages = dict(bench.manifest.stages)
         bench.trt.manifest = bench.manifest.model_copy(update={"stages": {**stages, "text": stages["mix"]}})
