@@ -120,7 +120,7 @@ def _build_into(
     started = time.monotonic()
     sizes = sizes_of(plan.backbones, plan.params)
     exported = _export_all(folder, plan, resolved, sizes, progress)
-    _write_papers(folder, plan, resolved, exported)
+    _write_documents(folder, plan, resolved, exported)
     manifest = _manifest(folder, plan, key, sizes, {stage: done.record for stage, done in exported.items()}, resolved)
     artefacts = [_graph_artefact(stage, done) for stage, done in exported.items()]
     report, checking_peak_mb = _checked(folder, manifest, plan, resolved, progress)
@@ -128,10 +128,10 @@ def _build_into(
     if targets:
         from nerve_export.engines.build import build_engines
 
-        def told(what: str, _share: float) -> None:
+        def report_progress(what: str, _share: float) -> None:
             progress(f"compiling {what}")
 
-        engines, made = build_engines(folder, manifest, targets, progress=told, earlier=_earlier(plan.out))
+        engines, made = build_engines(folder, manifest, targets, progress=report_progress, earlier=_earlier(plan.out))
         manifest = manifest.model_copy(update={"engines": tuple(engines)})
         artefacts += [_engine_artefact(fact, manifest) for fact in made]
     manifest = manifest.model_copy(update={"files": file_records(folder)})
@@ -171,7 +171,7 @@ def _export_all(
     return exported
 
 
-def _write_papers(
+def _write_documents(
     folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, exported: "dict[StageName, Exported]"
 ) -> None:
     """What lies beside the graphs: tokenizer, licences, and which layers stayed in float32."""

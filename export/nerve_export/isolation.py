@@ -39,7 +39,7 @@ def run_isolated(what: str, function: Callable[..., Any] | str, *given: Any, **n
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, function, given, named), name=what, daemon=True)
+    process = context.Process(target=_run_and_send, args=(sender, function, given, named), name=what, daemon=True)
     process.start()
     _running.add(process)
     sender.close()
@@ -66,19 +66,19 @@ def kill_running() -> None:
         process.kill()
 
 
-def _answer(
+def _run_and_send(
     sender: Connection, function: Callable[..., Any] | str, given: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers and ends us
     try:
-        answer = (False, _found(function)(*given, **named))
+        answer = (False, _resolve(function)(*given, **named))
     except Exception as error:  # noqa: BLE001 - raised again by the parent, with its type
-        answer = (True, _told(error))
+        answer = (True, _portable_error(error))
     sender.send(answer)
 
 
-def _found(function: Callable[..., Any] | str) -> Callable[..., Any]:
+def _resolve(function: Callable[..., Any] | str) -> Callable[..., Any]:
     if not isinstance(function, str):
         return function
     module, _, name = function.partition(":")
@@ -86,7 +86,7 @@ def _found(function: Callable[..., Any] | str) -> Callable[..., Any]:
     return found
 
 
-def _told(error: Exception) -> Exception:
+def _portable_error(error: Exception) -> Exception:
     """The error as the parent is to raise it: ours as they are, want of memory and of a library as ours."""
     chain: list[BaseException] = []
     link: BaseException | None = error

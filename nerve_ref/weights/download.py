@@ -32,7 +32,7 @@ RELOCK = "have the lock completed with `nerve-build lock`"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class WeightFolders:
     """Where things lie.
 
     Attributes:
@@ -48,22 +48,22 @@ class Places:
     digests: Path
 
 
-def user_places() -> Places:
-    """The usual places of this user; nothing is made there until it is needed."""
+def user_folders() -> WeightFolders:
+    """The usual folders of this user; nothing is made there until it is needed."""
     cache = user_cache_path(APPLICATION)
-    return Places(
+    return WeightFolders(
         PACKAGED_LOCK, user_data_path(APPLICATION) / "weights.lock.json", cache / "weights", cache / "digests.json"
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """What fetching needs: the lock in force, the hub, the places, and what is allowed.
+class WeightStore:
+    """What fetching needs: the lock in force, the hub, the folders, and what is allowed.
 
     Attributes:
         lock: packaged lock, completed with the user's unless `locked`.
         hub: asked only for what is not there yet.
-        places: where things lie.
+        folders: where things lie.
         digests: remembered hashes.
         progress: told one line at a time.
         offline: never ask the hub.
@@ -72,23 +72,25 @@ class Desk:
 
     lock: Lock
     hub: Hub
-    places: Places
+    folders: WeightFolders
     digests: RememberedDigests
     progress: Callable[[str], None]
     offline: bool
     locked: bool
 
 
-def open_desk(hub: Hub, places: Places, progress: Callable[[str], None], *, offline: bool, locked: bool) -> Desk:
+def open_store(
+    hub: Hub, folders: WeightFolders, progress: Callable[[str], None], *, offline: bool, locked: bool
+) -> WeightStore:
     """Read the locks.
 
     Raises:
         WeightError: one of them is not sound.
     """
-    lock: Lock = read_lock(places.packaged_lock)
-    if not locked and places.user_lock.is_file():
-        lock = completed(lock, read_lock(places.user_lock))
-    return Desk(lock, hub, places, RememberedDigests(places.digests), progress, offline, locked)
+    lock: Lock = read_lock(folders.packaged_lock)
+    if not locked and folders.user_lock.is_file():
+        lock = completed(lock, read_lock(folders.user_lock))
+    return WeightStore(lock, hub, folders, RememberedDigests(folders.digests), progress, offline, locked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,34 +130,34 @@ def locked_network(lock: Lock, network: str) -> LockedNetwork:
     return lock[network]
 
 
-def fetch(network: str, wanted: Callable[[str], bool], advice: str, desk: Desk) -> Fetched:
+def fetch(network: str, wanted: Callable[[str], bool], advice: str, store: WeightStore) -> Fetched:
     """The wanted files of a network: those that are here already, or from the first mirror that serves them.
 
     Args:
         network: its name in the lock.
         wanted: whether a path in the repository is needed.
         advice: what the user can do if no mirror serves it, e.g. "give a local folder with --sd PATH".
-        desk: see there.
+        store: see there.
 
     Raises:
         WeightError: no mirror could; names each with its reason.
     """
-    entry = locked_network(desk.lock, network)
+    entry = locked_network(store.lock, network)
     failures = []
     for mirror in entry.mirrors:
         paths = tuple(sorted(path for path in mirror.files if wanted(path)))
         pins = expected_pins(entry, mirror, paths)
         try:
-            _refuse_unpinned(mirror, pins, desk)
-            return _from_mirror(network, entry, mirror, pins, desk)
+            _refuse_unpinned(mirror, pins, store)
+            return _from_mirror(network, entry, mirror, pins, store)
         except MirrorError as error:
             failures.append(f"{mirror.repository}: {error}")
-            desk.progress(f"warning: {network}: {mirror.repository}: {error}")
+            store.progress(f"warning: {network}: {mirror.repository}: {error}")
     raise WeightError(f"no mirror serves {network} ({'; '.join(failures)}); {advice}")
 
 
-def _refuse_unpinned(mirror: Mirror, pins: Mapping[str, FilePin], desk: Desk) -> None:
-    if not desk.locked:
+def _refuse_unpinned(mirror: Mirror, pins: Mapping[str, FilePin], store: WeightStore) -> None:
+    if not store.locked:
         return
     if not is_commit(mirror.revision):
         raise MirrorError(
@@ -171,35 +173,35 @@ def _refuse_unpinned(mirror: Mirror, pins: Mapping[str, FilePin], desk: Desk) ->
 
 
 def _from_mirror(
-    network: str, entry: LockedNetwork, mirror: Mirror, pins: Mapping[str, FilePin], desk: Desk
+    network: str, entry: LockedNetwork, mirror: Mirror, pins: Mapping[str, FilePin], store: WeightStore
 ) -> Fetched:
     if is_commit(mirror.revision):
-        present = _present(mirror, pins, entry.licence, desk)
+        present = _present(mirror, pins, entry.licence, store)
         if present is not None:
             return present
-    if desk.offline:
+    if store.offline:
         raise MirrorError("it was not downloaded before, and the network is not to be used (--offline)")
     commit = mirror.revision if is_commit(mirror.revision) else None
-    commit = commit or desk.hub.commit(mirror.repository, mirror.revision or "main")
+    commit = commit or store.hub.commit(mirror.repository, mirror.revision or "main")
     if not is_commit(commit):
         raise MirrorError(f"the hub names {commit!r} as the commit, expected 40 hex digits")
     mirror = Mirror(mirror.repository, commit, mirror.files)
-    pins = _agreed_pins(pins, desk.hub.file_facts(mirror.repository, commit), commit)
+    pins = _agreed_pins(pins, store.hub.file_facts(mirror.repository, commit), commit)
     try:
-        desk.places.downloads.mkdir(parents=True, exist_ok=True)
+        store.folders.downloads.mkdir(parents=True, exist_ok=True)
         # Two builders fetch one after the other; the second finds the files of the first.
-        with FileLock(desk.places.downloads / f".{_folder_name(mirror)}.lock"):
-            missing = {path: pin for path, pin in pins.items() if _local_file(mirror, path, pin, desk) is None}
-            _announce(network, mirror, missing, desk)
-            known = {path: _download(mirror, path, pin, desk) for path, pin in missing.items()}
-            shutil.rmtree(_partial(mirror, desk), ignore_errors=True)
+        with FileLock(store.folders.downloads / f".{_folder_name(mirror)}.lock"):
+            missing = {path: pin for path, pin in pins.items() if _local_file(mirror, path, pin, store) is None}
+            _announce(network, mirror, missing, store)
+            known = {path: _download(mirror, path, pin, store) for path, pin in missing.items()}
+            shutil.rmtree(_partial(mirror, store), ignore_errors=True)
     except OSError as error:
         raise WeightError(
-            f"cannot keep {network} in {desk.places.downloads}: {error.strerror or error}; free space or make it writable"
+            f"cannot keep {network} in {store.folders.downloads}: {error.strerror or error}; free space or make it writable"
         ) from error
     pins = {**pins, **known}
-    _remember_pins(network, entry, Mirror(mirror.repository, commit, pins), desk)
-    present = _present(mirror, pins, entry.licence, desk)
+    _remember_pins(network, entry, Mirror(mirror.repository, commit, pins), store)
+    present = _present(mirror, pins, entry.licence, store)
     if present is None:
         raise MirrorError("its files changed while they were fetched")
     return present
@@ -209,40 +211,40 @@ def _folder_name(mirror: Mirror) -> str:
     return mirror.repository.replace("/", "--")
 
 
-def _folder(mirror: Mirror, desk: Desk) -> Path:
-    return desk.places.downloads / _folder_name(mirror) / str(mirror.revision)
+def _folder(mirror: Mirror, store: WeightStore) -> Path:
+    return store.folders.downloads / _folder_name(mirror) / str(mirror.revision)
 
 
-def _partial(mirror: Mirror, desk: Desk) -> Path:
+def _partial(mirror: Mirror, store: WeightStore) -> Path:
     """Where files lie until they are checked; kept after a failure, so that huggingface_hub can resume."""
-    folder = _folder(mirror, desk)
+    folder = _folder(mirror, store)
     return folder.with_name(f".{folder.name}.part")
 
 
-def _present(mirror: Mirror, pins: Mapping[str, FilePin], licence: str, desk: Desk) -> Fetched | None:
+def _present(mirror: Mirror, pins: Mapping[str, FilePin], licence: str, store: WeightStore) -> Fetched | None:
     """The files, if all of them are here and are what they must be."""
     files = []
     for path, pin in pins.items():
-        here = _local_file(mirror, path, pin, desk)
+        here = _local_file(mirror, path, pin, store)
         if here is None or pin.sha256 is None:
             return None
         files.append(FetchedFile(path, here, pin.sha256))
-    return Fetched(mirror.repository, str(mirror.revision), licence, _folder(mirror, desk), tuple(files))
+    return Fetched(mirror.repository, str(mirror.revision), licence, _folder(mirror, store), tuple(files))
 
 
-def _local_file(mirror: Mirror, path: str, pin: FilePin, desk: Desk) -> Path | None:
+def _local_file(mirror: Mirror, path: str, pin: FilePin, store: WeightStore) -> Path | None:
     """Where a file lies that was fetched before and is what it must be; None if it has to be fetched (again)."""
-    folder = _folder(mirror, desk)
+    folder = _folder(mirror, store)
     if pin.sha256 is None:
         return None
     if path.endswith(PICKLED):
         converted = folder / safetensors_name(path)
-        return converted if is_conversion_of(converted, pin.sha256, desk.digests) else None
+        return converted if is_conversion_of(converted, pin.sha256, store.digests) else None
     if not (folder / path).is_file():
         return None
-    if desk.digests.sha256(folder / path) == pin.sha256:
+    if store.digests.sha256(folder / path) == pin.sha256:
         return folder / path
-    desk.progress(f"warning: {folder / path} is no longer what was downloaded")
+    store.progress(f"warning: {folder / path} is no longer what was downloaded")
     return None
 
 
@@ -273,25 +275,25 @@ def _other_file(path: str, got: str, expected: str) -> MirrorError:
     )
 
 
-def _announce(network: str, mirror: Mirror, missing: Mapping[str, FilePin], desk: Desk) -> None:
+def _announce(network: str, mirror: Mirror, missing: Mapping[str, FilePin], store: WeightStore) -> None:
     if not missing:
         return
     total = sum(pin.bytes or 0 for pin in missing.values())
-    free = shutil.disk_usage(desk.places.downloads).free
+    free = shutil.disk_usage(store.folders.downloads).free
     if total > free:
         raise WeightError(
-            f"{network} needs {total / 1e9:.2f} GB in {desk.places.downloads}, {free / 1e9:.2f} GB are free; free space"
+            f"{network} needs {total / 1e9:.2f} GB in {store.folders.downloads}, {free / 1e9:.2f} GB are free; free space"
         )
-    desk.progress(
+    store.progress(
         f"downloading {network} from {mirror.repository} at {str(mirror.revision)[:12]}: "
-        f"{len(missing)} files, {total / 1e9:.2f} GB, into {_folder(mirror, desk)}"
+        f"{len(missing)} files, {total / 1e9:.2f} GB, into {_folder(mirror, store)}"
     )
 
 
-def _download(mirror: Mirror, path: str, pin: FilePin, desk: Desk) -> FilePin:
+def _download(mirror: Mirror, path: str, pin: FilePin, store: WeightStore) -> FilePin:
     """Fetch one file beside its place, check it, move it there; returns what it is now known to be."""
-    folder = _folder(mirror, desk)
-    fetched = desk.hub.download(mirror.repository, str(mirror.revision), path, _partial(mirror, desk))
+    folder = _folder(mirror, store)
+    fetched = store.hub.download(mirror.repository, str(mirror.revision), path, _partial(mirror, store))
     size = fetched.stat().st_size
     sha256 = file_sha256(fetched)
     try:
@@ -302,7 +304,7 @@ def _download(mirror: Mirror, path: str, pin: FilePin, desk: Desk) -> FilePin:
         target = folder / (safetensors_name(path) if path.endswith(PICKLED) else path)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.endswith(PICKLED):
-            desk.progress(f"converting {path} to {target.name}")
+            store.progress(f"converting {path} to {target.name}")
             convert_pickle(fetched, target, sha256)
         else:
             fetched.replace(target)
@@ -311,14 +313,14 @@ def _download(mirror: Mirror, path: str, pin: FilePin, desk: Desk) -> FilePin:
     return FilePin(sha256, size)
 
 
-def _remember_pins(network: str, entry: LockedNetwork, pinned: Mirror, desk: Desk) -> None:
+def _remember_pins(network: str, entry: LockedNetwork, pinned: Mirror, store: WeightStore) -> None:
     """Note in the user's lock what the packaged one leaves open: from now on other files are refused."""
-    packaged = locked_network(read_lock(desk.places.packaged_lock), network)
+    packaged = locked_network(read_lock(store.folders.packaged_lock), network)
     for mirror in packaged.mirrors:
         same = mirror.repository == pinned.repository and is_commit(mirror.revision)
         if same and all(mirror.files[path].sha256 == pin.sha256 for path, pin in pinned.files.items()):
             return
-    lock_path = desk.places.user_lock
+    lock_path = store.folders.user_lock
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock_path.with_name(f".{lock_path.name}.lock")):
@@ -326,4 +328,4 @@ def _remember_pins(network: str, entry: LockedNetwork, pinned: Mirror, desk: Des
             write_lock_file(lock_path, with_pins(user, network, entry.licence, pinned))
     except OSError as error:
         raise WeightError(f"cannot write {lock_path}: {error.strerror or error}; make its folder writable") from error
-    desk.progress(f"pinned {network} at {pinned.repository}@{pinned.revision} in {lock_path}")
+    store.progress(f"pinned {network} at {pinned.repository}@{pinned.revision} in {lock_path}")

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nerve_ref.weights.architectures import TINY, TINY_FOLDER, Backbones, is_dinov2
-from nerve_ref.weights.download import Desk, Fetched, Places, fetch, locked_network, open_desk, user_places
+from nerve_ref.weights.download import (
+    Fetched,
+    WeightFolders,
+    WeightStore,
+    fetch,
+    locked_network,
+    open_store,
+    user_folders,
+)
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.hub import Hub, HuggingFaceHub
 from nerve_ref.weights.local import RoleFiles, checkpoint_roles, role_files
@@ -98,7 +106,7 @@ def resolve_weights(
     progress: Callable[[str], None],
     *,
     hub: Hub | None = None,
-    places: Places | None = None,
+    folders: WeightFolders | None = None,
 ) -> ResolvedWeights:
     """Find, fetch where needed, and check all files of a variant. The second time it takes milliseconds.
 
@@ -107,7 +115,7 @@ def resolve_weights(
         choice: what the user gave.
         progress: told one line at a time: what is downloaded and its size, warnings.
         hub: the public one by default.
-        places: those of this user by default.
+        folders: those of this user by default.
 
     Raises:
         WeightError: a file is missing, withdrawn, cut off, swapped or refused; says which and what to do.
@@ -115,24 +123,24 @@ def resolve_weights(
     _refuse_unused(backbones, choice)
     if TINY in (backbones.clip, backbones.affinity):
         return _packaged()
-    desk = open_desk(
-        hub or HuggingFaceHub(), places or user_places(), progress, offline=choice.offline, locked=choice.locked
+    store = open_store(
+        hub or HuggingFaceHub(), folders or user_folders(), progress, offline=choice.offline, locked=choice.locked
     )
-    parts = [_clip(backbones, choice, desk), _tokenizer(choice, desk), *_affinity(backbones, choice, desk)]
+    parts = [_clip(backbones, choice, store), _tokenizer(choice, store), *_affinity(backbones, choice, store)]
     if not is_dinov2(backbones):
-        parts += _vae(backbones, choice, desk)
+        parts += _vae(backbones, choice, store)
     return ResolvedWeights(
         {part.role: part.path for part in parts}, tuple(record for part in parts for record in part.records)
     )
 
 
-def weight_digests(weights: ResolvedWeights, *, places: Places | None = None) -> dict[str, str]:
+def weight_digests(weights: ResolvedWeights, *, folders: WeightFolders | None = None) -> dict[str, str]:
     """SHA-256 of every file that decides the networks, by "role/file name"; large files are hashed only once.
 
     Raises:
         WeightError: a file is gone or damaged since it was resolved.
     """
-    digests = RememberedDigests((places or user_places()).digests)
+    digests = RememberedDigests((folders or user_folders()).digests)
     return {
         f"{role}/{path.name}": digests.sha256(path)
         for role, place in sorted(weights.files.items())
@@ -185,43 +193,43 @@ def _packaged() -> ResolvedWeights:
     return ResolvedWeights({**files, "tokenizer": files["clip"] / "tokenizer.json"}, records)
 
 
-def _clip(backbones: Backbones, choice: WeightChoice, desk: Desk) -> _Part:
+def _clip(backbones: Backbones, choice: WeightChoice, store: WeightStore) -> _Part:
     if choice.clip is not None:
-        return _local("clip", choice.clip, backbones.clip, desk)
-    return _from_hub(backbones.clip, ("clip",), desk)[0]
+        return _local("clip", choice.clip, backbones.clip, store)
+    return _from_hub(backbones.clip, ("clip",), store)[0]
 
 
-def _tokenizer(choice: WeightChoice, desk: Desk) -> _Part:
+def _tokenizer(choice: WeightChoice, store: WeightStore) -> _Part:
     if choice.tokenizer is not None:
-        return _local_tokenizer(choice.tokenizer, desk)
+        return _local_tokenizer(choice.tokenizer, store)
     if choice.clip is not None and (choice.clip / "tokenizer.json").is_file():
-        return _local_tokenizer(choice.clip, desk)
-    part = _from_hub(TOKENIZER_NETWORK, ("tokenizer",), desk)[0]
+        return _local_tokenizer(choice.clip, store)
+    part = _from_hub(TOKENIZER_NETWORK, ("tokenizer",), store)[0]
     return _Part("tokenizer", part.path / "tokenizer.json", ())
 
 
-def _local_tokenizer(given: Path, desk: Desk) -> _Part:
+def _local_tokenizer(given: Path, store: WeightStore) -> _Part:
     path = given / "tokenizer.json" if given.is_dir() else given
-    return _local("tokenizer", path, TOKENIZER_NETWORK, desk)
+    return _local("tokenizer", path, TOKENIZER_NETWORK, store)
 
 
-def _affinity(backbones: Backbones, choice: WeightChoice, desk: Desk) -> tuple[_Part, ...]:
+def _affinity(backbones: Backbones, choice: WeightChoice, store: WeightStore) -> tuple[_Part, ...]:
     """The network of the affinity: DINOv2, or Stable Diffusion with its own autoencoder unless another is chosen."""
     network = backbones.affinity
     if is_dinov2(backbones):
         if choice.dinov2 is not None:
-            return (_local("dinov2", choice.dinov2, network, desk),)
-        return _from_hub(network, ("dinov2",), desk)
+            return (_local("dinov2", choice.dinov2, network, store),)
+        return _from_hub(network, ("dinov2",), store)
     own_vae = backbones.vae is None and choice.vae is None
     roles = ("unet", "text_encoder", "scheduler", *(("vae",) if own_vae else ()))
     if choice.sd is None:
-        return _from_hub(network, roles, desk)
+        return _from_hub(network, roles, store)
     if choice.sd.is_dir():
-        return tuple(_local(role, choice.sd / role, network, desk) for role in roles)
-    return _checkpoint(choice.sd, roles, network, desk)
+        return tuple(_local(role, choice.sd / role, network, store) for role in roles)
+    return _checkpoint(choice.sd, roles, network, store)
 
 
-def _checkpoint(path: Path, roles: tuple[str, ...], network: str, desk: Desk) -> tuple[_Part, ...]:
+def _checkpoint(path: Path, roles: tuple[str, ...], network: str, store: WeightStore) -> tuple[_Part, ...]:
     """A single file that serves several roles; its noise schedule is that of the architecture."""
     served = checkpoint_roles(path)
     needed = tuple(role for role in roles if role != "scheduler")
@@ -229,26 +237,26 @@ def _checkpoint(path: Path, roles: tuple[str, ...], network: str, desk: Desk) ->
     if missing:
         flag = "--vae PATH" if missing == ["vae"] else "--sd with the folder of a whole pipeline"
         raise WeightError(f"{path} holds {', '.join(served)}, but no {', no '.join(missing)}; give {flag}")
-    return tuple(_local(role, path, network, desk) for role in needed)
+    return tuple(_local(role, path, network, store) for role in needed)
 
 
-def _vae(backbones: Backbones, choice: WeightChoice, desk: Desk) -> tuple[_Part, ...]:
+def _vae(backbones: Backbones, choice: WeightChoice, store: WeightStore) -> tuple[_Part, ...]:
     """The autoencoder, if it does not come with the rest of Stable Diffusion."""
     if choice.vae is not None:
-        return (_local("vae", choice.vae, backbones.vae or backbones.affinity, desk),)
+        return (_local("vae", choice.vae, backbones.vae or backbones.affinity, store),)
     if backbones.vae is not None:
-        return _from_hub(backbones.vae, ("vae",), desk)
+        return _from_hub(backbones.vae, ("vae",), store)
     return ()
 
 
-def _local(role: str, path: Path, network: str, desk: Desk) -> _Part:
+def _local(role: str, path: Path, network: str, store: WeightStore) -> _Part:
     if not path.exists():
         raise WeightError(f"no {role} at {path}: there is no such file or folder; {_ADVICE[role]}")
     files = role_files(role, path)
-    entry = locked_network(desk.lock, network)
+    entry = locked_network(store.lock, network)
     pinned = {pin.sha256 for mirror in entry.mirrors for pin in mirror.files.values()}
-    digests = {file: desk.digests.sha256(file) for file in files.all()}
-    if desk.locked:
+    digests = {file: store.digests.sha256(file) for file in files.all()}
+    if store.locked:
         _refuse_unknown(digests, pinned, network)
     records = tuple(
         WeightFile(
@@ -275,11 +283,11 @@ def _local_licence(entry: LockedNetwork, network: str, digest: str, pinned: set[
     return f"not known, a local file; {network} itself: {entry.licence}"
 
 
-def _from_hub(network: str, roles: tuple[str, ...], desk: Desk) -> tuple[_Part, ...]:
+def _from_hub(network: str, roles: tuple[str, ...], store: WeightStore) -> tuple[_Part, ...]:
     """Roles of one network, all from the same mirror."""
-    paths = {path for mirror in locked_network(desk.lock, network).mirrors for path in mirror.files}
+    paths = {path for mirror in locked_network(store.lock, network).mirrors for path in mirror.files}
     prefixes = {role: f"{role}/" if any(path.startswith(f"{role}/") for path in paths) else "" for role in roles}
-    fetched = fetch(network, lambda path: path.startswith(tuple(prefixes.values())), _ADVICE[roles[0]], desk)
+    fetched = fetch(network, lambda path: path.startswith(tuple(prefixes.values())), _ADVICE[roles[0]], store)
     return tuple(_fetched_part(role, prefix, fetched) for role, prefix in prefixes.items())
 
 

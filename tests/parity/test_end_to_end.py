@@ -84,13 +84,15 @@ def test_a_clip_that_is_followed_gets_the_references_labels(world: World, bundle
         for rgb in frames:
             encoded = runtime.encode(rgb)
             motion = encoded.motion
-            told = None if motion is None else Motion(
+            report_progress = None if motion is None else Motion(
                 torch.from_numpy(motion.origin_tokens), torch.from_numpy(motion.origin_visible),
                 torch.from_numpy(motion.previous_tokens), torch.from_numpy(motion.previous_weights),
             )  # fmt: skip
             found.append(runtime.decode(encoded).labels)
             expected.append(
-                video.step(torch.from_numpy(rgb), told, keyframe=encoded.decision != "between").labels.numpy()
+                video.step(
+                    torch.from_numpy(rgb), report_progress, keyframe=encoded.decision != "between"
+                ).labels.numpy()
             )
             kinds.append(encoded.decision)
     assert min(agreements(found, expected)) >= LEAST_AGREEMENT

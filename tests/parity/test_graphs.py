@@ -110,7 +110,7 @@ def test_the_outputs_are_those_of_the_manifest(
 ) -> None:
     """A free axis that comes from values, as the read-out's, has a name of the exporter's."""
     found, expected = doors(graphs[stage].graph.output), promised(manifest.stages[stage].spec.outputs)
-    assert [door[:2] for door in found] == [door[:2] for door in expected]
+    assert [tensor_spec[:2] for tensor_spec in found] == [tensor_spec[:2] for tensor_spec in expected]
     for (_, _, axes), (_, _, wanted) in zip(found, expected, strict=True):
         assert [axis if isinstance(axis, int) else "free" for axis in axes] == [
             axis if isinstance(axis, int) else "free" for axis in wanted

@@ -14,7 +14,7 @@ import pytest
 from nerve_export.bundle import write_manifest
 from nerve_export.cli import parity as parity_cli
 from nerve_export.graphs.stages import Tolerance
-from nerve_export.parity.album import Comparison, illustrated_comparison, second_opinion
+from nerve_export.parity.album import Comparison, compare_labels, illustrated_comparison
 from nerve_export.parity.measures import ParityReport, compared
 from nerve_export.parity.report import rows, verdict, write_html, write_markdown
 from nerve_runtime.bundle.manifest import Manifest
@@ -115,9 +115,9 @@ def test_polygraphys_comparator_measures_what_we_measure(broken: Comparison) -> 
 def test_a_second_opinion_on_broken_numbers_is_no_pass() -> None:
     expected = np.ones(8)
     found = np.array([1, 1, 1, 1, 1, 1, 1, np.nan])
-    assert not second_opinion(0.1, expected, found).passed
-    assert second_opinion(0.1, expected, expected + 0.05).passed
-    assert not second_opinion(0.1, expected, expected + 0.15).passed
+    assert not compare_labels(0.1, expected, found).passed
+    assert compare_labels(0.1, expected, expected + 0.05).passed
+    assert not compare_labels(0.1, expected, expected + 0.15).passed
 
 
 def test_the_table_shows_each_tensor_once_by_its_worst_frame(broken: Comparison) -> None:

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from nerve_bench.datasets import Dataset, Sample, open_dataset
-from nerve_bench.datasets.pixel_counts import Tally, class_iou, confusion, interval, pixel_counts, resampled_mious
+from nerve_bench.datasets.pixel_counts import (
+    PixelCountFile,
+    class_iou,
+    confusion,
+    interval,
+    pixel_counts,
+    resampled_mious,
+)
 from nerve_bench.datasets.protocol import Choices, Protocol, make_protocol
 from nerve_bench.datasets.runners import LabelsOf, Runner
 from nerve_runtime.errors import SourceError
@@ -70,7 +77,7 @@ def evaluate(
     header = {"folder": str(dataset.folder.resolve()), "protocol": protocol.as_json(), "runner": described}
     if run.restart:
         run.state.unlink(missing_ok=True)
-    with Tally(run.state, header) as tally:
+    with PixelCountFile(run.state, header) as tally:
         waiting = [sample for sample in samples if sample.name not in tally.pictures]
         if waiting:
             with runner.opened(protocol) as labels_of:
@@ -84,7 +91,7 @@ def _count(
     samples: list[Sample],
     labels_of: LabelsOf,
     protocol: Protocol,
-    tally: Tally,
+    tally: PixelCountFile,
     progress: Callable[..., Any],
 ) -> None:
     in_use, classes = protocol.labels_in_use(), len(protocol.label_names)

@@ -28,7 +28,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DatasetFiles:
     """A data set that is here: its samples in order, and what each value of its label files means."""
 
     samples: tuple[Sample, ...]
@@ -48,7 +48,7 @@ class Layout:
 
     title: str
     homes: tuple[str, ...]
-    find: Callable[[Path], Found]
+    find: Callable[[Path], DatasetFiles]
     fetch: str
 
     def folder(self, data: Path) -> Path:
@@ -63,7 +63,7 @@ class Layout:
         looked = ", ".join(str(data / home) for home in self.homes)
         raise SourceError(f"{self.title} is not there, looked for: {looked}. {self.fetch}")
 
-    def open(self, data: Path) -> tuple[Path, Found]:
+    def open(self, data: Path) -> tuple[Path, DatasetFiles]:
         """The data set's folder under `data` and what is in it.
 
         Raises:
@@ -76,17 +76,17 @@ class Layout:
             raise SourceError(f"{self.title} is not complete: {error}. {self.fetch}") from error
 
 
-def _voc(folder: Path) -> Found:
+def _voc(folder: Path) -> DatasetFiles:
     names = _listed(folder / "ImageSets/Segmentation/val.txt")
     samples = [_sample(folder / "JPEGImages", name, folder / "SegmentationClass" / f"{name}.png") for name in names]
-    return Found(_complete(samples), _straight(20))
+    return DatasetFiles(_complete(samples), _straight(20))
 
 
-def _context(folder: Path) -> Found:
+def _context(folder: Path) -> DatasetFiles:
     names = _listed(folder / "ImageSets/SegmentationContext/val.txt")
     truths = folder / "SegmentationClassContext"
     samples = [_sample(folder / "JPEGImages", name, truths / f"{name}.png") for name in names]
-    return Found(_complete(samples), _straight(59))
+    return DatasetFiles(_complete(samples), _straight(59))
 
 
 ABSENT_COCO_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
@@ -102,7 +102,7 @@ COCO_TRUTHS = (
 """Folder and suffix of COCO's label maps, and whether they hold train ids (0 to 170) or category numbers less one."""
 
 
-def _coco(folder: Path) -> Found:
+def _coco(folder: Path) -> DatasetFiles:
     home = next((folder / name for name in COCO_PICTURES if (folder / name).is_dir()), None)
     if home is None:
         raise SourceError(f"there is no {' or '.join(COCO_PICTURES)} in {folder}")
@@ -110,7 +110,7 @@ def _coco(folder: Path) -> Found:
     for truths, suffix, trained in COCO_TRUTHS:
         if (folder / truths / f"{pictures[0].stem}{suffix}").is_file():
             samples = [Sample(path.stem, path, folder / truths / f"{path.stem}{suffix}") for path in pictures]
-            return Found(_complete(samples), _train_ids(171) if trained else _coco_categories())
+            return DatasetFiles(_complete(samples), _train_ids(171) if trained else _coco_categories())
     looked = ", ".join(f"{truths}/{pictures[0].stem}{suffix}" for truths, suffix, _ in COCO_TRUTHS)
     raise SourceError(f"there are no label maps in {folder}, looked for: {looked}")
 
@@ -126,7 +126,7 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 CITYSCAPES_ALL_IDS = 34
 
 
-def _cityscapes(folder: Path) -> Found:
+def _cityscapes(folder: Path) -> DatasetFiles:
     suffix = "_leftImg8bit.png"
     pictures = _globbed(folder / "leftImg8bit/val", f"*/*{suffix}")
     for kind, numbers in (("labelTrainIds", _train_ids(19)), ("labelIds", _cityscapes_ids())):
@@ -135,7 +135,7 @@ def _cityscapes(folder: Path) -> Found:
             name = path.name.removesuffix(suffix)
             samples.append(Sample(name, path, folder / "gtFine/val" / path.parent.name / f"{name}_gtFine_{kind}.png"))
         if samples[0].truth.is_file():
-            return Found(_complete(samples), numbers)
+            return DatasetFiles(_complete(samples), numbers)
     raise SourceError(f"there is no {samples[0].truth}, nor one that ends in labelTrainIds.png")
 
 
@@ -144,10 +144,10 @@ def _cityscapes_ids() -> dict[int, int]:
     return numbers | {label: number for number, label in enumerate(CITYSCAPES_IDS, start=1)}
 
 
-def _ade20k(folder: Path) -> Found:
+def _ade20k(folder: Path) -> DatasetFiles:
     pictures = _globbed(folder / "images/validation", "*.jpg")
     samples = [Sample(path.stem, path, folder / "annotations/validation" / f"{path.stem}.png") for path in pictures]
-    return Found(_complete(samples), _straight(150))
+    return DatasetFiles(_complete(samples), _straight(150))
 
 
 def _straight(classes: int) -> dict[int, int]:

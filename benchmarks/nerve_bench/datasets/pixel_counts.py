@@ -42,7 +42,7 @@ def pixel_counts(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: in
     return np.stack([occurring // (classes + 1), occurring % (classes + 1), pixels[occurring]], axis=1)
 
 
-class Tally:
+class PixelCountFile:
     """The counts of one run, in a file. A context manager.
 
     State: the file, and the counts of all pictures in it.
@@ -106,8 +106,8 @@ class Tally:
             self._stream.flush()
             os.fsync(self._stream.fileno())
 
-    def __enter__(self) -> "Tally":
-        """Return the tally itself."""
+    def __enter__(self) -> "PixelCountFile":
+        """Return the file itself."""
         return self
 
     def __exit__(

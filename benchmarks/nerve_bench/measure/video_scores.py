@@ -18,7 +18,7 @@ RECOVERED_POINTS = 1.0
 
 
 @dataclass(slots=True)
-class Share:
+class Ratio:
     """Pixels counted, and those of them that are of interest."""
 
     hits: int = 0
@@ -49,10 +49,10 @@ class VideoScore:
     """
 
     table: Confusion = field(default_factory=lambda: Confusion(len(CLASS_NAMES)))
-    changed: Share = field(default_factory=Share)
-    consistent: Share = field(default_factory=Share)
-    ghosts: Share = field(default_factory=Share)
-    by_age: dict[int, Share] = field(default_factory=dict)
+    changed: Ratio = field(default_factory=Ratio)
+    consistent: Ratio = field(default_factory=Ratio)
+    ghosts: Ratio = field(default_factory=Ratio)
+    by_age: dict[int, Ratio] = field(default_factory=dict)
     accuracies: list[float] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
     _before: tuple[MovingFrame, Labels] | None = None
@@ -68,7 +68,7 @@ class VideoScore:
         right = labels == frame.labels
         everything = np.ones_like(right)
         self.table.add(frame.labels, labels)
-        self.by_age.setdefault(age, Share()).add(right, everything)
+        self.by_age.setdefault(age, Ratio()).add(right, everything)
         if frame.cut and self._before is not None:
             self.cuts.append(len(self.accuracies))
         self.accuracies.append(100 * float(right.mean()))

@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Sums:
     errors: list[float] = field(default_factory=list)
     """Mean over tokens of the L1 distance to the limit, of each frame."""
     agreements: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ def measure_walks(
     limit is that of the same scores and affinities, solved directly in float64.
     """
     manifest = load_manifest(bundle)
-    tallies: dict[str, _Tally] = {name: _Tally() for name in ("walk", "walk_warm", "walk_exact")}
+    tallies: dict[str, _Sums] = {name: _Sums() for name in ("walk", "walk_warm", "walk_exact")}
     with open_backend("ort", bundle, manifest, BackendOptions(threads=threads)) as backend:
         sessions = {stage: backend.open_session(stage) for stage in STAGES}
         bank = TextEncoder(bundle, manifest, backend, cache_dir=None).text_bank(list(CLASS_NAMES), ())
@@ -98,7 +98,7 @@ def _dense(known: dict[str, Array], grid_hw: tuple[int, int], pooled_hw: Any) ->
     return mixed_dense(S_global, torch.from_numpy(known["local_weights"]), float(known["beta"]))
 
 
-def _record(stage: str, tally: _Tally, frames: int) -> dict[str, Any]:
+def _record(stage: str, tally: _Sums, frames: int) -> dict[str, Any]:
     keyframe_ms = float(np.median(tally.keyframe_ms)) if tally.keyframe_ms else 0.0
     per_frame_ms = float(np.median(tally.frame_ms))
     return {

@@ -74,12 +74,12 @@ def build_engines(
         random_seed=random_weights,
     )
     if dry_run:
-        _say_plan(plan, target, as_json=as_json)
+        _print_plan(plan, target, as_json=as_json)
         return
     _build(plan, target, force=force, as_json=as_json)
 
 
-def _say_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
+def _print_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
     from nerve_export.graphs.stages import stages_of
 
     facts: dict[str, Any] = {
@@ -116,7 +116,7 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     console = Console(stderr=True)
     targets, why = resolve_targets(target)
     if not force and _is_up_to_date(plan, targets):
-        _say_up_to_date(plan, as_json=as_json)
+        _print_up_to_date(plan, as_json=as_json)
         return
     console.print(f"building {plan.out}: {why}", highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -135,15 +135,15 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
 
         result = build(plan, targets, progress, force=force)
     if not result.artefacts:
-        _say_up_to_date(plan, as_json=as_json)
+        _print_up_to_date(plan, as_json=as_json)
         return
     for artefact in result.artefacts:
         typer.echo(json.dumps(asdict(artefact)) if as_json else _line(asdict(artefact)))
     if not as_json:
-        _say_parity(result)
+        _print_parity(result)
 
 
-def _say_parity(result: Any) -> None:
+def _print_parity(result: Any) -> None:
     for kept in result.kept_fp32:
         typer.echo(f"kept in float32, beyond half of float16's range: {kept}")
     if result.parity is not None:
@@ -164,7 +164,7 @@ def _is_up_to_date(plan: BuildPlan, targets: tuple[str, ...]) -> bool:
     return manifest is not None and {engine.target for engine in manifest.engines} == set(targets)
 
 
-def _say_up_to_date(plan: BuildPlan, *, as_json: bool) -> None:
+def _print_up_to_date(plan: BuildPlan, *, as_json: bool) -> None:
     line = {"stage": "bundle", "kind": "cached", "path": str(plan.out)}
     typer.echo(json.dumps(line) if as_json else f"{plan.out} is up to date")
 

@@ -69,28 +69,28 @@ def engines(
         return
     with bundle_lock(bundle.resolve()):
         plans = plan_engines(bundle, load_manifest(bundle), targets, stages)
-        _say_memory(console, [plan for plan in plans if force or not plan.is_there])
-        with _bar(console) as told:
+        _print_memory(console, [plan for plan in plans if force or not plan.is_there])
+        with _bar(console) as report_progress:
             for number, plan in enumerate(plans):
-                fact = _one_engine(bundle, plan, told, number / len(plans), 1 / len(plans), force=force)
+                fact = _one_engine(bundle, plan, report_progress, number / len(plans), 1 / len(plans), force=force)
                 typer.echo(json.dumps(asdict(fact)) if as_json else _line(bundle, fact))
 
 
 def _one_engine(
-    bundle: Path, plan: EnginePlan, told: Told, done: float, share_of_all: float, *, force: bool
+    bundle: Path, plan: EnginePlan, report_progress: Told, done: float, share_of_all: float, *, force: bool
 ) -> EngineFacts:
     """Compile one engine and list it at once: what was made in minutes outlives a compiler killed at the next one."""
 
-    def told_of_all(what: str, share: float) -> None:
-        told(what, done + share * share_of_all)
+    def report_all(what: str, share: float) -> None:
+        report_progress(what, done + share * share_of_all)
 
     manifest = load_manifest(bundle)
-    records, (fact,) = build_engines(bundle, manifest, [plan.target], [plan.stage], told_of_all, force=force)
+    records, (fact,) = build_engines(bundle, manifest, [plan.target], [plan.stage], report_all, force=force)
     _install(bundle, manifest, records)
     return fact
 
 
-def _say_memory(console: Console, wanted: list[EnginePlan]) -> None:
+def _print_memory(console: Console, wanted: list[EnginePlan]) -> None:
     """Say, before it starts, what the largest engine takes; builders on small boards get killed for memory."""
     if not wanted:
         return
@@ -123,10 +123,10 @@ def _bar(console: Console) -> Iterator[Told]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=1.0)
 
-        def told(what: str, share: float) -> None:
+        def report_progress(what: str, share: float) -> None:
             bar.update(task, description=what, completed=max(share, bar.tasks[0].completed))
 
-        yield told
+        yield report_progress
 
 
 def _install(bundle: Path, manifest: Manifest, records: list[EngineRecord]) -> None:

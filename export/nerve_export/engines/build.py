@@ -164,12 +164,12 @@ def build_engines(
     records, facts = [], []
     for number, (plan, found) in enumerate(zip(plans, taken, strict=True)):
 
-        def told(phase: str, share: float, number: int = number, plan: EnginePlan = plan) -> None:
+        def report_progress(phase: str, share: float, number: int = number, plan: EnginePlan = plan) -> None:
             if progress:
                 progress(f"{plan.stage} for {plan.target}: {phase}", (number + share) / len(plans))
 
         if found is None:
-            record, fact = _compiled(bundle, manifest, plan, told)
+            record, fact = _compiled(bundle, manifest, plan, report_progress)
         else:
             record = found
             fact = EngineFacts(
@@ -263,7 +263,7 @@ def _outcome(lines: Iterable[str], progress: Progress) -> dict[str, Any] | None:
     done: dict[str, Any] | None = None
     for report in _reports(lines):
         if "error" in report:
-            raise _told_error(report)
+            raise _error_of(report)
         if "note" in report:
             progress(report["note"], 0.0)
         if "share" in report:
@@ -277,7 +277,7 @@ def _reports(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     return (json.loads(line) for line in lines if line.endswith("\n"))
 
 
-def _told_error(report: dict[str, Any]) -> NerveError:
+def _error_of(report: dict[str, Any]) -> NerveError:
     kind = getattr(errors, report["error"], CompatibilityError)
     error: NerveError = kind(report["message"])
     return error

@@ -351,14 +351,14 @@ def _monitor(trt: Any, progress: Progress) -> Any:
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             """A phase begins."""
             self.phases[phase_name] = (parent_phase, 0, max(1, num_steps))
-            self.tell(phase_name)
+            self.send_report(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             """A step is done; False ends the build."""
             if phase_name in self.phases:
                 parent, _, steps = self.phases[phase_name]
                 self.phases[phase_name] = (parent, step + 1, steps)
-                self.tell(phase_name)
+                self.send_report(phase_name)
             return self.wanted
 
         def phase_finish(self, phase_name: str) -> None:
@@ -366,10 +366,10 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             if phase_name in self.phases:
                 parent, _, steps = self.phases[phase_name]
                 self.phases[phase_name] = (parent, steps, steps)
-                self.tell(phase_name)
+                self.send_report(phase_name)
                 del self.phases[phase_name]
 
-        def tell(self, phase_name: str) -> None:
+        def send_report(self, phase_name: str) -> None:
             """Pass on what is done, never less than before."""
             share, name = 0.0, phase_name
             seen: set[str] = set()

@@ -22,7 +22,7 @@ from nerve_runtime.errors import NerveError
 
 LEAST_STEP = 0.005  # progress is told when the share grew by this much
 
-Tell = Callable[..., None]
+SendReport = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +40,21 @@ class EngineJob:
         return json.dumps(asdict(self))
 
 
-def compile_job(job: EngineJob, tell: Tell) -> None:
+def compile_job(job: EngineJob, send_report: SendReport) -> None:
     """Compile the engine of a job, write it whole, and tell progress, notes and at last the facts about it."""
     started = time.monotonic()
     opened = library(library_of(job.target))
     timings_path, timings = timing_cache_path(opened.backend_version, job.target), None
     if not opened.compiles_for_absent_gpus:
         timings, note = read_timings(timings_path)
-        _tell_note(tell, note)
+        _report_note(send_report, note)
     shown = -1.0
 
     def progress(phase: str, share: float) -> None:
         nonlocal shown
         if share >= shown + LEAST_STEP:
             shown = share
-            tell(phase=phase, share=share)
+            send_report(phase=phase, share=share)
 
     spec = StageSpec.model_validate(job.spec)
     engine = compile_engine(
@@ -62,7 +62,7 @@ def compile_job(job: EngineJob, tell: Tell) -> None:
     )
     write_bytes_whole(Path(job.engine), engine.plan)
     if engine.timing_cache is not None:
-        _tell_note(tell, write_timings(timings_path, engine.timing_cache))
+        _report_note(send_report, write_timings(timings_path, engine.timing_cache))
     facts = {
         "backend_version": engine.backend_version,
         "profile": engine.profile,
@@ -70,12 +70,12 @@ def compile_job(job: EngineJob, tell: Tell) -> None:
         "seconds": round(time.monotonic() - started, 2),
         "peak_rss_mb": round(peak_rss_mb(), 1),
     }
-    tell(done=facts)
+    send_report(done=facts)
 
 
-def _tell_note(tell: Tell, note: str) -> None:
+def _report_note(send_report: SendReport, note: str) -> None:
     if note:
-        tell(note=note)
+        send_report(note=note)
 
 
 def peak_rss_mb() -> float:
@@ -102,16 +102,16 @@ def main() -> int:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as reports:
         os.dup2(2, 1)
 
-        def tell(**report: Any) -> None:
+        def send_report(**report: Any) -> None:
             reports.write(json.dumps(report) + "\n")
             reports.flush()
 
         job = EngineJob(**json.loads(sys.argv[1]))
         threading.Thread(target=_end_with_parent, daemon=True).start()
         try:
-            compile_job(job, tell)
+            compile_job(job, send_report)
         except NerveError as error:
-            tell(error=type(error).__name__, message=str(error))
+            send_report(error=type(error).__name__, message=str(error))
     return 0
 
 

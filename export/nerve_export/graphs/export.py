@@ -73,7 +73,7 @@ def export_graph(
         model = program.model_proto
     _hide_taps(model, taps)
     write_graph(model, stamp | {f"{TAP_KEY}{name}": name for name in taps}, path)
-    _check_doors(model, spec)
+    _check_signature(model, spec)
     return model, (f"{path.name}.data",) if external else ()
 
 
@@ -163,7 +163,7 @@ def _strip(model: "onnx.ModelProto", stamp: Mapping[str, str]) -> None:
     onnx.helper.set_model_props(model, dict(sorted(stamp.items())))
 
 
-def _check_doors(model: "onnx.ModelProto", spec: StageSpec) -> None:
+def _check_signature(model: "onnx.ModelProto", spec: StageSpec) -> None:
     for kind, found, expected in (
         ("inputs", model.graph.input, spec.inputs),
         ("outputs", model.graph.output, spec.outputs),

@@ -122,7 +122,7 @@ def _scalars(*names: str) -> tuple[TensorSpec, ...]:
     return tuple(_float(name) for name in names)
 
 
-def _doors(inputs: tuple[TensorSpec, ...], *outputs: TensorSpec) -> StageSpec:
+def _signature(inputs: tuple[TensorSpec, ...], *outputs: TensorSpec) -> StageSpec:
     return StageSpec(inputs=inputs, outputs=outputs)
 
 
@@ -161,44 +161,46 @@ def _labels(height: int | str, width: int | str) -> tuple[TensorSpec, TensorSpec
 
 
 def _text_spec(s: Sizes) -> StageSpec:
-    return _doors((_tensor("token_ids", "int64", "n", s.context_length),), _float("text_embeddings", "n", s.text_width))
+    return _signature(
+        (_tensor("token_ids", "int64", "n", s.context_length),), _float("text_embeddings", "n", s.text_width)
+    )
 
 
 def _scores_spec(s: Sizes) -> StageSpec:
-    return _doors((_frame(s), *_classes(s), *_scalars("tau")), _scores("seed_scores", s))
+    return _signature((_frame(s), *_classes(s), *_scalars("tau")), _scores("seed_scores", s))
 
 
 def _attention_spec(s: Sizes) -> StageSpec:
-    return _doors((_frame(s),), _affinity(s, per_head=True), _float("local_weights", 8, *s.grid_hw))
+    return _signature((_frame(s),), _affinity(s, per_head=True), _float("local_weights", 8, *s.grid_hw))
 
 
 def _mix_spec(s: Sizes) -> StageSpec:
     inputs = (_affinity(s, per_head=True), _scores("seed_scores", s), *_scalars("head_temperature"))
     heads = (_float("head_weights", s.heads), _float("head_entropies", s.heads))
-    return _doors(inputs, _affinity(s, per_head=False), *heads)
+    return _signature(inputs, _affinity(s, per_head=False), *heads)
 
 
 def _walk_spec(s: Sizes) -> StageSpec:
-    return _doors(_walk_inputs(s), _scores("label_scores", s))
+    return _signature(_walk_inputs(s), _scores("label_scores", s))
 
 
 def _walk_warm_spec(s: Sizes) -> StageSpec:
-    return _doors(_walk_inputs(s, _scores("previous_scores", s)), _scores("label_scores", s))
+    return _signature(_walk_inputs(s, _scores("previous_scores", s)), _scores("label_scores", s))
 
 
 def _carry_spec(s: Sizes) -> StageSpec:
     places = (_tensor("previous_tokens", "int64", 4, s.tokens), _float("previous_weights", 4, s.tokens))
     inputs = (_scores("seed_scores", s), _scores("previous_scores", s), *places, *_scalars("keep"))
-    return _doors(inputs, _scores("carried_scores", s))
+    return _signature(inputs, _scores("carried_scores", s))
 
 
 def _local_spec(s: Sizes) -> StageSpec:
-    return _doors((_frame(s),), _float("local_weights", 8, *s.grid_hw))
+    return _signature((_frame(s),), _float("local_weights", 8, *s.grid_hw))
 
 
 def _walk_carried_spec(s: Sizes) -> StageSpec:
     origins = (_tensor("origin_tokens", "int64", s.tokens), _float("origin_visible", s.tokens))
-    return _doors(_walk_inputs(s, _scores("previous_scores", s), *origins), _scores("label_scores", s))
+    return _signature(_walk_inputs(s, _scores("previous_scores", s), *origins), _scores("label_scores", s))
 
 
 def _closed(sizes: Sizes) -> tuple[TensorSpec, TensorSpec]:
@@ -208,22 +210,22 @@ def _closed(sizes: Sizes) -> tuple[TensorSpec, TensorSpec]:
 
 def _solve_spec(s: Sizes) -> StageSpec:
     inputs = (_affinity(s, per_head=False), _float("local_weights", 8, *s.grid_hw), *_scalars("alpha", "beta"))
-    return _doors(inputs, *_closed(s))
+    return _signature(inputs, *_closed(s))
 
 
 def _walk_exact_spec(s: Sizes) -> StageSpec:
     graph = (_scores("seed_scores", s), *_closed(s), _float("local_weights", 8, *s.grid_hw))
-    return _doors((*graph, *_scalars("alpha", "beta")), _scores("label_scores", s))
+    return _signature((*graph, *_scalars("alpha", "beta")), _scores("label_scores", s))
 
 
 def _readout_spec(s: Sizes) -> StageSpec:
     size_hw = _tensor("size_hw", "int64", 2)
-    return _doors((_scores("label_scores", s), size_hw, *_scalars("threshold")), *_labels("H", "W"))
+    return _signature((_scores("label_scores", s), size_hw, *_scalars("threshold")), *_labels("H", "W"))
 
 
 def _frame_spec(s: Sizes) -> StageSpec:
     knobs = _scalars("tau", "alpha", "beta", "head_temperature", "threshold")
-    return _doors((_frame(s), *_classes(s), *knobs), *_labels(*s.working_hw))
+    return _signature((_frame(s), *_classes(s), *knobs), *_labels(*s.working_hw))
 
 
 def _modules() -> Any:
@@ -361,4 +363,4 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
 
 def fixed_readout_spec(s: Sizes) -> StageSpec:
     """Doors of the read-out inside the merged stage."""
-    return _doors((_scores("label_scores", s), *_scalars("threshold")), *_labels(*s.working_hw))
+    return _signature((_scores("label_scores", s), *_scalars("threshold")), *_labels(*s.working_hw))

@@ -43,7 +43,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class LabelComparison:
     """What polygraphy's comparator measured at a tap, and whether the largest difference passes."""
 
     max_abs: float
@@ -69,7 +69,7 @@ class Comparison:
     bundle: str
     facts: Mapping[str, str]
     report: ParityReport
-    opinions: Mapping[tuple[str, str], Opinion]
+    opinions: Mapping[tuple[str, str], LabelComparison]
     layers: tuple[str, ...]
     pictures: tuple[Picture, ...]
     engines: Mapping[StageName, str]
@@ -132,7 +132,7 @@ class Album:
     reference: TapFolder
     with_opinions: bool
     pictures: list[Picture] = field(default_factory=list)
-    opinions: dict[tuple[str, str], Opinion] = field(default_factory=dict)
+    opinions: dict[tuple[str, str], LabelComparison] = field(default_factory=dict)
 
     def __call__(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
         """Look at one comparison."""
@@ -145,7 +145,7 @@ class Album:
         if (tap.stage, tap.tensor) in ERROR_TAPS:
             self._draw_errors(tap, expected, found)
         if self.with_opinions and tap.max_abs_limit is not None:
-            self.opinions[tap.stage, tap.tensor] = second_opinion(tap.max_abs_limit, expected, found)
+            self.opinions[tap.stage, tap.tensor] = compare_labels(tap.max_abs_limit, expected, found)
 
     def in_order(self) -> tuple[Picture, ...]:
         """Labels first, which anybody can read, then errors."""
@@ -188,7 +188,7 @@ def _largest_by_token(errors: NDArray[Any]) -> NDArray[Any]:
     return by_row.max(0) if by_row.ndim > 1 else by_row
 
 
-def second_opinion(limit: float, expected: NDArray[Any], found: NDArray[Any]) -> Opinion:
+def compare_labels(limit: float, expected: NDArray[Any], found: NDArray[Any]) -> LabelComparison:
     """Let polygraphy's comparator judge two arrays by their largest absolute difference.
 
     Raises:
@@ -212,4 +212,4 @@ def second_opinion(limit: float, expected: NDArray[Any], found: NDArray[Any]) ->
 
     passed = bool(comparator.Comparator.compare_accuracy(results, compare_func=keeping))
     said = measured["tensor"]
-    return Opinion(float(said.max_absdiff), float(said.mean_absdiff), float(said.median_absdiff), passed)
+    return LabelComparison(float(said.max_absdiff), float(said.mean_absdiff), float(said.median_absdiff), passed)

@@ -143,7 +143,7 @@ def merged_spreads(all_times: list[dict[str, tuple[FloatArray, int]]]) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What `SourceTally` knows at one moment.
+    """What `SourceCounters` knows at one moment.
 
     Attributes:
         written: results written.
@@ -164,7 +164,7 @@ class Progress:
     since_frame_s: float | None
 
 
-class SourceTally:
+class SourceCounters:
     """Counts results and measures ages of one source; all methods may be called from any thread."""
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:

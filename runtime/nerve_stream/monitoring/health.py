@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import psutil
 
-from nerve_stream.monitoring.counters import SourceCounts, SourceTally, Spread, merged_spreads
+from nerve_stream.monitoring.counters import SourceCounters, SourceCounts, Spread, merged_spreads
 from nerve_stream.redaction import redacted
 from nerve_stream.sources.base import SourceState
 
@@ -41,7 +41,7 @@ class ObservedSource:
         name: without its folder and without credentials.
         frames: the source itself; `state`, `reconnects`, `last_error` and `live` are read where it has them.
         counts: gives what became of its frames.
-        tally: its results.
+        counters: its results.
         error: gives the error that ended it, or None.
         ended: gives whether the run is through with it.
         last_failure: gives the error of the last frame that was lost to one, or None.
@@ -50,7 +50,7 @@ class ObservedSource:
     name: str
     frames: object
     counts: Callable[[], SourceCounts]
-    tally: SourceTally
+    counters: SourceCounters
     error: Callable[[], BaseException | None]
     ended: Callable[[], bool]
     last_failure: Callable[[], BaseException | None]
@@ -175,13 +175,13 @@ class Health:
             worker_restarts=worker.restarts if worker is not None else 0,
             uptime_s=round(self._clock() - self._started_s, 3),
             sources=tuple(_source_health(source) for source in sources),
-            stages=merged_spreads([source.tally.stage_times() for source in sources]),
+            stages=merged_spreads([source.counters.stage_times() for source in sources]),
             process=process_health(self._process),
         )
 
 
 def _source_health(source: ObservedSource) -> SourceHealth:
-    progress = source.tally.progress()
+    progress = source.counters.progress()
     problems = (source.error(), getattr(source.frames, "last_error", None), source.last_failure())
     latest = next((str(problem) for problem in problems if problem is not None), None)
     return SourceHealth(

@@ -98,7 +98,7 @@ class StatusReporter:
         self._lines = lines
         self._interval_s = interval_s
         self._live: Live | None = None
-        self._ended = threading.Event()
+        self._finish_task = threading.Event()
         self._unlogged_ticks = 0
         self._complaint: str | None = None
         self._thread = threading.Thread(target=self._report, name="nerve-status", daemon=True)
@@ -117,14 +117,14 @@ class StatusReporter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Show the final state and end the thread."""
-        self._ended.set()
+        self._finish_task.set()
         self._thread.join(JOIN_TIMEOUT_S)
         self._look()
         if self._live is not None:
             self._live.stop()
 
     def _report(self) -> None:
-        while not self._ended.wait(self._interval_s):
+        while not self._finish_task.wait(self._interval_s):
             self._look()
 
     def _look(self) -> None:

@@ -1,6 +1,6 @@
 """Frames through a segmenter: from one source without loss, or from many at once with the newest frame winning.
 
-Reader -> tray -> worker -> tray -> writer. Each source has a reader and a writer thread; the worker is one for all, in
+Reader -> queue -> worker -> queue -> writer. Each source has a reader and a writer thread; the worker is one for all, in
 this process (`LocalWorker`) or, so that a hang or a crash ends nothing else, in one of its own (`ProcessWorker`).
 """
 

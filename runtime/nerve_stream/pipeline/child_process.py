@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from nerve_runtime import CompatibilityError, HungError, NerveError, ResourceError
-from nerve_stream.pipeline.messages import MessageReader, UInt8Array, WireError, send_message
+from nerve_stream.pipeline.messages import ConnectionLostError, MessageReader, UInt8Array, send_message
 
 TERM_GRACE_S = 2.0
 KILL_GRACE_S = 5.0
@@ -61,7 +61,7 @@ class ChildProcess:
         """Send a message; one to a process that is gone is lost, which its reader is told."""
         with self._sending:
             if self._open:
-                with suppress(WireError):
+                with suppress(ConnectionLostError):
                     send_message(self._write_fd, header, pixels)
 
     def end(self) -> None:

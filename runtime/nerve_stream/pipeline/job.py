@@ -76,14 +76,14 @@ class StreamControl:
 
     def pause(self) -> None:
         """Let no further frame into the worker; those that are in it are still written."""
-        self._turn(paused=True)
+        self._set_paused(paused=True)
 
     def resume(self) -> None:
         """Go on with the newest frame of a live source, and with the next one of any other."""
-        self._turn(paused=False)
+        self._set_paused(paused=False)
 
     def listen(self, listener: Callable[[bool], None]) -> Callable[[], None]:
-        """Have `listener` told now and at each change whether frames stand still; the answer ends that."""
+        """Call `listener` now and at each change with whether the run is paused; the function returned ends that."""
         with self._lock:
             self._listeners.append(listener)
             listener(self._paused)
@@ -94,7 +94,7 @@ class StreamControl:
 
         return end
 
-    def _turn(self, *, paused: bool) -> None:
+    def _set_paused(self, *, paused: bool) -> None:
         with self._lock:
             self._paused = paused
             for listener in self._listeners:

@@ -27,7 +27,7 @@ class _Task:
     settle: Settle
     since_s: float
     state: SegmentedVideo | None = None
-    looked: Any = None
+    encoded: Any = None
 
 
 class LocalWorker(Worker):
@@ -49,19 +49,19 @@ class LocalWorker(Worker):
         self._videos: dict[str, SegmentedVideo] = {}
         self._state: WorkerState = "ready"
         self._changed = threading.Condition()
-        self._asked: _Task | None = None
-        self._looking: _Task | None = None
-        self._between: _Task | None = None
-        self._labelling: _Task | None = None
+        self._submitted: _Task | None = None
+        self._encoding: _Task | None = None
+        self._encoded: _Task | None = None
+        self._decoding: _Task | None = None
         self._tasks: set[_Task] = set()
         self._aborted = False
         self._closed = threading.Event()
         self._awake = AwakeClock()
-        loops = {"look": self._look_loop, "watchdog": self._watch_loop}
+        loops = {"look": self._encode_loop, "watchdog": self._watch_loop}
         if overlap:
-            loops["label"] = self._label_loop
+            loops["label"] = self._decode_loop
         self._threads = [
-            threading.Thread(target=self._guarded, args=(loop,), name=f"nerve-{name}", daemon=True)
+            threading.Thread(target=self._run_guarded, args=(loop,), name=f"nerve-{name}", daemon=True)
             for name, loop in loops.items()
         ]
         for thread in self._threads:
@@ -93,7 +93,7 @@ class LocalWorker(Worker):
             return self._changed.wait_for(self._has_room, None if math.isinf(timeout_s) else timeout_s)
 
     def _has_room(self) -> bool:
-        idle = self._asked is None and self._looking is None and self._between is None
+        idle = self._submitted is None and self._encoding is None and self._encoded is None
         return idle and self._state == "ready" and not self._aborted
 
     def submit(self, video: str, frame: Frame, settle: Settle) -> None:
@@ -102,8 +102,8 @@ class LocalWorker(Worker):
             if self._state in ("failed", "closed") or self._aborted:
                 refused: BaseException = self.error or UsageError("the worker was closed; make another")
             else:
-                self._asked = _Task(video, frame, settle, self._awake.awake_s)
-                self._tasks.add(self._asked)
+                self._submitted = _Task(video, frame, settle, self._awake.awake_s)
+                self._tasks.add(self._submitted)
                 self._changed.notify_all()
                 return
         settle(refused)
@@ -127,7 +127,7 @@ class LocalWorker(Worker):
             HungError: a thread did not end.
         """
         with self._changed:
-            busy = self._looking is not None or self._labelling is not None
+            busy = self._encoding is not None or self._decoding is not None
             self._state = "closed" if self._state != "failed" else "failed"
             self._aborted = True
             self._changed.notify_all()
@@ -142,7 +142,7 @@ class LocalWorker(Worker):
         if hung:
             raise HungError(f"threads {', '.join(hung)} did not end within {JOIN_TIMEOUT_S:g} s of closing the worker")
 
-    def _guarded(self, loop: Callable[[], None]) -> None:
+    def _run_guarded(self, loop: Callable[[], None]) -> None:
         try:
             loop()
         except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
@@ -151,34 +151,34 @@ class LocalWorker(Worker):
     def _over(self) -> bool:
         return self._state in ("failed", "closed")
 
-    def _look_loop(self) -> None:
-        while (task := self._begun("_asked", "_looking")) is not None:
+    def _encode_loop(self) -> None:
+        while (task := self._take_task("_submitted", "_encoding")) is not None:
             outcome: FrameResult | BaseException | None = None
             try:
                 task.state = self._video(task.video)
-                task.looked = task.state.encode(task.frame)
+                task.encoded = task.state.encode(task.frame)
                 if not self._overlap:
-                    outcome = task.state.decode(task.looked)
+                    outcome = task.state.decode(task.encoded)
             except BaseException as error:  # noqa: BLE001 - given to whoever submitted the frame
                 outcome = error
-            self._ended("_looking", "_between" if outcome is None else None)
+            self._finish_task("_encoding", "_encoded" if outcome is None else None)
             if outcome is not None:
                 self._settle(task, outcome)
 
-    def _label_loop(self) -> None:
-        while (task := self._begun("_between", "_labelling")) is not None:
+    def _decode_loop(self) -> None:
+        while (task := self._take_task("_encoded", "_decoding")) is not None:
             outcome: FrameResult | BaseException
             # The state that looked, though the video may have been forgotten meanwhile.
             state = task.state or self._video(task.video)
             try:
-                outcome = state.decode(task.looked)
+                outcome = state.decode(task.encoded)
             except BaseException as error:  # noqa: BLE001 - given to whoever submitted the frame
                 outcome = error
-            task.looked = None
-            self._ended("_labelling", None)
+            task.encoded = None
+            self._finish_task("_decoding", None)
             self._settle(task, outcome)
 
-    def _begun(self, waiting: str, running: str) -> _Task | None:
+    def _take_task(self, waiting: str, running: str) -> _Task | None:
         """Move the task that waits at one place to the next; None when the worker is over."""
         with self._changed:
             self._changed.wait_for(lambda: self._over() or getattr(self, waiting) is not None)
@@ -190,7 +190,7 @@ class LocalWorker(Worker):
             self._changed.notify_all()
             return task
 
-    def _ended(self, running: str, following: str | None) -> None:
+    def _finish_task(self, running: str, following: str | None) -> None:
         with self._changed:
             task = getattr(self, running)
             setattr(self, running, None)
@@ -217,7 +217,7 @@ class LocalWorker(Worker):
     def _settle_all(self, error: BaseException) -> None:
         with self._changed:
             tasks = list(self._tasks)
-            self._asked = self._between = None
+            self._submitted = self._encoded = None
         for task in tasks:
             self._settle(task, error)
 
@@ -246,7 +246,7 @@ class LocalWorker(Worker):
         self._settle_all(reason)
         self._segmenter.stop()
         with self._changed:
-            ended = self._changed.wait_for(lambda: self._looking is None and self._labelling is None, STOP_GRACE_S)
+            ended = self._changed.wait_for(lambda: self._encoding is None and self._decoding is None, STOP_GRACE_S)
         self._fail(
             reason if ended else HungError(f"{reason}; it did not end {STOP_GRACE_S:g} s after it was told to stop")
         )

@@ -24,7 +24,7 @@ READ_AT_ONCE_BYTES = 2**20
 UInt8Array = NDArray[np.uint8]
 
 
-class WireError(Exception):
+class ConnectionLostError(Exception):
     """The other side is gone, or what it sent is no message."""
 
 
@@ -50,7 +50,7 @@ def send_message(write_fd: int, header: Mapping[str, Any], pixels: Sequence[UInt
     """Write one message to a blocking pipe, in one go.
 
     Raises:
-        WireError: the other side is gone.
+        ConnectionLostError: the other side is gone.
     """
     encoded = json.dumps(header).encode()
     flat = [np.ascontiguousarray(plane).reshape(-1).data for plane in pixels]
@@ -64,7 +64,7 @@ def _write_all(write_fd: int, part: memoryview) -> None:
         while part:
             part = part[os.write(write_fd, part) :]
     except OSError as error:
-        raise WireError(f"the other side is gone ({errno.errorcode.get(error.errno or 0, error)})") from error
+        raise ConnectionLostError(f"the other side is gone ({errno.errorcode.get(error.errno or 0, error)})") from error
 
 
 class MessageReader:
@@ -88,7 +88,7 @@ class MessageReader:
         """The next message; None when the time was over first. Without a time, wait for ever.
 
         Raises:
-            WireError: the other side is gone, or what it sent is no message.
+            ConnectionLostError: the other side is gone, or what it sent is no message.
         """
         while (message := self._advance()) is None:
             if not self._poll.poll(None if timeout_s is None else 1000 * timeout_s):
@@ -112,9 +112,9 @@ class MessageReader:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise WireError(f"the pipe cannot be read ({error})") from error
+            raise ConnectionLostError(f"the pipe cannot be read ({error})") from error
         if count == 0:
-            raise WireError("the other side is gone")
+            raise ConnectionLostError("the other side is gone")
         self._filled += count
         return True
 
@@ -124,7 +124,7 @@ class MessageReader:
         if self._sizes is None:
             self._sizes = PREFIX.unpack(part)
             if self._sizes[0] > HEADER_LIMIT_BYTES or self._sizes[1] > PIXELS_LIMIT_BYTES:
-                raise WireError(f"a message declares {self._sizes} bytes, more than any message has")
+                raise ConnectionLostError(f"a message declares {self._sizes} bytes, more than any message has")
             self._part = bytearray(self._sizes[0])
             return None
         if self._header is None:

@@ -11,7 +11,7 @@ from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.monitoring.health import WorkerState
 from nerve_stream.pipeline.child_process import ChildProcess
 from nerve_stream.pipeline.clocks import AwakeClock
-from nerve_stream.pipeline.messages import Message, WireError, error_from, frame_header, result_from
+from nerve_stream.pipeline.messages import ConnectionLostError, Message, error_from, frame_header, result_from
 from nerve_stream.pipeline.segmenter_options import OPENER, SegmenterOptions
 from nerve_stream.pipeline.worker import FrameLostError, Settle, Worker, hung_error
 
@@ -30,8 +30,8 @@ class _Task:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ending:
-    """Why a child is ended: whether another may follow, and what its frames are told."""
+class _Failure:
+    """Why a child is ended, which its frames get as their error, and whether another may follow."""
 
     reason: BaseException
     final: bool
@@ -79,7 +79,7 @@ class ProcessWorker(Worker):
         self._backend, self._class_names = "", ("",)
         self._awake = AwakeClock()
         # One thread starts all children: the kernel ends a child with the thread that started it.
-        self._supervisor = threading.Thread(target=self._guarded, name="nerve-worker", daemon=True)
+        self._supervisor = threading.Thread(target=self._run_guarded, name="nerve-worker", daemon=True)
         self._supervisor.start()
         self._wait_until_opened()
 
@@ -165,7 +165,7 @@ class ProcessWorker(Worker):
         if self._supervisor.is_alive():
             raise HungError(f"the worker process {self.pid} did not end within {CLOSE_TIMEOUT_S:g} s")
 
-    def _guarded(self) -> None:
+    def _run_guarded(self) -> None:
         try:
             self._supervise()
         except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
@@ -178,7 +178,7 @@ class ProcessWorker(Worker):
                 self._child = child
             child.send(self._first)
             try:
-                ending = self._attend(child)
+                ending = self._serve_child(child)
             finally:
                 with self._changed:
                     self._child, self._room = None, False
@@ -192,36 +192,36 @@ class ProcessWorker(Worker):
                 self._finish("failed", ending.reason if ending.final else self._crash_loop(ending.reason))
                 return
 
-    def _attend(self, child: ChildProcess) -> _Ending | None:
+    def _serve_child(self, child: ChildProcess) -> _Failure | None:
         """Answer the child's messages until it has to be ended; None when the worker is closed."""
         since_s = self._awake.tick()
         opened = False
         while not self._closing:
             try:
                 message = child.reader.next(WATCH_S)
-            except WireError:
+            except ConnectionLostError:
                 death = child.death()
-                return _Ending(FrameLostError(f"a frame was lost: {death}", death), final=False)
+                return _Failure(FrameLostError(f"a frame was lost: {death}", death), final=False)
             awake_s = self._awake.tick()
             if message is not None:
-                ending = self._answer(message)
+                ending = self._handle(message)
                 opened = opened or message.kind == "opened"
             elif not opened and awake_s - since_s > self._open_timeout_s:
-                ending = _Ending(self._open_hung(), final=True)
+                ending = _Failure(self._open_hung(), final=True)
             else:
                 ending = self._overdue(awake_s)
             if ending is not None:
                 return ending
         return None
 
-    def _answer(self, message: Message) -> _Ending | None:
+    def _handle(self, message: Message) -> _Failure | None:
         kind, header = message.kind, message.header
         if kind == "refused":
-            return _Ending(error_from(header), final=True)
+            return _Failure(error_from(header), final=True)
         if kind == "bug" and "number" not in header:
-            return _Ending(_bug(header["traceback"]), final=True)
+            return _Failure(_bug(header["traceback"]), final=True)
         if kind in ("room", "opened"):
-            self._note(message)
+            self._note_state(message)
             return None
         self._finite = bool(header["ready"])
         with self._changed:
@@ -233,7 +233,7 @@ class ProcessWorker(Worker):
             task.settle(_OUTCOMES[kind](message))
         return None
 
-    def _note(self, message: Message) -> None:
+    def _note_state(self, message: Message) -> None:
         with self._changed:
             if message.kind == "opened":
                 self._backend = str(message.header["backend"])
@@ -243,7 +243,7 @@ class ProcessWorker(Worker):
                 self._room = True
             self._changed.notify_all()
 
-    def _overdue(self, awake_s: float) -> _Ending | None:
+    def _overdue(self, awake_s: float) -> _Failure | None:
         with self._changed:
             tasks = list(self._tasks.values())
         oldest = min(tasks, key=lambda task: task.since_s, default=None)
@@ -251,7 +251,7 @@ class ProcessWorker(Worker):
         if oldest is None or awake_s - oldest.since_s <= limit_s:
             return None
         consequence = "the frame is lost and the worker is started again; if it happens often, use a smaller preset"
-        return _Ending(hung_error(oldest.frame, oldest.video, limit_s, consequence), final=False)
+        return _Failure(hung_error(oldest.frame, oldest.video, limit_s, consequence), final=False)
 
     def _may_start_again(self) -> bool:
         """Take one restart from the budget and wait for its time."""

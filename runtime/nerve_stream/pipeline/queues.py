@@ -1,7 +1,7 @@
-"""Where frames wait between threads, and the only place that counts them.
+"""The queues between the threads of a run, and the only place that counts frames.
 
-Each source has a lane: frames wait in its first tray for the worker, results in its second for the writer. One lock
-covers all lanes, so that the counts of a moment agree with each other.
+Each source has two: frames that wait for the worker, and results that wait for the writer. One lock covers all sources,
+so that the counts of a moment agree with each other.
 """
 
 import threading
@@ -16,17 +16,17 @@ QUEUE_FRAMES = 4  # enough to hide an uneven source; more would only hold memory
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
-    """One frame on its way: where it belongs and, once it is segmented, its result."""
+class QueuedFrame:
+    """One frame in flight: the number of its source and, once it is segmented, its result."""
 
-    lane: int
+    source: int
     frame: Frame
     result: FrameResult | None = None
 
 
 @dataclass(eq=False, slots=True)
-class _Lane:
-    """The two trays of a source, its frames in flight and its counts.
+class _SourceQueue:
+    """The two queues of a source, its frames in flight and its counts.
 
     Attributes:
         waiting: frames for the worker.
@@ -34,17 +34,17 @@ class _Lane:
         segmented: results for the writer.
         in_flight: every frame that came in and was neither written nor dropped.
         reading_over: no frame will come any more.
-        room: told when a frame may come in.
-        result_waits: told when the writer may have something to do.
+        room: notified when a frame may come in.
+        result_waits: notified when the writer may have something to do.
     """
 
     live: bool
     room: threading.Condition
     result_waits: threading.Condition
-    waiting: deque[Ticket] = field(default_factory=deque)
-    at_worker: set[Ticket] = field(default_factory=set)
-    segmented: deque[Ticket] = field(default_factory=deque)
-    in_flight: set[Ticket] = field(default_factory=set)
+    waiting: deque[QueuedFrame] = field(default_factory=deque)
+    at_worker: set[QueuedFrame] = field(default_factory=set)
+    segmented: deque[QueuedFrame] = field(default_factory=deque)
+    in_flight: set[QueuedFrame] = field(default_factory=set)
     reading_over: bool = False
     frames_in: int = 0
     done: int = 0
@@ -54,16 +54,16 @@ class _Lane:
         return SourceCounts(self.frames_in, self.done, in_flight=len(self.in_flight), **self.dropped)
 
     @property
-    def through(self) -> bool:
+    def finished(self) -> bool:
         return self.reading_over and not self.in_flight
 
 
-class Trays:
-    """All lanes of a run; every method may be called from any thread.
+class FrameQueues:
+    """The queues of all sources of a run; every method may be called from any thread.
 
     Args:
         live: for each source, whether it is live.
-        realtime: a tray holds the newest frame only; otherwise up to `QUEUE_FRAMES` wait and none is dropped.
+        realtime: a queue holds the newest frame only; otherwise up to `QUEUE_FRAMES` wait and none is dropped.
     """
 
     def __init__(self, live: Sequence[bool], *, realtime: bool) -> None:
@@ -71,181 +71,183 @@ class Trays:
         self._realtime = realtime
         self._depth = 1 if realtime else QUEUE_FRAMES
         self._frame_waits = threading.Condition(self._lock)
-        self._through = threading.Condition(self._lock)
-        self._lanes = [_Lane(one, threading.Condition(self._lock), threading.Condition(self._lock)) for one in live]
+        self._finished = threading.Condition(self._lock)
+        self._sources = [
+            _SourceQueue(is_live, threading.Condition(self._lock), threading.Condition(self._lock)) for is_live in live
+        ]
         self._served = len(live) - 1
         self._paused = False
 
-    def put(self, lane: int, frame: Frame) -> bool:
-        """Take a frame from a reader, waiting for room unless the newest frame wins; false when no more is wanted."""
+    def push(self, source: int, frame: Frame) -> bool:
+        """Add a frame of a reader, waiting for room unless the newest frame wins; false when no more is wanted."""
         with self._lock:
-            own = self._lanes[lane]
-            while not own.reading_over and self._must_wait(own):
-                own.room.wait()
-            if own.reading_over:
+            queue = self._sources[source]
+            while not queue.reading_over and self._must_wait(queue):
+                queue.room.wait()
+            if queue.reading_over:
                 return False
-            ticket = Ticket(lane, frame)
-            own.frames_in += 1
-            own.in_flight.add(ticket)
-            if self._paused and own.live:
-                self._drop(ticket, "paused")
+            queued = QueuedFrame(source, frame)
+            queue.frames_in += 1
+            queue.in_flight.add(queued)
+            if self._paused and queue.live:
+                self._drop(queued, "paused")
                 return True
-            if self._realtime and own.waiting:
-                self._drop(own.waiting.popleft(), "superseded")
-            own.waiting.append(ticket)
+            if self._realtime and queue.waiting:
+                self._drop(queue.waiting.popleft(), "superseded")
+            queue.waiting.append(queued)
             self._frame_waits.notify()
             return True
 
-    def _must_wait(self, lane: _Lane) -> bool:
-        if self._paused and not lane.live:
+    def _must_wait(self, source: _SourceQueue) -> bool:
+        if self._paused and not source.live:
             return True
-        return not self._realtime and len(lane.waiting) >= self._depth and not (self._paused and lane.live)
+        return not self._realtime and len(source.waiting) >= self._depth and not (self._paused and source.live)
 
-    def take(self, timeout_s: float) -> Ticket | None:
+    def pop(self, timeout_s: float) -> QueuedFrame | None:
         """The next frame for the worker, the sources taking turns; None when none may go within the time."""
         with self._lock:
-            ticket = self._next_in_turn()
-            if ticket is None:
+            queued = self._next_by_turns()
+            if queued is None:
                 self._frame_waits.wait(timeout_s)
-                ticket = self._next_in_turn()
-            return ticket
+                queued = self._next_by_turns()
+            return queued
 
-    def _next_in_turn(self) -> Ticket | None:
+    def _next_by_turns(self) -> QueuedFrame | None:
         if self._paused:
             return None
-        for step in range(1, len(self._lanes) + 1):
-            number = (self._served + step) % len(self._lanes)
-            lane = self._lanes[number]
+        for step in range(1, len(self._sources) + 1):
+            number = (self._served + step) % len(self._sources)
+            source = self._sources[number]
             # Results must find room, or one slow writer would hold the worker up for all.
-            full = not self._realtime and len(lane.at_worker) + len(lane.segmented) >= self._depth
-            if lane.waiting and not full:
+            full = not self._realtime and len(source.at_worker) + len(source.segmented) >= self._depth
+            if source.waiting and not full:
                 self._served = number
-                ticket = lane.waiting.popleft()
-                lane.at_worker.add(ticket)
-                lane.room.notify()
-                return ticket
+                queued = source.waiting.popleft()
+                source.at_worker.add(queued)
+                source.room.notify()
+                return queued
         return None
 
-    def deliver(self, ticket: Ticket, result: FrameResult) -> None:
+    def deliver(self, queued: QueuedFrame, result: FrameResult) -> None:
         """Take a result from the worker; one that comes after its frame was given up is forgotten."""
         with self._lock:
-            lane = self._lanes[ticket.lane]
-            if ticket not in lane.in_flight:
+            source = self._sources[queued.source]
+            if queued not in source.in_flight:
                 return
-            lane.at_worker.discard(ticket)
-            ticket.result = result
-            if self._realtime and lane.segmented:
-                self._drop(lane.segmented.popleft(), "superseded")
-            lane.segmented.append(ticket)
-            lane.result_waits.notify()
+            source.at_worker.discard(queued)
+            queued.result = result
+            if self._realtime and source.segmented:
+                self._drop(source.segmented.popleft(), "superseded")
+            source.segmented.append(queued)
+            source.result_waits.notify()
 
-    def next_result(self, lane: int) -> Ticket | None:
-        """The next ticket with a result for a writer, waiting for it; None when there will be none."""
+    def next_result(self, source: int) -> QueuedFrame | None:
+        """The next frame with a result for a writer, waiting for it; None when there will be none."""
         with self._lock:
-            own = self._lanes[lane]
-            while not own.segmented:
-                if own.through:
+            queue = self._sources[source]
+            while not queue.segmented:
+                if queue.finished:
                     return None
-                own.result_waits.wait()
-            ticket = own.segmented.popleft()
+                queue.result_waits.wait()
+            queued = queue.segmented.popleft()
             self._frame_waits.notify()
-            return ticket
+            return queued
 
-    def written(self, ticket: Ticket) -> bool:
-        """Count a ticket as done; false when it was given up meanwhile."""
+    def written(self, queued: QueuedFrame) -> bool:
+        """Count a frame as done; false when it was given up meanwhile."""
         with self._lock:
-            lane = self._lanes[ticket.lane]
-            if ticket not in lane.in_flight:
+            source = self._sources[queued.source]
+            if queued not in source.in_flight:
                 return False
-            lane.in_flight.remove(ticket)
-            lane.done += 1
-            self._tell_if_through(lane)
+            source.in_flight.remove(queued)
+            source.done += 1
+            self._notify_if_finished(source)
             return True
 
-    def drop(self, ticket: Ticket, reason: DropReason) -> None:
-        """Give a ticket up, wherever it is."""
+    def drop(self, queued: QueuedFrame, reason: DropReason) -> None:
+        """Drop a frame, wherever it is."""
         with self._lock:
-            self._drop(ticket, reason)
+            self._drop(queued, reason)
 
-    def end_reading(self, lane: int, reason: DropReason | None = None) -> None:
+    def end_reading(self, source: int, reason: DropReason | None = None) -> None:
         """Let no more frames in; with a reason, also drop those that wait for the worker."""
         with self._lock:
-            self._end_reading(self._lanes[lane], reason)
+            self._end_reading(self._sources[source], reason)
 
-    def give_up(self, lane: int, reason: DropReason) -> None:
+    def give_up(self, source: int, reason: DropReason) -> None:
         """Let no more frames in and drop all that are in flight."""
         with self._lock:
-            own = self._lanes[lane]
-            self._end_reading(own, reason)
-            for ticket in list(own.in_flight):
-                self._drop(ticket, reason)
-            own.segmented.clear()
+            queue = self._sources[source]
+            self._end_reading(queue, reason)
+            for queued in list(queue.in_flight):
+                self._drop(queued, reason)
+            queue.segmented.clear()
 
     def give_up_worker(self, reason: DropReason) -> None:
         """Drop what the worker has, for it will not come out."""
         with self._lock:
-            for lane in self._lanes:
-                for ticket in list(lane.at_worker):
-                    self._drop(ticket, reason)
+            for source in self._sources:
+                for queued in list(source.at_worker):
+                    self._drop(queued, reason)
 
-    def turn(self, *, paused: bool) -> None:
+    def set_paused(self, *, paused: bool) -> None:
         """Begin or end a pause; waiting frames of live sources would be stale at its end and are dropped."""
         with self._lock:
             self._paused = paused
-            for lane in self._lanes:
-                while paused and lane.live and lane.waiting:
-                    self._drop(lane.waiting.popleft(), "paused")
-                lane.room.notify_all()
+            for source in self._sources:
+                while paused and source.live and source.waiting:
+                    self._drop(source.waiting.popleft(), "paused")
+                source.room.notify_all()
             self._frame_waits.notify_all()
 
-    def through(self, lane: int) -> bool:
-        """Whether nothing will come of this lane any more."""
+    def finished(self, source: int) -> bool:
+        """Whether nothing will come of this source any more."""
         with self._lock:
-            return self._lanes[lane].through
+            return self._sources[source].finished
 
-    def wait_until_through(self, timeout_s: float) -> bool:
-        """Wait until all lanes are; false when the time is over first."""
+    def wait_until_finished(self, timeout_s: float) -> bool:
+        """Wait until all sources are finished; false when the time is over first."""
         with self._lock:
-            return self._through.wait_for(lambda: all(lane.through for lane in self._lanes), timeout_s)
+            return self._finished.wait_for(lambda: all(source.finished for source in self._sources), timeout_s)
 
     def at_worker(self) -> int:
         """How many frames the worker has."""
         with self._lock:
-            return sum(len(lane.at_worker) for lane in self._lanes)
+            return sum(len(source.at_worker) for source in self._sources)
 
-    def reader_waits(self, lane: int) -> bool:
+    def reader_waits(self, source: int) -> bool:
         """Whether a frame of this source would have to wait now, so that its reader need not hurry."""
         with self._lock:
-            return self._must_wait(self._lanes[lane])
+            return self._must_wait(self._sources[source])
 
-    def counts(self, lane: int) -> SourceCounts:
+    def counts(self, source: int) -> SourceCounts:
         """What became of the frames of one source."""
         with self._lock:
-            return self._lanes[lane].counts()
+            return self._sources[source].counts()
 
     def all_counts(self) -> list[SourceCounts]:
         """What became of the frames of all sources at one moment."""
         with self._lock:
-            return [lane.counts() for lane in self._lanes]
+            return [source.counts() for source in self._sources]
 
-    def _end_reading(self, lane: _Lane, reason: DropReason | None) -> None:
-        lane.reading_over = True
-        while reason is not None and lane.waiting:
-            self._drop(lane.waiting.popleft(), reason)
-        lane.room.notify_all()
-        self._tell_if_through(lane)
+    def _end_reading(self, source: _SourceQueue, reason: DropReason | None) -> None:
+        source.reading_over = True
+        while reason is not None and source.waiting:
+            self._drop(source.waiting.popleft(), reason)
+        source.room.notify_all()
+        self._notify_if_finished(source)
 
-    def _drop(self, ticket: Ticket, reason: DropReason) -> None:
-        lane = self._lanes[ticket.lane]
-        if ticket not in lane.in_flight:
+    def _drop(self, queued: QueuedFrame, reason: DropReason) -> None:
+        source = self._sources[queued.source]
+        if queued not in source.in_flight:
             return
-        lane.in_flight.remove(ticket)
-        lane.at_worker.discard(ticket)
-        lane.dropped[reason] = lane.dropped.get(reason, 0) + 1
+        source.in_flight.remove(queued)
+        source.at_worker.discard(queued)
+        source.dropped[reason] = source.dropped.get(reason, 0) + 1
         self._frame_waits.notify()
-        self._tell_if_through(lane)
+        self._notify_if_finished(source)
 
-    def _tell_if_through(self, lane: _Lane) -> None:
-        if lane.through:
-            lane.result_waits.notify_all()
-            self._through.notify_all()
+    def _notify_if_finished(self, source: _SourceQueue) -> None:
+        if source.finished:
+            source.result_waits.notify_all()
+            self._finished.notify_all()

@@ -13,7 +13,7 @@ from nerve_stream.monitoring.health import Health
 from nerve_stream.pipeline.clocks import AwakeClock, Pacer
 from nerve_stream.pipeline.hang_limit import LEAST_S
 from nerve_stream.pipeline.job import StreamControl, StreamJob, StreamOptions, StreamReport
-from nerve_stream.pipeline.queues import Ticket, Trays
+from nerve_stream.pipeline.queues import FrameQueues, QueuedFrame
 from nerve_stream.pipeline.source import RunningSource, closed_soon
 from nerve_stream.pipeline.worker import FrameLostError, Worker
 from nerve_stream.redaction import redacted
@@ -57,7 +57,7 @@ def run_streams(
         stop: set it, in a signal handler say, to end early: reading ends at once, frames in the worker have 1.5 s to
             come out, what is segmented is written, and all is over within 5 s.
         control: pauses the run.
-        health: is told about the run and can be asked about it.
+        health: is given the run, for whoever asks about it.
         idle: called by the calling thread about twenty times a second, for a window.
 
     Returns:
@@ -75,7 +75,7 @@ def run_streams(
     run = _Run(jobs, worker, options or StreamOptions(), stop)
     if health is not None:
         health.begin([source.observed() for source in run.sources], worker)
-    unlisten = (control or StreamControl()).listen(lambda paused: run.trays.turn(paused=paused))
+    unlisten = (control or StreamControl()).listen(lambda paused: run.queues.set_paused(paused=paused))
     try:
         run.start()
         run.wait(idle)
@@ -92,8 +92,8 @@ class _Run:
     def __init__(
         self, jobs: Sequence[StreamJob], worker: Worker, options: StreamOptions, stop: threading.Event
     ) -> None:
-        self.trays = Trays([job.live for job in jobs], realtime=options.realtime)
-        self.sources = [RunningSource(job, number, self.trays) for number, job in enumerate(jobs)]
+        self.queues = FrameQueues([job.live for job in jobs], realtime=options.realtime)
+        self.sources = [RunningSource(job, number, self.queues) for number, job in enumerate(jobs)]
         self._worker, self._options, self._stop = worker, options, stop
         waits_for_ever = options.hang_timeout_s is None and not options.realtime
         worker.hang_limit.fixed_s = math.inf if waits_for_ever else options.hang_timeout_s
@@ -107,15 +107,15 @@ class _Run:
             self._threads[f"writer-{source.name}"] = self._thread(f"writer-{source.name}", self._write, source)
 
     def _thread(self, name: str, work: Callable[..., None], *given: object) -> threading.Thread:
-        return threading.Thread(target=self._guarded, args=(work, *given), name=f"nerve-{name}", daemon=True)
+        return threading.Thread(target=self._run_guarded, args=(work, *given), name=f"nerve-{name}", daemon=True)
 
-    def _guarded(self, work: Callable[..., None], *given: object) -> None:
+    def _run_guarded(self, work: Callable[..., None], *given: object) -> None:
         try:
             work(*given)
         except BaseException as error:  # noqa: BLE001 - handed to the calling thread, which raises it
-            self._break_off(error)
+            self._fail_run(error)
 
-    def _break_off(self, error: BaseException) -> None:
+    def _fail_run(self, error: BaseException) -> None:
         if self._fatal is None:
             self._fatal = error
         self._ending.set()
@@ -128,14 +128,14 @@ class _Run:
         """Wait until every source is through, the run is stopped, or something fails for all."""
         while not self._over() and not self._stop.is_set() and not self._ending.is_set():
             if self._worker.state in ("failed", "closed"):
-                self._break_off(self._worker.error or UsageError("the worker was closed; make another"))
+                self._fail_run(self._worker.error or UsageError("the worker was closed; make another"))
             self._watch_readers()
             if idle is not None:
                 idle()
 
     def _over(self) -> bool:
         """Whether every source is through and has finished its outputs, which may take a slow disk a while."""
-        if not self.trays.wait_until_through(POLL_S):
+        if not self.queues.wait_until_finished(POLL_S):
             return False
         writers = [self._threads[f"writer-{source.name}"] for source in self.sources]
         for writer in writers:
@@ -165,8 +165,8 @@ class _Run:
                     self._ending.wait(pacer.pause_s(frame.time_s))
                     # It was decoded ahead of its time; it arrives when it is due.
                     frame = replace(frame, arrived_ns=time.monotonic_ns())
-                source.tally.arrived()
-                if not self.trays.put(source.number, frame):
+                source.counters.arrived()
+                if not self.queues.push(source.number, frame):
                     break
             else:
                 source.read_to_end = not self._ending.is_set() and not self._stop.is_set()
@@ -174,30 +174,30 @@ class _Run:
             # What was read before is still segmented and written.
             if not self._ending.is_set() and not self._stop.is_set():
                 self._note_failure(source, error)
-        self.trays.end_reading(source.number)
+        self.queues.end_reading(source.number)
 
     def _dispatch(self) -> None:
         while not self._dispatching_over.is_set() and not self._stop.is_set():
             # Room first: then the newest frame is taken, not one that grew old waiting for room.
             if not self._worker.wait_room(POLL_S):
                 continue
-            ticket = self.trays.take(POLL_S)
-            if ticket is not None:
-                name = self.sources[ticket.lane].name
-                self._worker.submit(name, ticket.frame, partial(self._settled, ticket))
+            queued = self.queues.pop(POLL_S)
+            if queued is not None:
+                name = self.sources[queued.source].name
+                self._worker.submit(name, queued.frame, partial(self._settled, queued))
 
-    def _settled(self, ticket: Ticket, outcome: FrameResult | BaseException) -> None:
-        source = self.sources[ticket.lane]
+    def _settled(self, queued: QueuedFrame, outcome: FrameResult | BaseException) -> None:
+        source = self.sources[queued.source]
         if isinstance(outcome, FrameResult):
             source.failures_in_a_row = 0
-            self.trays.deliver(ticket, outcome)
+            self.queues.deliver(queued, outcome)
             return
         if self._ending.is_set() or self._stop.is_set():
-            self.trays.drop(ticket, "stopped")
+            self.queues.drop(queued, "stopped")
             return
-        self.trays.drop(ticket, "failed")
+        self.queues.drop(queued, "failed")
         if not isinstance(outcome, NerveError):
-            self._break_off(outcome)
+            self._fail_run(outcome)
             return
         self._frame_failed(source, outcome)
 
@@ -212,21 +212,21 @@ class _Run:
 
     def _write(self, source: RunningSource) -> None:
         try:
-            while (ticket := self.trays.next_result(source.number)) is not None:
-                result = ticket.result
+            while (queued := self.queues.next_result(source.number)) is not None:
+                result = queued.result
                 if result is None:
                     raise RuntimeError(
-                        f"frame {ticket.frame.index} of {source.name} reached the writer without a result"
+                        f"frame {queued.frame.index} of {source.name} reached the writer without a result"
                     )
                 try:
-                    source.job.write(ticket.frame, result)
+                    source.job.write(queued.frame, result)
                 except NerveError as error:
                     self._fail(source, error)
                     continue
-                if self.trays.written(ticket):
-                    source.tally.wrote(ticket.frame, result)
+                if self.queues.written(queued):
+                    source.counters.wrote(queued.frame, result)
         finally:
-            self.trays.give_up(source.number, "failed")  # only a bug leaves anything to give up
+            self.queues.give_up(source.number, "failed")  # only a bug leaves anything to give up
             source.end()
             self._worker.forget(source.name)
         self._finish(source)
@@ -245,7 +245,7 @@ class _Run:
     def _fail(self, source: RunningSource, error: NerveError) -> None:
         """End one source with an error; what is in flight of it is dropped."""
         self._note_failure(source, error)
-        self.trays.give_up(source.number, "failed")
+        self.queues.give_up(source.number, "failed")
         closed_soon(source.job.frames, source.name)
 
     def _note_failure(self, source: RunningSource, error: NerveError) -> None:
@@ -258,13 +258,13 @@ class _Run:
         started_s = time.monotonic()
         self._ending.set()
         for source in self.sources:
-            self.trays.end_reading(source.number, "stopped")
+            self.queues.end_reading(source.number, "stopped")
         self._close_sources(started_s + READER_GRACE_S)
         self._empty_worker(started_s + WORKER_GRACE_S)
         self._dispatching_over.set()
-        self.trays.wait_until_through(max(0.0, started_s + WRITE_DEADLINE_S - time.monotonic()))
+        self.queues.wait_until_finished(max(0.0, started_s + WRITE_DEADLINE_S - time.monotonic()))
         for source in self.sources:
-            self.trays.give_up(source.number, "stopped")
+            self.queues.give_up(source.number, "stopped")
         self._join(started_s + STOP_DEADLINE_S)
 
     def _close_sources(self, deadline_s: float) -> None:
@@ -278,15 +278,15 @@ class _Run:
 
     def _empty_worker(self, deadline_s: float) -> None:
         """Give frames in the worker time to come out, and then have them ended."""
-        while self.trays.at_worker():
+        while self.queues.at_worker():
             if time.monotonic() >= deadline_s:
                 self._worker.abort()
                 break
             time.sleep(POLL_S / 10)
         deadline_s = time.monotonic() + ABORT_GRACE_S
-        while self.trays.at_worker() and time.monotonic() < deadline_s:
+        while self.queues.at_worker() and time.monotonic() < deadline_s:
             time.sleep(POLL_S / 10)
-        self.trays.give_up_worker("stopped")
+        self.queues.give_up_worker("stopped")
 
     def _join(self, deadline_s: float) -> None:
         # A reader that hung in the middle of the run has failed its source already.

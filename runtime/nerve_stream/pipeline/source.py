@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from nerve_runtime import Frame, NerveError
-from nerve_stream.monitoring.counters import SourceTally, merged_spreads
+from nerve_stream.monitoring.counters import SourceCounters, merged_spreads
 from nerve_stream.monitoring.health import ObservedSource
 from nerve_stream.pipeline.job import StreamJob, StreamReport
-from nerve_stream.pipeline.queues import Trays
+from nerve_stream.pipeline.queues import FrameQueues
 from nerve_stream.redaction import redacted
 from nerve_stream.sources.base import FrameSource
 
@@ -21,9 +21,9 @@ class RunningSource:
 
     Attributes:
         job: what to read and where to write.
-        number: of its lane in the trays.
+        number: of its queues.
         name: the job's, without credentials.
-        tally: its results.
+        counters: its results.
         error: what ended it early, or None.
         last_failure: the error of the last frame that was lost to one, or None.
         failures_in_a_row: frames lost to errors since the last good one.
@@ -32,18 +32,18 @@ class RunningSource:
         read_to_end: it gave all its frames.
     """
 
-    def __init__(self, job: StreamJob, number: int, trays: Trays) -> None:
+    def __init__(self, job: StreamJob, number: int, queues: FrameQueues) -> None:
         self.job = job
         self.number = number
         self.name = redacted(job.name)
-        self.tally = SourceTally()
+        self.counters = SourceCounters()
         self.error: NerveError | None = None
         self.last_failure: NerveError | None = None
         self.failures_in_a_row = 0
         self.asked_s: float | None = None
         self.frozen = False
         self.read_to_end = False
-        self._trays = trays
+        self._trays = queues
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
 
@@ -67,9 +67,9 @@ class RunningSource:
             name=self.name,
             frames=self.job.frames,
             counts=lambda: self._trays.counts(self.number),
-            tally=self.tally,
+            counters=self.counters,
             error=lambda: self.error,
-            ended=lambda: self._trays.through(self.number),
+            ended=lambda: self._trays.finished(self.number),
             last_failure=lambda: self.last_failure,
         )
 
@@ -79,7 +79,7 @@ class RunningSource:
         Args:
             stopped: the run was asked to stop.
         """
-        counts, progress = self._trays.counts(self.number), self.tally.progress()
+        counts, progress = self._trays.counts(self.number), self.counters.progress()
         ended_s = time.monotonic() if self._ended_s is None else self._ended_s
         return StreamReport(
             name=self.name,
@@ -88,7 +88,7 @@ class RunningSource:
             keyframes=progress.keyframes,
             counts=counts,
             seconds=ended_s - self._started_s,
-            stages=merged_spreads([self.tally.stage_times()]),
+            stages=merged_spreads([self.counters.stage_times()]),
             age=progress.age,
             worst_age_ms=progress.worst_age_ms,
             stopped=stopped and not (self.read_to_end and counts.stopped == 0),

@@ -139,7 +139,7 @@ class Worker(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the worker; that it hangs is not told instead of the error that is on its way already."""
+        """Close the worker; a hang does not replace an error that is raised already."""
         try:
             self.close()
         except HungError as error:

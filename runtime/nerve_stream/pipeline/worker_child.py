@@ -16,8 +16,8 @@ from collections.abc import Callable
 from nerve_runtime import FrameResult, NerveError
 from nerve_stream.pipeline.local_worker import LocalWorker
 from nerve_stream.pipeline.messages import (
+    ConnectionLostError,
     MessageReader,
-    WireError,
     error_header,
     frame_from,
     result_header,
@@ -41,14 +41,14 @@ class _Sender:
         try:
             with self._lock:
                 send_message(self._write_fd, header, pixels)
-        except WireError:
+        except ConnectionLostError:
             os._exit(0)  # nobody is left to work for
 
 
 def main(arguments: list[str]) -> int:
     """Serve frames until the parent closes the pipe; the exit code is only seen when something is wrong."""
     read_fd, write_fd = (int(argument) for argument in arguments)
-    _leave_with_parent(read_fd)
+    _exit_with_parent(read_fd)
     sender = _Sender(write_fd)
     reader = MessageReader(read_fd)
     try:
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     except NerveError as error:
         sender.send({"kind": "refused", **error_header(error)})
         return 0
-    except WireError:
+    except ConnectionLostError:
         return 0
     except Exception:  # noqa: BLE001 - the parent raises it
         sender.send({"kind": "bug", "traceback": traceback.format_exc()})
@@ -72,16 +72,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _leave_with_parent(read_fd: int) -> None:
+def _exit_with_parent(read_fd: int) -> None:
     """End with the parent, even in the middle of a graph; leave Ctrl-C, which reaches the whole group, to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         # A graph that never gives the interpreter back would keep the thread below from running.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    threading.Thread(target=_end_with, args=(read_fd,), name="nerve-parent", daemon=True).start()
+    threading.Thread(target=_exit_when_closed, args=(read_fd,), name="nerve-parent", daemon=True).start()
 
 
-def _end_with(read_fd: int) -> None:
+def _exit_when_closed(read_fd: int) -> None:
     poll = select.poll()
     poll.register(read_fd, 0)  # only the hang-up
     poll.poll()
@@ -94,15 +94,17 @@ def _serve(reader: MessageReader, sender: _Sender, worker: LocalWorker, segmente
         try:
             while (message := reader.next(None)) is not None and message.kind == "forget":
                 worker.forget(message.header["video"])
-        except WireError:
+        except ConnectionLostError:
             return
         if message is None:
             return
-        settle = _settling(int(message.header["number"]), sender, segmenter)
+        settle = _outcome_sender(int(message.header["number"]), sender, segmenter)
         worker.submit(message.header["video"], frame_from(message), settle)
 
 
-def _settling(number: int, sender: _Sender, segmenter: VideoSegmenter) -> Callable[[FrameResult | BaseException], None]:
+def _outcome_sender(
+    number: int, sender: _Sender, segmenter: VideoSegmenter
+) -> Callable[[FrameResult | BaseException], None]:
     def settle(outcome: FrameResult | BaseException) -> None:
         header: dict[str, object] = {"number": number, "ready": segmenter.ready}
         if isinstance(outcome, FrameResult):

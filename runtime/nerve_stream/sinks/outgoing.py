@@ -32,10 +32,10 @@ OUTGOING_SCHEMES = {"rtsp": "rtsp", "rtsps": "rtsp", "udp": "mpegts", "srt": "mp
 FORMAT_OPTIONS = {"rtsp": {"rtsp_transport": "tcp"}, "flv": {"flvflags": "no_duration_filesize"}, "mpegts": {}}
 UDP_PACKET = "pkt_size=1316"
 STDOUT_TEXT = "-"
-TRAY_FRAMES = 2
+QUEUE_FRAMES = 2
 OPEN_TIMEOUT_S = 8.0  # a second of it is for a Python that starts on a busy machine
 STALLED_S = 4.0
-CLOSE_S = 1.0  # what is on the tray may still be sent
+CLOSE_S = 1.0  # what is queued may still be sent
 FINISH_S = 0.4
 JOIN_S = 0.8
 POLL_S = 0.1
@@ -49,11 +49,11 @@ _PROGRAM = (
 logger = logging.getLogger("nerve_runtime")
 
 
-class _BrokenError(Exception):
+class _ConnectionLostError(Exception):
     """The connection is of no use any more; says why, without secrets."""
 
 
-class _Waiting(NamedTuple):
+class _PendingFrame(NamedTuple):
     rgb: UInt8Array
     result: FrameResult
     fps: float | None
@@ -63,7 +63,7 @@ class _Waiting(NamedTuple):
 class OutgoingStream(Sink):
     """H.264 of the frames with their labels over them, sent while they are made; what is new goes first.
 
-    `write` only lays the frame on a tray of two and returns; when the tray is full the oldest frame on it is lost. A
+    `write` only queues the frame and returns; the queue holds two, and when it is full its oldest frame is lost. A
     thread draws, and a process of its own encodes and sends (`outgoing_child`), so that a slow, hung or dead receiver costs
     frames of this stream and nothing else. A lost connection is made again after 0.5 to 10 s, for ever. A receiver that
     takes nothing for 4 s counts as lost. Times are those at which frames were offered, not those of the source: a viewer
@@ -100,35 +100,35 @@ class OutgoingStream(Sink):
         self._style = style
         self._fps_meter = FpsMeter()
         self._size_hw = size_hw[0] + size_hw[0] % 2, size_hw[1] + size_hw[1] % 2
-        self._order: dict[str, object] = {
+        self._settings: dict[str, object] = {
             "url": _with_packet_size(url),
             "format": muxer,
             "options": FORMAT_OPTIONS[muxer],
             "size_hw": self._size_hw,
             "fps": str(fps or VIDEO_FPS_IF_UNKNOWN),
         }
-        self._tray: deque[_Waiting] = deque()
+        self._queue: deque[_PendingFrame] = deque()
         self._changed = threading.Condition()
         self._closing, self._give_up = threading.Event(), threading.Event()
         self._started_s = time.monotonic()
         self._last_tick = -1
-        self._link: _Link | None = self._first_link()
+        self._sender: _SenderProcess | None = self._first_sender()
         self._thread = threading.Thread(target=self._run, name="nerve-outgoing", daemon=True)
         self._thread.start()
 
     def write(self, rgb: UInt8Array, result: FrameResult) -> None:
-        """Lay one frame on the tray and return at once; both arrays must not change afterwards."""
-        waiting = _Waiting(rgb, result, self._fps_meter.count_frame(), time.monotonic())
+        """Queue one frame and return at once; both arrays must not change afterwards."""
+        waiting = _PendingFrame(rgb, result, self._fps_meter.count_frame(), time.monotonic())
         with self._changed:
             self.frames_offered += 1
-            self._tray.append(waiting)
-            if len(self._tray) > TRAY_FRAMES:
-                self._tray.popleft()
+            self._queue.append(waiting)
+            if len(self._queue) > QUEUE_FRAMES:
+                self._queue.popleft()
                 self.frames_lost += 1
             self._changed.notify()
 
     def commit(self) -> None:
-        """Send what is on the tray if that takes no longer than a second, and end the connection; see `close`."""
+        """Send what is queued if that takes no longer than a second, and end the connection; see `close`."""
         self.close()
 
     def abort(self) -> None:
@@ -144,19 +144,19 @@ class OutgoingStream(Sink):
         self._give_up.set()
         self._thread.join(JOIN_S)
         with self._changed:
-            self.frames_lost += len(self._tray)
-            self._tray.clear()
+            self.frames_lost += len(self._queue)
+            self._queue.clear()
 
-    def _first_link(self) -> "_Link":
+    def _first_sender(self) -> "_SenderProcess":
         try:
-            return _Link(self._order, self._give_up)
-        except _BrokenError as broken:
+            return _SenderProcess(self._settings, self._give_up)
+        except _ConnectionLostError as broken:
             if "Protocol not found" in str(broken):
                 raise CompatibilityError(
                     f"this FFmpeg cannot speak {self.path}; use rtsp:// or udp://, or install a PyAV built with it"
                 ) from broken
             raise ResourceError(
-                f"cannot send to {redacted(str(self._order['url']))}: {broken}; start the receiver first, and check "
+                f"cannot send to {redacted(str(self._settings['url']))}: {broken}; start the receiver first, and check "
                 "the address, the port and that sending is allowed"
             ) from broken
 
@@ -170,43 +170,43 @@ class OutgoingStream(Sink):
                 self._count(lost=1)
                 continue
             try:
-                if self._link is None:
-                    self._link = _Link(self._order, self._give_up)
+                if self._sender is None:
+                    self._sender = _SenderProcess(self._settings, self._give_up)
                     self.reconnects += 1
-                self._link.send(self._encoded(waiting))
-            except _BrokenError as broken:
-                self._lose(broken, backoff)
+                self._sender.send(self._encoded(waiting))
+            except _ConnectionLostError as broken:
+                self._note_lost(broken, backoff)
             else:
                 backoff.reset()
                 self._count(sent=1)
-        if self._link is not None:
-            self._link.finish()
+        if self._sender is not None:
+            self._sender.finish()
 
-    def _lose(self, broken: _BrokenError, backoff: Backoff) -> None:
+    def _note_lost(self, broken: _ConnectionLostError, backoff: Backoff) -> None:
         self._count(lost=1)
-        self.receiver_gone = self._order["url"] == STDOUT_TEXT and str(broken) == os.strerror(errno.EPIPE)
-        if self._link is not None:
+        self.receiver_gone = self._settings["url"] == STDOUT_TEXT and str(broken) == os.strerror(errno.EPIPE)
+        if self._sender is not None:
             whither = "nothing more is sent" if self.receiver_gone else "trying again"
             logger.warning("%s: connection lost (%s); %s", self.path, broken, whither)
-            self._link.kill()
-            self._link = None
+            self._sender.kill()
+            self._sender = None
         if not self.receiver_gone:
             self._closing.wait(backoff.delay_s())
 
-    def _next(self) -> _Waiting | None:
-        """The oldest frame on the tray, waited for; None when the stream is closing and none is left to send."""
+    def _next(self) -> _PendingFrame | None:
+        """The oldest queued frame, waited for; None when the stream is closing and none is left to send."""
         with self._changed:
-            self._changed.wait_for(lambda: self._tray or self._closing.is_set())
-            if not self._tray or (self._closing.is_set() and self._link is None):
+            self._changed.wait_for(lambda: self._queue or self._closing.is_set())
+            if not self._queue or (self._closing.is_set() and self._sender is None):
                 return None
-            return self._tray.popleft()
+            return self._queue.popleft()
 
     def _count(self, *, sent: int = 0, lost: int = 0) -> None:
         with self._changed:
             self.frames_sent += sent
             self.frames_lost += lost
 
-    def _encoded(self, waiting: _Waiting) -> bytes:
+    def _encoded(self, waiting: _PendingFrame) -> bytes:
         """One picture as the sender reads it: its time in ticks, then I420."""
         picture = fit_to_canvas(overlay(waiting.rgb, waiting.result, self._style, fps=waiting.fps), self._size_hw)
         tick = round((waiting.offered_s - self._started_s) * CLOCK_HZ)
@@ -215,7 +215,7 @@ class OutgoingStream(Sink):
         return HEADER.pack(self._last_tick) + planes.tobytes()
 
 
-class _Link:
+class _SenderProcess:
     """One connection: a sender process, spoken to through pipes with a deadline on everything; for one thread.
 
     Args:
@@ -223,15 +223,15 @@ class _Link:
         give_up: once set, nothing is waited for any longer.
 
     Raises:
-        _BrokenError: the connection cannot be made.
+        _ConnectionLostError: the connection cannot be made.
     """
 
-    def __init__(self, order: dict[str, object], give_up: threading.Event) -> None:
+    def __init__(self, settings: dict[str, object], give_up: threading.Event) -> None:
         self._give_up = give_up
         passed: tuple[int, ...] = ()
-        if order["url"] == STDOUT_TEXT:
+        if settings["url"] == STDOUT_TEXT:
             passed = (os.dup(sys.stdout.fileno()),)
-            order = {**order, "url": f"pipe:{passed[0]}"}
+            settings = {**settings, "url": f"pipe:{passed[0]}"}
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
@@ -247,9 +247,9 @@ class _Link:
         os.set_blocking(self._into.fileno(), False)
         try:
             deadline_s = time.monotonic() + OPEN_TIMEOUT_S
-            self._put(json.dumps(order).encode() + b"\n", deadline_s)
-            self._expect(READY, deadline_s)
-        except _BrokenError:
+            self._send_bytes(json.dumps(settings).encode() + b"\n", deadline_s)
+            self._wait_for_answer(READY, deadline_s)
+        except _ConnectionLostError:
             self.kill()
             raise
 
@@ -257,11 +257,11 @@ class _Link:
         """Hand over one picture and wait until it was sent.
 
         Raises:
-            _BrokenError: that took longer than 4 s, or the process ended.
+            _ConnectionLostError: that took longer than 4 s, or the process ended.
         """
         deadline_s = time.monotonic() + STALLED_S
-        self._put(content, deadline_s)
-        self._expect(SENT, deadline_s)
+        self._send_bytes(content, deadline_s)
+        self._wait_for_answer(SENT, deadline_s)
 
     def finish(self) -> None:
         """Tell the process that no more comes, and wait half a second before killing it."""
@@ -277,7 +277,7 @@ class _Link:
         self._into.close()
         self._out_of.close()
 
-    def _put(self, content: bytes, deadline_s: float) -> None:
+    def _send_bytes(self, content: bytes, deadline_s: float) -> None:
         left = memoryview(content)
         while left:
             self._wait_for([], [self._into], deadline_s)
@@ -288,23 +288,23 @@ class _Link:
             except BlockingIOError:
                 continue
 
-    def _expect(self, wanted: bytes, deadline_s: float) -> None:
+    def _wait_for_answer(self, wanted: bytes, deadline_s: float) -> None:
         answer = b""
         while answer != wanted:
             self._wait_for([self._out_of], [], deadline_s)
             more = os.read(self._out_of.fileno(), READ_BYTES)
             answer += more
             if not more or (answer.endswith(b"}\n") and answer != wanted):
-                raise _BrokenError(_reason(answer))
+                raise _ConnectionLostError(_reason(answer))
 
     def _wait_for(self, readable: list[IO[bytes]], writable: list[IO[bytes]], deadline_s: float) -> None:
         while not self._give_up.is_set():
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                raise _BrokenError("the receiver takes nothing")
+                raise _ConnectionLostError("the receiver takes nothing")
             if any(select.select(readable, writable, [], min(left_s, POLL_S))):
                 return
-        raise _BrokenError("the stream is closing")
+        raise _ConnectionLostError("the stream is closing")
 
 
 def _reason(answer: bytes) -> str:

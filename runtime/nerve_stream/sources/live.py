@@ -11,7 +11,7 @@ from nerve_runtime import Frame, SourceError, UsageError
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.redaction import redacted
 from nerve_stream.sources.base import FrameSource, SourceState
-from nerve_stream.sources.decoding.process import Decoder, LostError, Picture
+from nerve_stream.sources.decoding.process import Decoder, Picture, StreamLostError
 from nerve_stream.sources.decoding.recipe import Recipe
 from nerve_stream.sources.options import LiveOptions, Part
 
@@ -99,7 +99,7 @@ class LiveSource(FrameSource):
         """
         try:
             self._connect()
-        except LostError as error:
+        except StreamLostError as error:
             self._note(error)
             if not self._options.wait_for_source:
                 self.state = "failed"
@@ -111,12 +111,12 @@ class LiveSource(FrameSource):
         """Start a decoder process and take its first picture."""
         with self._lock:
             if self._closing.is_set():
-                raise LostError(f"source {self.name} was closed")
+                raise StreamLostError(f"source {self.name} was closed")
             self._decoder = decoder = Decoder(self._recipe, self._part.every)
         opened = decoder.opened()
         picture = decoder.picture()
         if picture is None:
-            raise LostError(f"source {self.name} ended before its first picture")
+            raise StreamLostError(f"source {self.name} ended before its first picture")
         self.fps, self._recorded, self._first = opened.fps, opened.recorded, picture
         if self.size_hw == (0, 0):
             self.size_hw = picture.header.size_hw
@@ -136,7 +136,7 @@ class LiveSource(FrameSource):
         while not self._closing.is_set():
             try:
                 picture = self._next_picture()
-            except LostError as error:
+            except StreamLostError as error:
                 self._lose(error)
                 continue
             if picture is None:
@@ -161,10 +161,10 @@ class LiveSource(FrameSource):
         self.lost = self._lost_before + header.superseded
         return Frame(picture.rgb, index, self._clock.time_s(header.time_s, header.arrived_ns), header.arrived_ns)
 
-    def _note(self, error: LostError) -> None:
+    def _note(self, error: StreamLostError) -> None:
         self.last_error = redacted(str(error))
 
-    def _lose(self, error: LostError) -> None:
+    def _lose(self, error: StreamLostError) -> None:
         """Say that the source is lost and end its decoder.
 
         Raises:
@@ -183,7 +183,7 @@ class LiveSource(FrameSource):
         self._disconnect()
         self._spend(error)
 
-    def _spend(self, error: LostError) -> None:
+    def _spend(self, error: StreamLostError) -> None:
         if error.crashed and not self._budget.grant():
             raise SourceError(
                 f"source {self.name} has failed: its decoder process crashed more than {self._budget.restarts} times in "
@@ -200,7 +200,7 @@ class LiveSource(FrameSource):
         while not self._closing.wait(self._backoff.delay_s()):
             try:
                 self._connect()
-            except LostError as error:
+            except StreamLostError as error:
                 self._disconnect()
                 if self._closing.is_set():
                     return
@@ -213,7 +213,7 @@ class LiveSource(FrameSource):
             logger.warning("source %s is %s after %.1f s", self.name, word, away_s)
             return
 
-    def _give_up_if_late(self, error: LostError) -> None:
+    def _give_up_if_late(self, error: StreamLostError) -> None:
         limit_s = self._options.give_up_after_s
         if limit_s is not None and time.monotonic() - self._away_since_s >= limit_s:
             raise SourceError(f"source {self.name} was away for {limit_s:g} s and is given up: {error}") from error

@@ -48,7 +48,7 @@ def declared_fps(stream: Any) -> Fraction | None:
     return Fraction(rate) if rate is not None and 0 < rate <= FASTEST_FPS else None
 
 
-class Times:
+class Timestamps:
     """Presentation times of decoded pictures in seconds, by the source's own clock.
 
     A picture has two: the one it should be shown at, and that of its packet. AVI knows no other than the second; a broken
@@ -89,7 +89,7 @@ def _either(ticks: int | None, last: int | None) -> int | None:
     return ticks if ticks is not None else last
 
 
-class Upright:
+class RgbConverter:
     """Makes the decoded pictures of one source RGB, turned and mirrored by quarter turns as they are to be shown.
 
     The matrix that says how is looked up once for each angle: PyAV's frame and its table of side data hold each other,

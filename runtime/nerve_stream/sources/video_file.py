@@ -21,8 +21,8 @@ from nerve_stream.sources.options import Part
 from nerve_stream.sources.pictures import (
     READ_FORMATS,
     UNKNOWN_FPS,
-    Times,
-    Upright,
+    RgbConverter,
+    Timestamps,
     declared_fps,
     picture_stream,
 )
@@ -36,7 +36,7 @@ logger = logging.getLogger("nerve_runtime")
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedPicture:
     """A decoded picture and its time by the file's own clock, None where that says nothing."""
 
     picture: Any
@@ -61,12 +61,12 @@ class _Pictures:
         self.stream = picture_stream(self._container, f"source {self._path}")
         self.stream.thread_type = "AUTO"
         self._pictures = self._decoded_pictures()
-        self._times = Times()
+        self._times = Timestamps()
 
-    def take(self) -> Timed | None:
+    def take(self) -> TimedPicture | None:
         """The next picture, None at the end."""
         picture = next(self._pictures, None)
-        return picture and Timed(picture, self._times.time_s(picture))
+        return picture and TimedPicture(picture, self._times.time_s(picture))
 
     def seek(self, time_s: Fraction) -> bool:
         """Go to a keyframe near before a time; false when this container cannot."""
@@ -157,8 +157,8 @@ class VideoFile(FrameSource):
         self._index = self._wanted = 0
         self._time_s: Fraction | None = None
         self._pictures = _Pictures(path)
-        self._pending: Timed | None = None
-        self._upright = Upright()
+        self._pending: TimedPicture | None = None
+        self._upright = RgbConverter()
         try:
             self._first = self._begun(path)
         except BaseException:
@@ -217,10 +217,10 @@ class VideoFile(FrameSource):
         sought, self._sought = self._sought, None
         if sought is not None:
             self._jump(sought)
-        taken = self._taken()
-        if taken is None:
+        decoded = self._taken()
+        if decoded is None:
             return None, self._sought is None
-        time_s = self._next_time_s(taken.time_s)
+        time_s = self._next_time_s(decoded.time_s)
         index, self._index = self._index, self._index + 1
         if time_s < self._from_s:
             return None, False
@@ -229,11 +229,11 @@ class VideoFile(FrameSource):
         wanted, self._wanted = self._wanted % self._part.every == 0, self._wanted + 1
         if not wanted:
             return None, False
-        return Frame(self._upright.rgb(taken.picture, f"frame {index} of {self.name}"), index, time_s), False
+        return Frame(self._upright.rgb(decoded.picture, f"frame {index} of {self.name}"), index, time_s), False
 
-    def _taken(self) -> Timed | None:
-        taken, self._pending = self._pending, None
-        return taken if taken is not None else self._pictures.take()
+    def _taken(self) -> TimedPicture | None:
+        decoded, self._pending = self._pending, None
+        return decoded if decoded is not None else self._pictures.take()
 
     def _next_time_s(self, time_s: Fraction | None) -> Fraction:
         if time_s is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from nerve_ref.weights.download import Places
+from nerve_ref.weights.download import WeightFolders
 from nerve_ref.weights.errors import MirrorError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -123,5 +123,7 @@ def write_lock_json(path: Path, **networks: Mapping[str, object]) -> Path:
     return path
 
 
-def places_in(root: Path) -> Places:
-    return Places(root / "lock.json", root / "data" / "weights.lock.json", root / "weights", root / "digests.json")
+def places_in(root: Path) -> WeightFolders:
+    return WeightFolders(
+        root / "lock.json", root / "data" / "weights.lock.json", root / "weights", root / "digests.json"
+    )

@@ -39,7 +39,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.hub = FolderHub(self.root / "hub")
-        self.places = places_in(self.root)
+        self.folders = places_in(self.root)
         for network, make in MAKERS.items():
             shutil.copytree(make(self.folder("first", network)), self.folder("second", network))
             for owner in ("first", "second"):
@@ -63,10 +63,12 @@ class World:
             }
             for network in MAKERS
         }
-        write_lock_json(self.places.packaged_lock, **networks)
+        write_lock_json(self.folders.packaged_lock, **networks)
 
     def resolve(self, backbones: Backbones = SD, choice: WeightChoice | None = None) -> ResolvedWeights:
-        return resolve_weights(backbones, choice or WeightChoice(), self.said.append, hub=self.hub, places=self.places)
+        return resolve_weights(
+            backbones, choice or WeightChoice(), self.said.append, hub=self.hub, folders=self.folders
+        )
 
     def downloaded(self, network: str, path: str, owner: str = "first") -> Path:
-        return self.places.downloads / f"{owner}--{network}" / COMMIT / path
+        return self.folders.downloads / f"{owner}--{network}" / COMMIT / path

@@ -1,4 +1,4 @@
-"""What a decoder process says to its parent through a pipe: a header of fixed size, then pixels or words."""
+"""Messages of a decoder process to its parent: a header of fixed size, then pixels or text."""
 
 import struct
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from fractions import Fraction
 from nerve_runtime import SourceError
 from nerve_runtime.opencv import IMAGE_PIXELS_LIMIT
 
-WORDS_LIMIT_BYTES = 100_000
+TEXT_LIMIT_BYTES = 100_000
 CHANNELS = 3
 _LAYOUT = struct.Struct("<B3xIIIqqqqQ")
 HEADER_BYTES = _LAYOUT.size
@@ -20,7 +20,7 @@ class Kind(IntEnum):
     STARTED = 1
     """The process runs and begins to open the source."""
     OPENED = 2
-    """The source is open; words: JSON with `fps` (two integers or null) and `recorded`."""
+    """The source is open; text: JSON with `fps` (two integers or null) and `recorded`."""
     PICTURE = 3
     """Pixels follow."""
     ALIVE = 4
@@ -28,16 +28,16 @@ class Kind(IntEnum):
     ENDED = 5
     """A recording came to its end."""
     REFUSED = 6
-    """The source cannot be opened; words: why."""
+    """The source cannot be opened; text: why."""
     LOST = 7
-    """The source broke off; words: why."""
+    """The source broke off; text: why."""
     FAULT = 8
-    """A fault of the program; words: where."""
+    """A fault of the program; text: where."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before the pixels or words.
+    """What stands before the pixels or the text.
 
     Attributes:
         kind: what the message means.
@@ -74,9 +74,9 @@ class Header:
             packed
         )
         is_picture = kind == Kind.PICTURE and 0 < height * width <= IMAGE_PIXELS_LIMIT
-        expected_bytes = height * width * CHANNELS if is_picture else WORDS_LIMIT_BYTES
+        expected_bytes = height * width * CHANNELS if is_picture else TEXT_LIMIT_BYTES
         fits = payload_bytes == expected_bytes if is_picture else payload_bytes <= expected_bytes
         if kind not in set(Kind) or (kind == Kind.PICTURE and not is_picture) or not fits:
-            raise SourceError("the decoder process said something that is no frame")
+            raise SourceError("the decoder process sent something that is no frame")
         time_s = Fraction(numerator, denominator) if denominator else None
         return cls(Kind(kind), (height, width), index, superseded, arrived_ns, time_s, payload_bytes)

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 
 from nerve_runtime import SourceError
 from nerve_stream.sources.decoding.messages import CHANNELS, HEADER_BYTES, Header, Kind
-from nerve_stream.sources.decoding.recipe import Recipe, recipe_line
+from nerve_stream.sources.decoding.recipe import Recipe, encode_recipe
 
 START_TIMEOUT_S = 20.0  # for a Python that starts while all others are busy
 FIRST_PICTURE_TIMEOUT_S = 10.0  # a camera that was joined between two keyframes shows nothing before the second
 SLACK_S = 1.0  # the process itself notices that nothing comes; only when it does not is it hung
 POLL_MS = 100
-GOODBYE_S = 0.7
-GRACE_S = 2.0
+CLOSE_TIMEOUT_S = 0.7
+TERMINATE_TIMEOUT_S = 2.0
 REAP_TIMEOUT_S = 5.0
-ASK = b"?"
+REQUEST = b"?"
 # The search path is handed on as it is, so that the process finds what the parent found, whatever started the parent.
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -38,7 +38,7 @@ _PROGRAM = (
 )
 
 
-class LostError(SourceError):
+class StreamLostError(SourceError):
     """A live source broke off, does not answer, or its decoder process went wrong.
 
     Attributes:
@@ -82,7 +82,7 @@ class Decoder:
         timeouts: `open_timeout_s` and `read_timeout_s` of the recipe are watched from here too, with a second's slack.
 
     Raises:
-        LostError: the process cannot be started.
+        StreamLostError: the process cannot be started.
     """
 
     def __init__(self, recipe: Recipe, every: int) -> None:
@@ -99,7 +99,7 @@ class Decoder:
         self._poll = select.poll()
         self._poll.register(self._descriptor, select.POLLIN)
         with suppress(BrokenPipeError):  # it died already; reading tells
-            self._stdin.write(recipe_line(recipe, every))
+            self._stdin.write(encode_recipe(recipe, every))
 
     def _started(self) -> "subprocess.Popen[bytes]":
         pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
@@ -107,7 +107,7 @@ class Decoder:
             return subprocess.Popen(decoder_command(), stdin=pipe, stdout=pipe, stderr=nowhere, bufsize=0)
         except OSError as error:
             reason = f"the decoder process of {self.name} cannot be started: {error.strerror}"
-            raise LostError(reason, crashed=True) from error
+            raise StreamLostError(reason, crashed=True) from error
 
     @property
     def pid(self) -> int:
@@ -118,23 +118,23 @@ class Decoder:
         """Wait until the source is open.
 
         Raises:
-            LostError: it cannot be opened, or not in time.
+            StreamLostError: it cannot be opened, or not in time.
         """
         self._message(START_TIMEOUT_S)
         # Connecting and looking at the pictures may take the timeout each.
-        header, words = self._message(2 * self._recipe.open_timeout_s + SLACK_S)
+        header, text = self._message(2 * self._recipe.open_timeout_s + SLACK_S)
         if header.kind != Kind.OPENED:
-            raise LostError(f"the decoder process of {self.name} said {header.kind.name} first", crashed=True)
-        fields = json.loads(bytes(words))
+            raise StreamLostError(f"the decoder process of {self.name} said {header.kind.name} first", crashed=True)
+        fields = json.loads(bytes(text))
         return Opened(Fraction(*fields["fps"]) if fields["fps"] else None, fields["recorded"])
 
     def picture(self) -> Picture | None:
         """Wait for the next picture; None at the end of a recording.
 
         Raises:
-            LostError: the source broke off, or nothing came for too long.
+            StreamLostError: the source broke off, or nothing came for too long.
         """
-        self._ask()
+        self._request()
         while True:
             first_s = max(FIRST_PICTURE_TIMEOUT_S, self._recipe.open_timeout_s)
             timeout_s = self._recipe.read_timeout_s if self._any_picture else first_s
@@ -145,22 +145,22 @@ class Decoder:
                 self._any_picture = True
                 return Picture(content.reshape(*header.size_hw, CHANNELS), header)
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         # Under the lock, as close() in another thread may give the descriptor's number free for somebody else's file.
         with self._asking, suppress(BrokenPipeError):  # it died: reading tells
             if not self._closed.is_set():
-                self._stdin.write(ASK)
+                self._stdin.write(REQUEST)
 
     def _message(self, timeout_s: float) -> tuple[Header, NDArray[np.uint8]]:
         with self._reading:
             header = self._header(self._exactly(HEADER_BYTES, timeout_s).tobytes())
             content = self._exactly(header.payload_bytes, timeout_s)
         if header.kind in (Kind.REFUSED, Kind.LOST):
-            raise LostError(bytes(content).decode(errors="replace"))
+            raise StreamLostError(bytes(content).decode(errors="replace"))
         if header.kind == Kind.FAULT:
-            words = bytes(content).decode(errors="replace")
-            raise LostError(
-                f"the decoder process of {self.name} met a fault of ours, please report it: {words}", crashed=True
+            text = bytes(content).decode(errors="replace")
+            raise StreamLostError(
+                f"the decoder process of {self.name} met a fault of ours, please report it: {text}", crashed=True
             )
         return header, content
 
@@ -168,7 +168,7 @@ class Decoder:
         try:
             return Header.unpacked(packed)
         except SourceError as error:
-            raise LostError(f"source {self.name}: {error}", crashed=True) from error
+            raise StreamLostError(f"source {self.name}: {error}", crashed=True) from error
 
     def _exactly(self, count: int, timeout_s: float) -> NDArray[np.uint8]:
         """So many bytes; the deadline begins anew with each that arrives."""
@@ -181,10 +181,12 @@ class Decoder:
                 view = view[arrived:]
                 deadline_s = time.monotonic() + timeout_s
             elif self._closed.is_set():
-                raise LostError(f"source {self.name} was closed")
+                raise StreamLostError(f"source {self.name} was closed")
             # What arrived while this process itself was suspended is not late, hence one look more before giving up.
             elif not self._poll.poll(POLL_MS) and time.monotonic() > deadline_s and not self._poll.poll(0):
-                raise LostError(f"source {self.name} gave nothing for {timeout_s:g} s; its decoder hangs and is ended")
+                raise StreamLostError(
+                    f"source {self.name} gave nothing for {timeout_s:g} s; its decoder hangs and is ended"
+                )
         return content
 
     def _arrived(self, view: memoryview) -> int:
@@ -196,14 +198,14 @@ class Decoder:
             raise self._died()
         return arrived
 
-    def _died(self) -> LostError:
+    def _died(self) -> StreamLostError:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GRACE_S)
+            self._process.wait(TERMINATE_TIMEOUT_S)
         code = self._process.returncode
         how = f"was killed by signal {signal.Signals(-code).name}" if code is not None and code < 0 else "ended"
         if self._closed.is_set():
-            return LostError(f"source {self.name} was closed")
-        return LostError(f"the decoder process of {self.name} {how} without a word", crashed=True)
+            return StreamLostError(f"source {self.name} was closed")
+        return StreamLostError(f"the decoder process of {self.name} {how} without a word", crashed=True)
 
     def _ends_within(self, patience_s: float) -> bool:
         try:
@@ -216,10 +218,10 @@ class Decoder:
         """End the process, first by asking, then by force, within 3 s; reap it and close its pipes. Twice is fine."""
         self._closed.set()
         with self._asking:
-            self._stdin.close()  # it says goodbye to the camera and ends
-        if not self._ends_within(GOODBYE_S):
+            self._stdin.close()  # it closes the connection and ends
+        if not self._ends_within(CLOSE_TIMEOUT_S):
             self._process.terminate()
-            if not self._ends_within(GRACE_S):
+            if not self._ends_within(TERMINATE_TIMEOUT_S):
                 self._process.kill()
                 self._process.wait(REAP_TIMEOUT_S)
         with self._reading:  # the reader leaves at its next poll

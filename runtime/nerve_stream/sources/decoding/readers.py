@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nerve_runtime import SourceError
 from nerve_stream.sources.decoding.recipe import CameraRecipe, Recipe, StreamRecipe
-from nerve_stream.sources.pictures import FASTEST_FPS, Times, Upright, declared_fps, picture_stream
+from nerve_stream.sources.pictures import FASTEST_FPS, RgbConverter, Timestamps, declared_fps, picture_stream
 
 # These carry no times; what FFmpeg gives instead is counted at a rate it assumes.
 FORMATS_WITHOUT_CLOCK = frozenset({"mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo", "obu"})
@@ -23,7 +23,7 @@ MILLISECONDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class DecodedPicture:
     """A decoded picture that is not RGB yet.
 
     Attributes:
@@ -51,7 +51,7 @@ class LiveReader(ABC):
     recorded: bool = False
 
     @abstractmethod
-    def pictures(self) -> Iterator[Taken]:
+    def pictures(self) -> Iterator[DecodedPicture]:
         """Pictures as they come; ends only where a recording ends.
 
         Raises:
@@ -60,7 +60,7 @@ class LiveReader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Say goodbye to the device."""
+        """Close the connection or the device."""
 
 
 def open_reader(recipe: Recipe) -> LiveReader:
@@ -93,9 +93,9 @@ class StreamReader(LiveReader):
         # Cameras declare any length for their endless multipart answer.
         self.recorded = recipe.url.startswith(("http://", "https://")) and has_end and "mpjpeg" not in kinds
 
-    def pictures(self) -> Iterator[Taken]:
+    def pictures(self) -> Iterator[DecodedPicture]:
         """Pictures as they come; see LiveReader."""
-        index, times, upright = 0, Times(), Upright()
+        index, times, rgb_converter = 0, Timestamps(), RgbConverter()
         packets = self._container.demux(self._stream)
         while True:
             asked_at_s = time.monotonic()
@@ -108,11 +108,13 @@ class StreamReader(LiveReader):
             for picture in _decoded(packet):
                 arrived_ns = time.monotonic_ns()
                 time_s = times.time_s(picture) if self._has_clock else None
-                yield Taken(_converter(upright, picture, f"frame {index} of {self._name}"), index, arrived_ns, time_s)
+                yield DecodedPicture(
+                    _converter(rgb_converter, picture, f"frame {index} of {self._name}"), index, arrived_ns, time_s
+                )
                 index += 1
             # FFmpeg answers a timeout with the last picture that it still held, and would wait once more.
             if time.monotonic() - asked_at_s >= self._read_timeout_s:
-                raise SourceError(f"source {self._name} {_silent(self._read_timeout_s)}")
+                raise SourceError(f"source {self._name} {_no_answer(self._read_timeout_s)}")
         if not self.recorded:
             raise SourceError(f"source {self._name} ended: the other side closed the stream")
 
@@ -128,18 +130,18 @@ def _decoded(packet: Any) -> list[Any]:
         return []  # damaged on its way; a live stream mends itself at the next keyframe, and the parent watches the rest
 
 
-def _converter(upright: Upright, picture: Any, where: str) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: upright.rgb(picture, where)
+def _converter(rgb_converter: RgbConverter, picture: Any, where: str) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: rgb_converter.rgb(picture, where)
 
 
-def _silent(timeout_s: float) -> str:
+def _no_answer(timeout_s: float) -> str:
     return f"does not answer: nothing came for {timeout_s:g} s; check the network and that it is switched on"
 
 
 def _reason(error: Exception, timeout_s: float) -> str:
     """What went wrong, in words without the URL that FFmpeg's own message holds."""
     if isinstance(error, av.error.ExitError):
-        return _silent(timeout_s)
+        return _no_answer(timeout_s)
     if isinstance(error, av.error.ProtocolNotFoundError):
         return (
             "cannot be opened: this build of FFmpeg does not know its protocol, or a redirect leads to a forbidden one"
@@ -169,14 +171,14 @@ class CameraReader(LiveReader):
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = Fraction(fps).limit_denominator(1001) if 0 < fps <= FASTEST_FPS else None
 
-    def pictures(self) -> Iterator[Taken]:
+    def pictures(self) -> Iterator[DecodedPicture]:
         """Pictures as they come, without end; see LiveReader."""
         index = 0
         while True:
             arrived, bgr = self._capture.read()
             if not arrived:
                 raise SourceError(f"{self._name} gives no more frames; check its cable")
-            yield Taken(self._converter(bgr), index, time.monotonic_ns(), None)
+            yield DecodedPicture(self._converter(bgr), index, time.monotonic_ns(), None)
             index += 1
 
     def _converter(self, bgr: Any) -> Callable[[], NDArray[np.uint8]]:

@@ -44,14 +44,14 @@ class CameraRecipe:
 Recipe = StreamRecipe | CameraRecipe
 
 
-def recipe_line(recipe: Recipe, every: int) -> bytes:
+def encode_recipe(recipe: Recipe, every: int) -> bytes:
     """The recipe, and which frames are wanted, as a line of JSON."""
     kind = "camera" if isinstance(recipe, CameraRecipe) else "stream"
     return json.dumps({"kind": kind, "every": every, "recipe": asdict(recipe)}).encode() + b"\n"
 
 
-def read_recipe_line(line: bytes) -> tuple[Recipe, int]:
-    """The recipe and the number of frames of which one is wanted, from what `recipe_line` wrote."""
+def decode_recipe(line: bytes) -> tuple[Recipe, int]:
+    """The recipe and the number of frames of which one is wanted, from what `encode_recipe` wrote."""
     fields = json.loads(line)
     kind = CameraRecipe if fields["kind"] == "camera" else StreamRecipe
     return kind(**fields["recipe"]), fields["every"]

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from nerve_bench.datasets import Dataset, open_dataset, runners
 from nerve_bench.datasets.evaluate import Run, evaluate, evaluate_benchmark
-from nerve_bench.datasets.pixel_counts import Tally, class_iou, confusion, interval, pixel_counts, resampled_mious
+from nerve_bench.datasets.pixel_counts import (
+    PixelCountFile,
+    class_iou,
+    confusion,
+    interval,
+    pixel_counts,
+    resampled_mious,
+)
 from nerve_bench.datasets.protocol import Choices, Defaults, Protocol, make_protocol
 from nerve_bench.datasets.runners import BundleRunner, LabelsOf, ReferenceRunner, labels_at
 from nerve_bench.measure.accuracy import World
@@ -100,27 +107,29 @@ def test_the_interval_is_that_of_resampled_pictures_taken_one_by_one() -> None:
 
 def test_a_tally_goes_on_where_it_was_and_throws_a_broken_last_line_away(tmp_path: Path) -> None:
     path, counts = tmp_path / "state.jsonl", counted(random_pairs(3))
-    with Tally(path, {"run": 1}) as tally:
+    with PixelCountFile(path, {"run": 1}) as tally:
         tally.add("0", counts["0"])
         tally.add("1", counts["1"])
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
-    with Tally(path, {"run": 1}) as tally:
+    with PixelCountFile(path, {"run": 1}) as tally:
         assert list(tally.pictures) == ["0"]
         tally.add("1", counts["1"])
     assert path.read_bytes() == whole
-    with Tally(path, {"run": 1}) as tally:
+    with PixelCountFile(path, {"run": 1}) as tally:
         np.testing.assert_array_equal(tally.pictures["1"], counts["1"])
 
 
 def test_a_state_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     path = tmp_path / "state.jsonl"
-    Tally(path, {"protocol": {"threshold": 0.1, "resize": "stretch"}, "folder": "a"}).__exit__(None, None, None)
+    PixelCountFile(path, {"protocol": {"threshold": 0.1, "resize": "stretch"}, "folder": "a"}).__exit__(
+        None, None, None
+    )
     with pytest.raises(UsageError, match=r"another run, which differs in: protocol\.threshold; .* --restart"):
-        Tally(path, {"protocol": {"threshold": 0.2, "resize": "stretch"}, "folder": "a"})
+        PixelCountFile(path, {"protocol": {"threshold": 0.2, "resize": "stretch"}, "folder": "a"})
     path.write_bytes(b"not a state\n")
     with pytest.raises(UsageError, match=r"is not what a run left there .*--restart"):
-        Tally(path, {})
+        PixelCountFile(path, {})
 
 
 def test_labels_of_a_few_classes_at_a_time_are_those_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,14 +249,14 @@ def test_timings_are_kept_whole_or_measured_anew(tmp_path: Path) -> None:
 
 def test_progress_grows_from_nothing_to_all(monkeypatch: pytest.MonkeyPatch, manifest: Manifest) -> None:
     install(monkeypatch, FakeTrt(manifest))
-    told: list[tuple[str, float]] = []
-    compiled(manifest, "rtx-sm89", progress=lambda what, share: told.append((what, share)))
-    assert told == [(FakeBuilder.PHASE, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)]
+    report_progress: list[tuple[str, float]] = []
+    compiled(manifest, "rtx-sm89", progress=lambda what, share: report_progress.append((what, share)))
+    assert report_progress == [(FakeBuilder.PHASE, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)]
 
 
 def test_phases_within_phases_count_for_their_part(manifest: Manifest) -> None:
-    told: list[float] = []
-    monitor = engine._monitor(FakeTrt(manifest), lambda what, share: told.append(share))
+    report_progress: list[float] = []
+    monitor = engine._monitor(FakeTrt(manifest), lambda what, share: report_progress.append(share))
     monitor.phase_start("all", None, 2)
     monitor.phase_start("part", "all", 2)
     assert monitor.step_complete("part", 0)
@@ -267,7 +267,7 @@ def test_phases_within_phases_count_for_their_part(manifest: Manifest) -> None:
     monitor.phase_finish("part")
     monitor.step_complete("all", 0)
     monitor.phase_finish("all")  # a step early, as TensorRT-RTX does
-    assert told == [0, 0, 0.25, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 1.0]
+    assert report_progress == [0, 0, 0.25, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 1.0]
 
 
 def test_a_listener_that_is_gone_ends_the_build(monkeypatch: pytest.MonkeyPatch, manifest: Manifest) -> None:

@@ -29,8 +29,8 @@ def test_everything_that_is_needed_and_nothing_else_is_fetched_from_the_first_mi
     assert resolved.files["tokenizer"].name == "tokenizer.json"
     assert "unneeded.ckpt" not in world.hub.asked
     assert any("downloading stable-diffusion-2-1-base from first/" in line and "GB" in line for line in world.said)
-    assert not [path for path in world.places.downloads.rglob("*") if path.is_symlink()]
-    assert not list(world.places.downloads.rglob("*.part"))
+    assert not [path for path in world.folders.downloads.rglob("*") if path.is_symlink()]
+    assert not list(world.folders.downloads.rglob("*.part"))
 
 
 def test_records_name_source_commit_hash_and_licence_of_each_weight_file(world: World) -> None:
@@ -48,7 +48,7 @@ def test_the_second_time_the_hub_is_not_asked(world: World) -> None:
     assert world.resolve() == first
     assert world.resolve(choice=OFFLINE) == first
     assert world.hub.asked == []
-    assert weight_digests(first, places=world.places)["unet/diffusion_pytorch_model.safetensors"] == sha256(
+    assert weight_digests(first, folders=world.folders)["unet/diffusion_pytorch_model.safetensors"] == sha256(
         world.folder("first", "stable-diffusion-2-1-base") / UNET
     )
 
@@ -103,7 +103,7 @@ def test_row_44_a_file_that_arrives_damaged_is_refused_and_never_kept(world: Wor
     with pytest.raises(WeightError, match=rf"first/.*{UNET} {reason}.*second/.*{UNET} {reason}"):
         world.resolve()
     assert not world.downloaded("stable-diffusion-2-1-base", UNET).exists()
-    assert not list(world.places.downloads.rglob("unet/*.safetensors"))
+    assert not list(world.folders.downloads.rglob("unet/*.safetensors"))
     world.hub.cut_off.clear()
     world.hub.swapped.clear()
     assert world.resolve().files["unet"].is_dir()
@@ -120,10 +120,10 @@ def test_row_44_a_file_that_changed_upstream_at_the_same_commit_is_refused(world
 
 
 def test_row_44_a_mirror_with_other_bytes_than_the_first_one_pins_is_refused(world: World) -> None:
-    lock = json.loads(world.places.packaged_lock.read_text())
+    lock = json.loads(world.folders.packaged_lock.read_text())
     second = lock["networks"]["stable-diffusion-2-1-base"]["mirrors"][1]
     second["files"][UNET] = {"sha256": None, "bytes": None}
-    world.places.packaged_lock.write_text(json.dumps(lock))
+    world.folders.packaged_lock.write_text(json.dumps(lock))
     make_role(world.folder("second", "stable-diffusion-2-1-base") / "unet", "unet", seed=9)
     world.hub.gone.add("first/stable-diffusion-2-1-base")
     with pytest.raises(WeightError, match=rf"second/.*{UNET} is not the file that is pinned"):
@@ -156,7 +156,7 @@ def test_locked_takes_what_is_pinned(world: World) -> None:
 def test_row_44_what_was_pinned_at_first_use_is_kept_and_later_changes_are_refused(world: World) -> None:
     world.lock("main", pinned=False, owners=("first",))
     first = world.resolve(DINO)
-    user = json.loads(world.places.user_lock.read_text())["networks"]["dinov2-base"]["mirrors"][0]
+    user = json.loads(world.folders.user_lock.read_text())["networks"]["dinov2-base"]["mirrors"][0]
     model = world.folder("first", "dinov2-base") / "model.safetensors"
     assert user["revision"] == COMMIT
     assert user["files"]["model.safetensors"] == {"sha256": sha256(model), "bytes": model.stat().st_size}
@@ -206,12 +206,12 @@ def test_a_lock_is_completed_for_maintainers_without_touching_pins(world: World)
     world.lock("main", pinned=False)
     world.hub.gone.add("second/taesd")
     written = world.root / "new.json"
-    left = write_lock(written, world.said.append, hub=world.hub, source=world.places.packaged_lock)
+    left = write_lock(written, world.said.append, hub=world.hub, source=world.folders.packaged_lock)
     assert left == ("taesd second/taesd config.json", "taesd second/taesd diffusion_pytorch_model.safetensors")
     world.hub.gone.clear()
     assert write_lock(written, world.said.append, hub=world.hub, source=written) == ()
     world.lock()
-    assert json.loads(written.read_text()) == json.loads(world.places.packaged_lock.read_text())
+    assert json.loads(written.read_text()) == json.loads(world.folders.packaged_lock.read_text())
     before = written.read_bytes()
     make_role(world.folder("first", "dinov2-base"), "dinov2", seed=3)
     write_lock(written, world.said.append, hub=world.hub, source=written)
@@ -220,6 +220,6 @@ def test_a_lock_is_completed_for_maintainers_without_touching_pins(world: World)
 
 
 def test_downloads_that_cannot_be_kept_say_where(world: World) -> None:
-    world.places.downloads.write_text("a file where the folder should be")
+    world.folders.downloads.write_text("a file where the folder should be")
     with pytest.raises(WeightError, match=r"cannot keep clip-vit-base-patch16 in .*weights: File exists; free space"):
         world.resolve(SD)

@@ -242,12 +242,12 @@ def test_openrail_restrictions_are_said_to_travel() -> None:
 
 def test_digests_change_with_any_file(world: World, local: WeightChoice) -> None:
     resolved = world.resolve(SD, local)
-    before = weight_digests(resolved, places=world.places)
+    before = weight_digests(resolved, folders=world.folders)
     assert set(before) >= {"clip/config.json", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"}
     for role in ("unet", "scheduler"):
         config = next(resolved.files[role].glob("*.json"))
         config.write_text(config.read_text() + " ")
-        after = weight_digests(resolved, places=world.places)
+        after = weight_digests(resolved, folders=world.folders)
         assert {key for key in before if before[key] != after[key]} == {f"{role}/{config.name}"}
         before = after
 

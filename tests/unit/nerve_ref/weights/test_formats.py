@@ -153,10 +153,10 @@ def clip_pickle(world: World, content: object) -> None:
         folder = world.folder(owner, "clip-vit-base-patch16")
         (folder / "model.safetensors").unlink(missing_ok=True)
         torch.save(content, folder / "pytorch_model.bin")
-    lock = json.loads(world.places.packaged_lock.read_text())["networks"]
+    lock = json.loads(world.folders.packaged_lock.read_text())["networks"]
     folder = world.folder("first", "clip-vit-base-patch16")
     lock["clip-vit-base-patch16"]["mirrors"] = [mirror("first/clip-vit-base-patch16", COMMIT, folder)]
-    write_lock_json(world.places.packaged_lock, **lock)
+    write_lock_json(world.folders.packaged_lock, **lock)
 
 
 def test_a_mirror_with_only_a_pickle_is_converted_once_and_named_as_what_was_served(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_mirror_with_only_a_pickle_is_converted_once_and_named_as_what_was_ser
     record = next(record for record in resolved.records if record.role == "clip")
     assert record.source.endswith(f"@{COMMIT}:pytorch_model.bin")
     assert record.sha256 == sha256(world.folder("first", "clip-vit-base-patch16") / "pytorch_model.bin")
-    assert not list(world.places.downloads.rglob("*.bin"))
+    assert not list(world.folders.downloads.rglob("*.bin"))
     world.hub.asked.clear()
     assert world.resolve() == resolved
     assert world.hub.asked == []
@@ -194,7 +194,7 @@ def test_row_42_even_a_pinned_pickle_with_code_is_refused(tmp_path: Path, marker
     with pytest.raises(WeightError, match=r"pytorch_model\.bin is refused: it holds more than tensors, or is damaged"):
         world.resolve()
     assert not marker.exists()
-    assert not list(world.places.downloads.rglob("model.safetensors"))
+    assert not list(world.folders.downloads.rglob("model.safetensors"))
 
 
 @pytest.mark.parametrize("content", [[torch.ones(1)], {"a": 1.0}, {1: torch.ones(1)}])

@@ -15,7 +15,7 @@ import pytest
 from nerve_runtime.errors import NerveError, SourceError
 from nerve_runtime.frames import Frame
 from nerve_stream.cli.summary import percentiles_ms, summary_record, summary_table
-from nerve_stream.monitoring.counters import KEPT_RUNS, Ring, SourceCounts, SourceTally, Spread, merged_spreads
+from nerve_stream.monitoring.counters import KEPT_RUNS, Ring, SourceCounters, SourceCounts, Spread, merged_spreads
 from nerve_stream.monitoring.health import Health, ObservedSource, WorkerState, process_health
 from nerve_stream.pipeline import LocalWorker, StreamJob, StreamReport, run_streams
 from tests.data.stream_doubles import DoubleSegmenter, labelled, numbered
@@ -50,7 +50,7 @@ def observed(**changes: Any) -> ObservedSource:
         "name": "door",
         "frames": FakeCamera(),
         "counts": lambda: SourceCounts(10, 6, superseded=2, failed=1, in_flight=1),
-        "tally": SourceTally(),
+        "counters": SourceCounters(),
         "error": lambda: None,
         "ended": lambda: False,
         "last_failure": lambda: None,
@@ -94,38 +94,39 @@ def test_percentiles_are_those_of_numpy() -> None:
 
 def test_ages_of_the_last_minute_and_the_worst_of_all_are_known() -> None:
     clock = FakeClock()
-    tally = SourceTally(clock)
-    tally.arrived()
-    tally.wrote(aged(clock, 900), labelled(aged(clock, 900), keyframe=True))
+    counters = SourceCounters(clock)
+    counters.arrived()
+    counters.wrote(aged(clock, 900), labelled(aged(clock, 900), keyframe=True))
     clock.now_ns += 61_000 * NS_PER_MS
     for age_ms in (10, 20, 30):
         clock.now_ns += 40 * NS_PER_MS
-        tally.wrote(aged(clock, age_ms), labelled(aged(clock, age_ms), valid=False))
-    progress = tally.progress()
+        counters.wrote(aged(clock, age_ms), labelled(aged(clock, age_ms), valid=False))
+    progress = counters.progress()
     assert (progress.written, progress.keyframes, progress.invalid) == (4, 1, 3)
     assert (progress.age.p50_ms, progress.age.worst_ms, progress.worst_age_ms) == (20, 30, 900)
     assert progress.since_frame_s == pytest.approx(61.12)
     assert progress.fps == 25
     clock.now_ns += 10_000 * NS_PER_MS
-    assert tally.progress().fps == 0
-    assert SourceTally(clock).progress().since_frame_s is None
+    assert counters.progress().fps == 0
+    assert SourceCounters(clock).progress().since_frame_s is None
 
 
 def test_a_long_run_costs_no_more_memory_than_a_short_one() -> None:
     clock = FakeClock()
-    tally = SourceTally(clock)
+    counters = SourceCounters(clock)
 
     def size_bytes() -> int:
         return sum(
-            sys.getsizeof(ring._kept) for ring in (tally._written_ns, tally._ages_ms, *tally._stages._rings.values())
+            sys.getsizeof(ring._kept)
+            for ring in (counters._written_ns, counters._ages_ms, *counters._stages._rings.values())
         )
 
-    tally.wrote(aged(clock, 1), labelled(aged(clock, 1)))
+    counters.wrote(aged(clock, 1), labelled(aged(clock, 1)))
     before = size_bytes()
     for _ in range(KEPT_RUNS + 100):
-        tally.wrote(aged(clock, 1), labelled(aged(clock, 1)))
+        counters.wrote(aged(clock, 1), labelled(aged(clock, 1)))
     assert size_bytes() == before
-    assert tally.stage_times()["total"][1] == KEPT_RUNS + 101
+    assert counters.stage_times()["total"][1] == KEPT_RUNS + 101
 
 
 def test_a_snapshot_says_how_source_worker_and_process_are() -> None:

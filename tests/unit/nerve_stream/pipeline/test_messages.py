@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerve_stream.pipeline import SegmenterOptions
-from nerve_stream.pipeline.messages import PREFIX, MessageReader, WireError, frame_from, frame_header, send_message
+from nerve_stream.pipeline.messages import (
+    PREFIX,
+    ConnectionLostError,
+    MessageReader,
+    frame_from,
+    frame_header,
+    send_message,
+)
 from tests.data.stream_doubles import blank
 
 
@@ -50,7 +57,7 @@ def test_a_frame_larger_than_the_pipe_arrives_with_its_numbers() -> None:
     np.testing.assert_array_equal(received.rgb, frame.rgb[::-1])
     assert (received.index, received.time_s, received.arrived_ns) == (77, frame.time_s, frame.arrived_ns)
     os.close(read_fd)
-    with pytest.raises(WireError, match=r"the other side is gone \(EPIPE\)"):
+    with pytest.raises(ConnectionLostError, match=r"the other side is gone \(EPIPE\)"):
         send_message(write_fd, {"kind": "late"})
     os.close(write_fd)
 
@@ -60,10 +67,10 @@ def test_the_end_of_the_other_side_and_noise_are_told() -> None:
     reader = MessageReader(read_fd)
     assert reader.next(0) is None
     os.write(write_fd, PREFIX.pack(2**31, 7))
-    with pytest.raises(WireError, match="more than any message has"):
+    with pytest.raises(ConnectionLostError, match="more than any message has"):
         reader.next(0)
     os.close(write_fd)
-    with pytest.raises(WireError, match="the other side is gone"):
+    with pytest.raises(ConnectionLostError, match="the other side is gone"):
         MessageReader(read_fd).next(0)
     os.close(read_fd)
 

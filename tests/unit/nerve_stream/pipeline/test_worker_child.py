@@ -50,7 +50,7 @@ class Talk:
 
 @pytest.fixture
 def talk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
-    monkeypatch.setattr(worker_child, "_leave_with_parent", lambda read_fd: None)  # it would end the test with the pipe
+    monkeypatch.setattr(worker_child, "_exit_with_parent", lambda read_fd: None)  # it would end the test with the pipe
     talk = Talk()
     yield talk
     if not talk.codes:

@@ -33,7 +33,7 @@ def options(bundle: Path) -> SegmenterOptions:
     )
 
 
-def through(worker: Worker) -> dict[str, list[FrameResult]]:
+def finished(worker: Worker) -> dict[str, list[FrameResult]]:
     results: dict[str, list[FrameResult]] = {"a": [], "b": []}
     jobs = [
         StreamJob("a", frames(1), lambda frame, result: results["a"].append(result)),
@@ -51,7 +51,7 @@ def test_two_videos_side_by_side_come_out_as_each_alone(kind: str, bundle: Path)
         else:
             worker = LocalWorker(segmenter, overlap=kind == "side by side")
         with worker:
-            results = through(worker)
+            results = finished(worker)
             assert worker.describe() == segmenter.backend
             assert worker.class_names == segmenter.class_names
         for seed, name in ((1, "a"), (2, "b")):

@@ -267,7 +267,7 @@ def test_a_keyframe_comes_every_second(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_closing_leaves_no_process_no_thread_and_no_open_file() -> None:
     before = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
     stream = OutgoingStream(f"udp://127.0.0.1:{free_port()}", SIZE_HW)
-    child = stream._link
+    child = stream._sender
     write_frames(stream, 5)
     stream.close()
     stream.close()

@@ -13,7 +13,7 @@ import pytest
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.frames import Frame
 from nerve_stream.sources.opening import open_frames
-from nerve_stream.sources.pictures import Times
+from nerve_stream.sources.pictures import Timestamps
 from tests.data.media import decoded_rgb, make_video, probed, run_ffmpeg
 from tests.data.true_clips import CLIPS
 from tests.unit.nerve_stream.sources.test_frames import write_image
@@ -162,7 +162,7 @@ def test_a_senseless_part_is_refused(tmp_path: Path, asked: dict[str, float], ex
 
 def times_of(*stamps: tuple[int | None, int | None]) -> list[Fraction | None]:
     """What Times makes of pictures with these presentation and packet times, in tenths of a second."""
-    times = Times()
+    times = Timestamps()
     pictures = [SimpleNamespace(pts=shown, dts=packet, time_base=Fraction(1, 10)) for shown, packet in stamps]
     return [ticks_s and ticks_s * 10 for ticks_s in map(times.time_s, pictures)]
 

@@ -30,8 +30,8 @@ QUICK = LiveOptions(open_timeout_s=5, read_timeout_s=0.3)
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "SLACK_S", 0.2)
-    monkeypatch.setattr(decoder, "GOODBYE_S", 0.3)
-    monkeypatch.setattr(decoder, "GRACE_S", 0.3)
+    monkeypatch.setattr(decoder, "CLOSE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(decoder, "TERMINATE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(live, "Backoff", lambda longest_s: restarts.Backoff(0.01, 0.05))
 
 
@@ -49,7 +49,7 @@ def children() -> list[psutil.Process]:
     return psutil.Process().children()
 
 
-def taken(frames: Iterator[Frame], count: int) -> list[Frame]:
+def decoded(frames: Iterator[Frame], count: int) -> list[Frame]:
     return list(itertools.islice(frames, count))
 
 
@@ -59,7 +59,7 @@ def test_row_29_a_decoder_that_ignores_sigterm_is_killed_and_leaves_nothing(scri
     with open_frames(URL, live=QUICK) as source:
         (stubborn,) = [child for child in children() if child not in before]
         frames = iter(source)
-        assert len(taken(frames, 3)) == 3
+        assert len(decoded(frames, 3)) == 3
         assert next(frames).index == 3
         assert source.reconnects == 1
         assert not stubborn.is_running()
@@ -75,7 +75,7 @@ def test_a_loss_is_told_once_with_its_return_and_without_the_password(
 ) -> None:
     scripts += [fake_decoders.BREAKING_OFF, *[fake_decoders.REFUSING] * 4, fake_decoders.ENDLESS]
     with caplog.at_level(logging.INFO), open_frames(URL, live=QUICK) as source:
-        assert len(taken(iter(source), 5)) == 5
+        assert len(decoded(iter(source), 5)) == 5
     lost, back = [record.getMessage() for record in caplog.records if record.name == "nerve_runtime"]
     assert lost == "source rtsp://***@127.0.0.1:1/live is lost: the cable is out"
     assert back.startswith("source rtsp://***@127.0.0.1:1/live is back after ")
@@ -84,7 +84,7 @@ def test_a_loss_is_told_once_with_its_return_and_without_the_password(
 def test_indices_and_times_go_on_over_a_loss(scripts: list[str]) -> None:
     scripts += [fake_decoders.BREAKING_OFF]
     with open_frames(URL, live=QUICK) as source:
-        frames = taken(iter(source), 9)
+        frames = decoded(iter(source), 9)
         assert source.reconnects == 2
     assert [frame.index for frame in frames] == list(range(9))
     times_s = [frame.time_s for frame in frames]
@@ -137,7 +137,7 @@ def test_row_32_a_decoder_that_crashes_again_and_again_has_failed(scripts: list[
 
 def test_words_that_are_no_message_are_refused(scripts: list[str]) -> None:
     scripts += [fake_decoders.BABBLING]
-    with pytest.raises(SourceError, match="said something that is no frame"):
+    with pytest.raises(SourceError, match="sent something that is no frame"):
         open_frames(URL, live=QUICK)
 
 
@@ -154,7 +154,7 @@ def test_a_source_may_be_waited_for(scripts: list[str]) -> None:
     with open_frames(URL, live=LiveOptions(wait_for_source=True)) as source:
         assert (source.state, source.size_hw, source.last_error) == ("opening", (0, 0), "nobody is there")
         frames = iter(source)
-        assert [frame.index for frame in taken(frames, 2)] == [0, 1]
+        assert [frame.index for frame in decoded(frames, 2)] == [0, 1]
         assert (source.state, source.size_hw, source.fps, source.reconnects) == ("streaming", (2, 2), Fraction(10), 0)
 
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerve_runtime.errors import SourceError
-from nerve_stream.sources.decoding.child import WAITING_PICTURES, Outbox
+from nerve_stream.sources.decoding.child import WAITING_PICTURES, PictureSender
 from nerve_stream.sources.decoding.messages import HEADER_BYTES, Header, Kind
-from nerve_stream.sources.decoding.readers import Taken
-from nerve_stream.sources.decoding.recipe import CameraRecipe, StreamRecipe, read_recipe_line, recipe_line
+from nerve_stream.sources.decoding.readers import DecodedPicture
+from nerve_stream.sources.decoding.recipe import CameraRecipe, StreamRecipe, decode_recipe, encode_recipe
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
-def taken(index: int) -> Taken:
-    return Taken(lambda: np.full((2, 2, 3), index, dtype=np.uint8), index, index, Fraction(index))
+def decoded(index: int) -> DecodedPicture:
+    return DecodedPicture(lambda: np.full((2, 2, 3), index, dtype=np.uint8), index, index, Fraction(index))
 
 
 def received(descriptor: int) -> tuple[Header, bytes]:
@@ -36,11 +36,11 @@ def received(descriptor: int) -> tuple[Header, bytes]:
 
 
 def test_a_parent_that_asks_late_gets_the_newest_pictures_and_the_count_of_the_others(pipe: tuple[int, int]) -> None:
-    outbox = Outbox(pipe[1])
-    outbox.start()
+    sender = PictureSender(pipe[1])
+    sender.start()
     for index in range(100):
-        outbox.put(taken(index))  # returns at once, though nobody asks
-    outbox.ask(1)
+        sender.put(decoded(index))  # returns at once, though nobody asks
+    sender.request(1)
     header, pixels = received(pipe[0])
     assert (header.index, header.superseded, pixels) == (
         100 - WAITING_PICTURES,
@@ -54,14 +54,14 @@ def test_a_parent_that_asks_late_gets_the_newest_pictures_and_the_count_of_the_o
 
 
 def test_of_a_recording_nothing_is_left_out(pipe: tuple[int, int]) -> None:
-    outbox = Outbox(pipe[1])
-    outbox.recorded = True
-    outbox.start()
-    feeding = threading.Thread(target=lambda: deque(map(outbox.put, map(taken, range(20))), maxlen=0))
+    sender = PictureSender(pipe[1])
+    sender.recorded = True
+    sender.start()
+    feeding = threading.Thread(target=lambda: deque(map(sender.put, map(decoded, range(20))), maxlen=0))
     feeding.start()
     indices = []
     for _ in range(20):
-        outbox.ask(1)
+        sender.request(1)
         indices.append(received(pipe[0])[0].index)
     feeding.join(5)
     assert (indices, feeding.is_alive()) == (list(range(20)), False)
@@ -71,12 +71,12 @@ def test_a_sign_of_life_is_given_while_no_picture_is_wanted(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nerve_stream.sources.decoding.child.ALIVE_EVERY_S", 0.0)
-    outbox = Outbox(pipe[1])
-    outbox.start()
-    outbox.ask(1)
-    outbox.pass_over()
+    sender = PictureSender(pipe[1])
+    sender.start()
+    sender.request(1)
+    sender.skip()
     assert received(pipe[0])[0].kind == Kind.ALIVE
-    outbox.put(taken(7))
+    sender.put(decoded(7))
     assert received(pipe[0])[0].index == 7  # the question still stood
 
 
@@ -104,16 +104,16 @@ def test_any_other_bytes_are_refused_or_small(packed: bytes) -> None:
 
 def test_sizes_that_do_not_fit_their_pixels_are_refused() -> None:
     for size_hw, payload_bytes in (((2, 2), 13), ((0, 0), 0), ((8000, 8000), 8000 * 8000 * 3)):
-        with pytest.raises(SourceError, match="said something that is no frame"):
+        with pytest.raises(SourceError, match="sent something that is no frame"):
             Header.unpacked(Header(Kind.PICTURE, size_hw, payload_bytes=payload_bytes).packed())
-    with pytest.raises(SourceError, match="said something that is no frame"):
+    with pytest.raises(SourceError, match="sent something that is no frame"):
         Header.unpacked(Header(Kind.LOST, payload_bytes=10**9).packed())
 
 
 def test_a_recipe_comes_back_as_it_was() -> None:
     stream = StreamRecipe("rtsp://me:secret@host/é", "rtsp://***@host/é", {"rtsp_transport": "tcp"}, 5.0, 2.0)
     for recipe in (stream, CameraRecipe(3, 5.0, 2.0)):
-        line = recipe_line(recipe, 4)
+        line = encode_recipe(recipe, 4)
         assert line.count(b"\n") == 1
-        assert read_recipe_line(line) == (recipe, 4)
+        assert decode_recipe(line) == (recipe, 4)
     assert "secret" not in f"{stream} {stream!r}"

@@ -40,7 +40,7 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def taken(frames: Iterator[Frame], count: int) -> list[Frame]:
+def decoded(frames: Iterator[Frame], count: int) -> list[Frame]:
     return list(itertools.islice(frames, count))
 
 
@@ -48,7 +48,7 @@ def test_an_rtsp_camera_gives_its_frames_in_order_at_its_own_times(server: Serve
     with open_frames(server.url) as source:
         assert (source.live, source.size_hw, source.fps, source.count) == (True, (120, 160), Fraction(FPS), None)
         assert "secret" not in source.name
-        frames = taken(iter(source), 20)
+        frames = decoded(iter(source), 20)
     numbers = [number_of(frame.rgb) for frame in frames]
     assert np.diff(numbers).tolist() == np.diff([frame.index for frame in frames]).tolist()
     times_s = [float(frame.time_s - frames[1].time_s) for frame in frames[1:]]
@@ -58,7 +58,7 @@ def test_an_rtsp_camera_gives_its_frames_in_order_at_its_own_times(server: Serve
 
 def test_every_third_frame_of_a_camera(server: Server) -> None:
     with open_frames(server.url, every=3) as source:
-        frames = taken(iter(source), 5)
+        frames = decoded(iter(source), 5)
     assert {frame.index % 3 for frame in frames} == {0}
     numbers = [number_of(frame.rgb) for frame in frames]
     assert np.diff(numbers).tolist() == np.diff([frame.index for frame in frames]).tolist()
@@ -67,9 +67,9 @@ def test_every_third_frame_of_a_camera(server: Server) -> None:
 def test_row_48_who_did_not_read_for_a_while_finds_new_frames_and_no_backlog(server: Server) -> None:
     with open_frames(server.url) as source:
         frames = iter(source)
-        before = taken(frames, 5)[-1]
+        before = decoded(frames, 5)[-1]
         time.sleep(1.5)
-        after = taken(frames, 6)
+        after = decoded(frames, 6)
         ages_s = [(time.monotonic_ns() - frame.arrived_ns) / 1e9 for frame in after[-1:]]
     assert after[3].index - before.index > FPS  # what waited was left out
     assert after[3].arrived_ns - before.arrived_ns > 1.3e9
@@ -112,7 +112,7 @@ def test_ctrl_c_is_left_to_the_parent(server: Server) -> None:
         frames = iter(source)
         pid = source._decoder.pid  # type: ignore[attr-defined]
         os.kill(pid, signal.SIGINT)
-        taken(frames, 10)
+        decoded(frames, 10)
         assert (source._decoder.pid, source.reconnects) == (pid, 0)  # type: ignore[attr-defined]
 
 
@@ -191,7 +191,7 @@ def test_a_url_that_went_through_pathlib_is_still_one() -> None:
 def test_an_mjpeg_stream_over_http_is_timed_by_its_arrival(tmp_path: Path) -> None:
     with http_camera(tmp_path) as host, open_frames(f"http://{host}/live") as source:
         reading = iter(source)
-        frames = taken(reading, 12)
+        frames = decoded(reading, 12)
         assert (source.size_hw, source.state) == ((48, 64), "streaming")
     numbers = [number_of(frame.rgb) for frame in frames]
     assert np.diff(numbers).tolist() == np.diff([frame.index for frame in frames]).tolist()
@@ -229,7 +229,7 @@ def test_row_46_a_redirect_to_a_file_is_refused(tmp_path: Path, target: str) -> 
 def test_a_redirect_to_another_web_address_is_followed(tmp_path: Path) -> None:
     make_video(tmp_path / "clip.ts", *H264)
     with http_camera(tmp_path) as host, open_frames(f"http://{host}/leave?http://{host}/live") as source:
-        assert len(taken(iter(source), 3)) == 3
+        assert len(decoded(iter(source), 3)) == 3
 
 
 def test_row_46_a_playlist_that_names_a_file_is_refused(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_stream_over_udp_is_read(tmp_path: Path) -> None:
     sender = subprocess.Popen(command)
     try:
         with open_frames(f"udp://127.0.0.1:{port}") as source:
-            frames = taken(iter(source), 5)
+            frames = decoded(iter(source), 5)
     finally:
         sender.kill()
         sender.wait()
@@ -276,7 +276,7 @@ def fake_camera(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_camera_is_live_and_is_reached_again_when_it_was_unplugged() -> None:
     with open_frames("0") as source:
         assert (source.name, source.live, source.fps, source.count) == ("camera 0", True, Fraction(30), None)
-        frames = taken(iter(source), 3)
+        frames = decoded(iter(source), 3)
         assert frames[0].time_s == 0
         assert source.last_error in {None, "camera 0 gives no more frames; check its cable"}
     assert frames[0].rgb[0, 0].tolist() == [220, 20, 20]
