@@ -1,6 +1,5 @@
 """What runs in processes of their own: the export of one stage. Imports PyTorch and its company on purpose, once."""
 
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nerve_export.graphs.merge import merged_graph
 from nerve_export.graphs.modules import NetworkStage, TextStage
 from nerve_export.graphs.precision import StagePrecision, audited, read_precision_plan
 from nerve_export.graphs.stages import MERGED, TABLE, Sizes, fixed_readout_spec
+from nerve_export.isolation import peak_rss_mb
 from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.frames import FRAMES, parity_frames
 from nerve_export.parity.measures import ParityReport
@@ -69,11 +69,7 @@ def export_stage(
     record = StageRecord(onnx=path.name, external_data=external, spec=row.spec(sizes), gmac=round(count_gmac(model), 6))
     own = [folder / name for name in external if stage != MERGED]
     size = sum(file.stat().st_size for file in (path, *own))
-    return Exported(record, precision, size, round(time.monotonic() - started, 2), _peak_rss_mb())
-
-
-def _peak_rss_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    return Exported(record, precision, size, round(time.monotonic() - started, 2), peak_rss_mb())
 
 
 def _merge(
@@ -150,7 +146,7 @@ def write_reference(plan: BuildPlan, resolved: ResolvedWeights | None, folder: P
     preset = presets()[plan.preset]
     frames = FRAMES if preset.is_packaged else 1
     reference_taps(plan_models(plan, resolved), plan.params, preset.parity_classes, frames, folder)
-    return _peak_rss_mb()
+    return peak_rss_mb()
 
 
 def compare_with_reference(bundle: Path, manifest: Manifest, taps: Path) -> tuple[ParityReport, float]:
@@ -160,4 +156,4 @@ def compare_with_reference(bundle: Path, manifest: Manifest, taps: Path) -> tupl
     """
     method = [stage for stage in manifest.stages if TABLE[stage].network is None and stage != MERGED]
     stages = method if manifest.precision == "bf16" else None
-    return compare_bundle(bundle, manifest, taps, stages=stages), _peak_rss_mb()
+    return compare_bundle(bundle, manifest, taps, stages=stages), peak_rss_mb()

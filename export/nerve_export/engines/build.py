@@ -1,20 +1,16 @@
 """Engines for a bundle, one process each; engines whose key is there already are taken as they are."""
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nerve_export.engines.compile import (
+    BuilderOptions,
     Progress,
     builder_options,
+    compile_engine,
     engine_key,
     gpu_of,
     library,
@@ -22,19 +18,19 @@ from nerve_export.engines.compile import (
     memory_estimate,
     profile_of,
 )
-from nerve_export.engines.worker import EngineJob
-from nerve_runtime import errors
-from nerve_runtime.atomic import resource_errors
+from nerve_export.engines.timing_cache import read_timings, timing_cache_path, write_timings
+from nerve_export.isolation import peak_rss_mb, run_isolated
+from nerve_runtime.atomic import resource_errors, write_bytes_whole
 from nerve_runtime.backends.tensorrt.engine_records import graph_sha256, this_os_arch
 from nerve_runtime.bundle.graph_check import check_graph
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import EngineRecord, Manifest, file_sha256, load_manifest, verify_file
-from nerve_runtime.bundle.spec import StageName
-from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError, UsageError
+from nerve_runtime.bundle.spec import StageName, StageSpec
+from nerve_runtime.errors import BundleError, UsageError
 
 KEY_LETTERS = 16
-CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-LAST_LINES = 40
+LEAST_STEP = 0.005
+"""Progress is reported when the share done has grown by this much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,17 @@ class EngineFacts:
     seconds: float
     peak_rss_mb: float
     hit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledFile:
+    """What the process that compiled an engine sends back."""
+
+    backend_version: str
+    profile: dict[str, list[list[int]]]
+    bytes: int
+    seconds: float
+    peak_rss_mb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,94 +214,65 @@ def _compiled(
     bundle: Path, manifest: Manifest, plan: EnginePlan, progress: Progress
 ) -> tuple[EngineRecord, EngineFacts]:
     stage = manifest.stages[plan.stage]
-    job = EngineJob(
-        onnx=str((bundle / stage.onnx).resolve()),
-        spec=stage.spec.model_dump(mode="json"),
-        target=plan.target,
-        options=builder_options(stage.spec),
-        engine=str((bundle / plan.path).resolve()),
+    options = builder_options(stage.spec)
+    done: CompiledFile = run_isolated(
+        f"the compiler of {stage.onnx} for {plan.target}",
+        compile_to_file,
+        (bundle / stage.onnx).resolve(),
+        stage.spec,
+        plan.target,
+        options,
+        (bundle / plan.path).resolve(),
+        progress=progress,
+        fresh=True,
+        if_killed="close other programs, add swap, or compile one stage at a time with --stage",
+        if_crashed="copy the bundle again, or build it with --opset 20, or use another version of the library",
     )
-    done = run_apart(job, progress)
     record = EngineRecord(
         stage=plan.stage,
         target=plan.target,
         path=plan.path,
         key=plan.key,
         onnx_sha256=plan.onnx_sha256,
-        backend_version=done["backend_version"],
+        backend_version=done.backend_version,
         gpu=gpu_of(plan.target),
         os_arch=this_os_arch(),
         precision=manifest.precision,
-        profile=done["profile"],
-        builder_options=job.options,
+        profile=done.profile,
+        builder_options=options,
     )
-    fact = EngineFacts(
-        plan.stage, plan.target, plan.path, done["bytes"], done["seconds"], done["peak_rss_mb"], hit=False
-    )
+    fact = EngineFacts(plan.stage, plan.target, plan.path, done.bytes, done.seconds, done.peak_rss_mb, hit=False)
     return record, fact
 
 
-def run_apart(job: EngineJob, progress: Progress) -> dict[str, Any]:
-    """Compile one engine in a process of its own and return the facts about it.
+def compile_to_file(
+    onnx: Path, spec: StageSpec, target: str, options: BuilderOptions, engine_path: Path, *, progress: Progress
+) -> CompiledFile:
+    """Compile one engine and write it whole; runs in a process of its own, whose memory is one engine's.
 
     Raises:
-        NerveError: what the process told as its reason, or what its end by a signal means.
+        NerveError: as `compile_engine`, or the engine cannot be written.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "nerve_export.engines.worker", job.as_json()]
-    pipe = subprocess.PIPE  # as its input, never written to: its end tells the worker that this process is gone
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, env=environment, text=True) as worker:
-            try:
-                done = _outcome(worker.stdout or (), progress)
-                worker.wait()
-            except BaseException:
-                worker.kill()
-                raise
-        if done is not None and worker.returncode == 0:
-            return done
-        said.seek(0)
-        last_words = said.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-    raise _end(worker.returncode, job, last_words)
+    started = time.monotonic()
+    opened = library(library_of(target))
+    timings_path, timings = timing_cache_path(opened.backend_version, target), None
+    if not opened.compiles_for_absent_gpus:
+        timings, note = read_timings(timings_path)
+        if note:
+            progress(note, 0.0)
+    last_share = -1.0
 
+    def report_steps(phase: str, share: float) -> None:
+        nonlocal last_share
+        if share >= last_share + LEAST_STEP:
+            last_share = share
+            progress(phase, share)
 
-def _outcome(lines: Iterable[str], progress: Progress) -> dict[str, Any] | None:
-    """Facts from the worker's reports, or None when it ended without any."""
-    done: dict[str, Any] | None = None
-    for report in _reports(lines):
-        if "error" in report:
-            raise _error_of(report)
-        if "note" in report:
-            progress(report["note"], 0.0)
-        if "share" in report:
-            progress(report["phase"], report["share"])
-        done = report.get("done", done)
-    return done
-
-
-def _reports(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    # A line without its end was cut off by the worker's death, which is told by how it ended.
-    return (json.loads(line) for line in lines if line.endswith("\n"))
-
-
-def _error_of(report: dict[str, Any]) -> NerveError:
-    kind = getattr(errors, report["error"], CompatibilityError)
-    error: NerveError = kind(report["message"])
-    return error
-
-
-def _end(code: int, job: EngineJob, last_words: list[str]) -> Exception:
-    graph = Path(job.onnx).name
-    if code == -signal.SIGKILL:
-        return ResourceError(
-            f"the compiler of {graph} for {job.target} was killed, probably out of memory; close other programs, add swap, "
-            "or compile one stage at a time with --stage"
-        )
-    if code < 0 and -code in CRASHES:
-        return CompatibilityError(
-            f"the compiler of {graph} for {job.target} crashed ({signal.Signals(-code).name}), nothing was kept; copy the "
-            "bundle again, or build it with --opset 20, or use another version of the library"
-        )
-    if code < 0:
-        return ResourceError(f"the compiler of {graph} for {job.target} was ended by {signal.Signals(-code).name}")
-    return RuntimeError("\n".join([f"the compiler of {graph} for {job.target} ended with code {code}:", *last_words]))
+    engine = compile_engine(onnx, spec, target, timing_cache=timings, progress=report_steps, options=options)
+    write_bytes_whole(engine_path, engine.plan)
+    if engine.timing_cache is not None:
+        note = write_timings(timings_path, engine.timing_cache)
+        if note:
+            progress(note, 1.0)
+    seconds = round(time.monotonic() - started, 2)
+    return CompiledFile(engine.backend_version, engine.profile, len(engine.plan), seconds, peak_rss_mb())
