@@ -32,8 +32,11 @@ def percentiles_ms(report: StreamReport) -> dict[str, dict[str, float]]:
     """
     table = {}
     for stage in sorted(report.stages, key=_place):
-        spread = report.stages[stage]
-        table[stage] = {**{f"p{rank}_ms": getattr(spread, f"p{rank}_ms") for rank in PERCENTILES}, "runs": spread.runs}
+        of_stage = report.stages[stage]
+        table[stage] = {
+            **{f"p{rank}_ms": getattr(of_stage, f"p{rank}_ms") for rank in PERCENTILES},
+            "runs": of_stage.runs,
+        }
     return table
 
 

@@ -1,1 +1,1 @@
-"""What a run tells about itself: counters, health, metrics, status file."""
+"""Counters, health, Prometheus metrics and the status file of a run."""

@@ -1,4 +1,4 @@
-"""Numbers about a run that goes on for weeks, kept in memory that does not grow."""
+"""Counters and percentiles of a run of any length, in constant memory."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ DROP_REASONS: tuple[DropReason, ...] = ("superseded", "failed", "stopped", "paus
 
 PERCENTILES = (50, 90, 99)
 KEPT_RUNS = 4096
-"""Latest runs of a stage, and latest frames of a source, that percentiles are made of: under 3 minutes at 25 fps."""
+"""Latest runs of a stage, or frames of a source, that percentiles are computed over: under 3 minutes at 25 fps."""
 AGE_WINDOW_S = 60.0
 FPS_WINDOW_S = 5.0
 NS_PER_S = 1_000_000_000
@@ -27,7 +27,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """What became of the frames of one source; all numbers are of the same moment.
+    """How many frames of one source are done, dropped or in flight, all at the same moment.
 
     Attributes:
         frames_in: frames that the source delivered.
@@ -36,7 +36,7 @@ class SourceCounts:
         failed: dropped because segmenting or writing them failed.
         stopped: dropped because the run was ended.
         paused: dropped because a live source went on during a pause.
-        in_flight: on their way.
+        in_flight: not yet done or dropped.
     """
 
     frames_in: int = 0
@@ -49,7 +49,7 @@ class SourceCounts:
 
     @property
     def dropped(self) -> int:
-        """Frames that came in and will never be written, whatever the reason."""
+        """Frames that came in and will never be written, for any reason."""
         return sum(self.dropped_by_reason.values())
 
     @property
@@ -59,33 +59,33 @@ class SourceCounts:
 
     @property
     def conserved(self) -> bool:
-        """No frame was lost or counted twice: in == done + dropped + in flight."""
+        """Whether no frame was lost or counted twice: in == done + dropped + in flight."""
         return self.frames_in == self.done + self.dropped + self.in_flight
 
 
-class Ring:
+class RingBuffer:
     """The latest numbers of a series, float64 (up to `size`,), and how many there were in all."""
 
     def __init__(self, size: int = KEPT_RUNS) -> None:
         self.total = 0
-        # Filled, not merely reserved: memory that is first touched after minutes would look like a leak.
-        self._kept: FloatArray = np.full(size, np.nan, dtype=np.float64)
+        # Filled rather than reserved: memory first touched after minutes would look like a leak.
+        self._values: FloatArray = np.full(size, np.nan, dtype=np.float64)
 
     def add(self, value: float) -> None:
-        """Keep one more; the oldest gives way."""
-        self._kept[self.total % len(self._kept)] = value
+        """Add a number; the oldest is overwritten."""
+        self._values[self.total % len(self._values)] = value
         self.total += 1
 
     def latest(self) -> FloatArray:
-        """A copy of what is kept, oldest first."""
-        size = len(self._kept)
+        """A copy of the numbers, oldest first."""
+        size = len(self._values)
         if self.total <= size:
-            return self._kept[: self.total].copy()
-        return np.roll(self._kept, -(self.total % size))
+            return self._values[: self.total].copy()
+        return np.roll(self._values, -(self.total % size))
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Percentiles:
     """Percentiles of a series in milliseconds; all 0 while nothing was measured.
 
     Attributes:
@@ -99,8 +99,8 @@ class Spread:
     runs: int = 0
 
     @classmethod
-    def of(cls, values_ms: FloatArray, runs: int) -> "Spread":
-        """The spread of float64 (n,) milliseconds, out of `runs` values in all."""
+    def of(cls, values_ms: FloatArray, runs: int) -> "Percentiles":
+        """The percentiles of float64 (n,) milliseconds, of `runs` values in all."""
         if len(values_ms) == 0:
             return cls(runs=runs)
         low, middle, high = (round(float(value), 3) for value in np.percentile(values_ms, PERCENTILES))
@@ -115,35 +115,35 @@ class StageTimes:
     """Milliseconds of the latest runs of every stage."""
 
     def __init__(self) -> None:
-        self._rings: dict[str, Ring] = {}
+        self._durations_ms: dict[str, RingBuffer] = {}
 
     def add(self, timings_ms: dict[str, float]) -> None:
         """Add the stages of one frame."""
-        for stage, spent_ms in timings_ms.items():
-            self._rings.setdefault(stage, Ring()).add(spent_ms)
+        for stage, duration_ms in timings_ms.items():
+            self._durations_ms.setdefault(stage, RingBuffer()).add(duration_ms)
 
     def latest(self) -> dict[str, tuple[FloatArray, int]]:
         """For each stage its latest milliseconds and how often it ran in all."""
-        return {stage: (ring.latest(), ring.total) for stage, ring in self._rings.items()}
+        return {stage: (ring.latest(), ring.total) for stage, ring in self._durations_ms.items()}
 
-    def spreads(self) -> dict[str, Spread]:
+    def percentiles(self) -> dict[str, Percentiles]:
         """Percentiles by stage."""
-        return {stage: Spread.of(values_ms, runs) for stage, (values_ms, runs) in self.latest().items()}
+        return {stage: Percentiles.of(values_ms, runs) for stage, (values_ms, runs) in self.latest().items()}
 
 
-def merged_spreads(all_times: list[dict[str, tuple[FloatArray, int]]]) -> dict[str, Spread]:
+def merged_percentiles(all_times: list[dict[str, tuple[FloatArray, int]]]) -> dict[str, Percentiles]:
     """Percentiles by stage over several sources."""
     merged = {}
     for stage in dict.fromkeys(stage for times in all_times for stage in times):
         of_stage = [times[stage] for times in all_times if stage in times]
         values_ms = np.concatenate([values for values, _ in of_stage])
-        merged[stage] = Spread.of(values_ms, sum(runs for _, runs in of_stage))
+        merged[stage] = Percentiles.of(values_ms, sum(runs for _, runs in of_stage))
     return merged
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """What `SourceCounters` knows at one moment.
+class SourceProgress:
+    """The numbers of `SourceCounters` at one moment.
 
     Attributes:
         written: results written.
@@ -152,36 +152,36 @@ class Progress:
         fps: results written a second, over the last 5 seconds.
         age: time from a frame's arrival to its result being written, of frames written in the last 60 s (at most 4096).
         worst_age_ms: the longest of the whole run.
-        since_frame_s: seconds since the source delivered a frame, None if it never did.
+        since_frame_s: seconds since the source delivered a frame, None if it has not.
     """
 
     written: int
     invalid: int
     keyframes: int
     fps: float
-    age: Spread
+    age: Percentiles
     worst_age_ms: float
     since_frame_s: float | None
 
 
 class SourceCounters:
-    """Counts results and measures ages of one source; all methods may be called from any thread."""
+    """Counts the results of one source and measures their ages; thread-safe."""
 
     def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock_ns = clock_ns
         self._lock = threading.Lock()
         self._written = self._invalid = self._keyframes = 0
         self._stages = StageTimes()
-        self._written_ns, self._ages_ms = Ring(), Ring()
+        self._written_ns, self._ages_ms = RingBuffer(), RingBuffer()
         self._worst_age_ms = 0.0
         self._arrived_ns: int | None = None
 
-    def arrived(self) -> None:
-        """Note that the source delivered a frame now."""
+    def count_frame(self) -> None:
+        """Count a frame that the source delivers now."""
         self._arrived_ns = self._clock_ns()
 
-    def wrote(self, frame: Frame, result: FrameResult) -> None:
-        """Note that a result was written now."""
+    def count_result(self, frame: Frame, result: FrameResult) -> None:
+        """Count a result that was written now."""
         now_ns = self._clock_ns()
         age_ms = (now_ns - frame.arrived_ns) / NS_PER_MS
         with self._lock:
@@ -198,7 +198,7 @@ class SourceCounters:
         with self._lock:
             return self._stages.latest()
 
-    def progress(self) -> Progress:
+    def progress(self) -> SourceProgress:
         """All numbers of this moment."""
         now_ns = self._clock_ns()
         arrived_ns = self._arrived_ns
@@ -208,15 +208,15 @@ class SourceCounters:
             worst_age_ms = self._worst_age_ms
         recent_ms = ages_ms[written_ns >= now_ns - AGE_WINDOW_S * NS_PER_S]
         since_frame_s = None if arrived_ns is None else round((now_ns - arrived_ns) / NS_PER_S, 3)
-        age = Spread.of(recent_ms, counts[0])
-        return Progress(*counts, _fps(written_ns, now_ns), age, round(worst_age_ms, 3), since_frame_s)
+        age = Percentiles.of(recent_ms, counts[0])
+        return SourceProgress(*counts, _fps(written_ns, now_ns), age, round(worst_age_ms, 3), since_frame_s)
 
 
 def _fps(written_ns: FloatArray, now_ns: int) -> float:
-    """Frames a second of the last seconds; of those kept, where fewer than that are kept."""
+    """Results a second over the last seconds, as far back as they are kept."""
     recent_ns = written_ns[written_ns > now_ns - FPS_WINDOW_S * NS_PER_S]
     if len(recent_ns) < 2:
         return 0.0
-    # From the first frame in the window to now: right at the start of a run too, and falling once frames stay away.
+    # From the first frame in the window to now: correct at the start of a run, and falling when no frames come.
     span_s = (now_ns - recent_ns[0]) / NS_PER_S
     return round(float((len(recent_ns) - 1) / span_s), 2) if span_s > 0 else 0.0

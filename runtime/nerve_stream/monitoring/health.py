@@ -1,4 +1,4 @@
-"""How a run is doing, at any moment: frames, ages, drops and reconnects of every source; stages, worker and process."""
+"""The health of a run: frames, ages, drops and reconnects of every source; stages, worker and process."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import psutil
 
-from nerve_stream.monitoring.counters import SourceCounters, SourceCounts, Spread, merged_spreads
+from nerve_stream.monitoring.counters import Percentiles, SourceCounters, SourceCounts, merged_percentiles
 from nerve_stream.redaction import redacted
 from nerve_stream.sources.base import SourceState
 
@@ -18,33 +18,33 @@ WorkerState = Literal["opening", "ready", "restarting", "failed", "closed"]
 
 
 class ObservedWorker(Protocol):
-    """What health asks of a worker."""
+    """What `Health` reads of a worker."""
 
     @property
     def ready(self) -> bool:
-        """Whether the next frame can be expected to come out well."""
+        """Whether the next frame is expected to succeed."""
 
     @property
     def state(self) -> WorkerState:
-        """Where the worker stands."""
+        """What the worker does now."""
 
     @property
     def restarts(self) -> int:
-        """How often it was started again."""
+        """How often it was restarted."""
 
 
 @dataclass(slots=True)
 class ObservedSource:
-    """One source of a run, as health sees it.
+    """One source of a run, as `Health` reads it.
 
     Attributes:
         name: without its folder and without credentials.
         frames: the source itself; `state`, `reconnects`, `last_error` and `live` are read where it has them.
-        counts: gives what became of its frames.
-        counters: its results.
-        error: gives the error that ended it, or None.
-        ended: gives whether the run is through with it.
-        last_failure: gives the error of the last frame that was lost to one, or None.
+        counts: returns its frame counts.
+        counters: of its results.
+        error: returns the error that ended it, or None.
+        ended: returns whether the run is done with it.
+        last_failure: returns the error that failed a frame last, or None.
     """
 
     name: str
@@ -63,14 +63,14 @@ class SourceHealth:
     Attributes:
         state: "failed" and "ended" are final.
         live: a camera or a stream, whose frames come at their own pace.
-        counts: what became of its frames; their sum is exact.
+        counts: of its frames; their sum is exact.
         fps: results written a second, over the last 5 seconds.
         age: from a frame's arrival to its result being written, of the last 60 seconds.
         worst_age_ms: the longest of the run.
         since_frame_s: seconds since the source delivered a frame, None if it never did.
         reconnects: how often the source came back after a loss.
-        lost_at_source: frames that a live source replaced before they were taken; they are no part of `counts`.
-        last_error: what went wrong last with the source or one of its frames, without credentials; None if nothing did.
+        lost_at_source: frames that a live source replaced before they were read; not part of `counts`.
+        last_error: the last error of the source or one of its frames, without credentials; None if there was none.
         keyframes: frames whose attention was computed anew.
         invalid: frames whose scores were not finite.
     """
@@ -80,7 +80,7 @@ class SourceHealth:
     live: bool
     counts: SourceCounts
     fps: float
-    age: Spread
+    age: Percentiles
     worst_age_ms: float
     since_frame_s: float | None
     reconnects: int
@@ -92,14 +92,14 @@ class SourceHealth:
 
 @dataclass(frozen=True, slots=True)
 class ProcessHealth:
-    """What this process and its children hold.
+    """Memory, files and threads of this process and its children.
 
     Attributes:
         rss_bytes: resident memory of this process.
-        children_rss_bytes: of all its children together; memory that they share counts for each.
+        children_rss_bytes: of all its children together; memory that they share is counted for each.
         open_files: file descriptors open in this process.
         threads: of this process.
-        children: child processes, those that ended and were not waited for included.
+        children: child processes, including those that ended and were not waited for.
     """
 
     rss_bytes: int
@@ -116,11 +116,11 @@ class HealthSnapshot:
     Attributes:
         ready: the worker answers and its numbers are finite.
         worker_state: "closed" while there is none.
-        worker_restarts: how often the worker was started again.
+        worker_restarts: how often the worker was restarted.
         uptime_s: seconds since health was made.
         sources: in the order of the command line.
         stages: milliseconds by stage over all sources, of the latest runs.
-        process: what the process holds.
+        process: memory, files and threads.
     """
 
     ready: bool
@@ -128,15 +128,15 @@ class HealthSnapshot:
     worker_restarts: int
     uptime_s: float
     sources: tuple[SourceHealth, ...]
-    stages: dict[str, Spread]
+    stages: dict[str, Percentiles]
     process: ProcessHealth
 
     def as_json(self) -> dict[str, Any]:
-        """Plain numbers, words and None, to be written as JSON; `dropped` is given as a sum and by reason."""
+        """The snapshot as plain numbers, strings and None for JSON; `dropped` as a sum and by reason."""
         record = asdict(self)
-        for of_source, source in zip(record["sources"], self.sources, strict=True):
+        for source_record, source in zip(record["sources"], self.sources, strict=True):
             counts = source.counts
-            of_source["counts"] = {
+            source_record["counts"] = {
                 "frames_in": counts.frames_in,
                 "done": counts.done,
                 "in_flight": counts.in_flight,
@@ -147,9 +147,9 @@ class HealthSnapshot:
 
 
 class Health:
-    """Knows how the run of the moment is doing; made once, given to `run_streams`, asked from any thread.
+    """Observes the current run; made once, given to `run_streams`, read from any thread.
 
-    State: the sources and the worker of the latest run; they can still be asked after its end.
+    State: the sources and the worker of the latest run, which can be read after its end too.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -161,12 +161,12 @@ class Health:
         self._process = psutil.Process()
 
     def begin(self, sources: Sequence[ObservedSource], worker: ObservedWorker) -> None:
-        """Watch another run; the one before is forgotten, so that a day of short clips costs no memory."""
+        """Observe another run instead of the last, so that a day of short clips costs no memory."""
         with self._lock:
             self._sources, self._worker = tuple(sources), worker
 
     def snapshot(self) -> HealthSnapshot:
-        """All numbers of this moment; takes a few milliseconds, for the memory of the children is looked up."""
+        """All numbers of this moment; takes a few milliseconds to look up the memory of the children."""
         with self._lock:
             sources, worker = self._sources, self._worker
         return HealthSnapshot(
@@ -175,7 +175,7 @@ class Health:
             worker_restarts=worker.restarts if worker is not None else 0,
             uptime_s=round(self._clock() - self._started_s, 3),
             sources=tuple(_source_health(source) for source in sources),
-            stages=merged_spreads([source.counters.stage_times() for source in sources]),
+            stages=merged_percentiles([source.counters.stage_times() for source in sources]),
             process=process_health(self._process),
         )
 
@@ -206,7 +206,7 @@ def _state(source: ObservedSource) -> SourceState:
         return "failed"
     if source.ended():
         return "ended"
-    # The source's own end is not that of its frames, some of which may still be on their way.
+    # Frames may still be in flight when the source itself has ended.
     state: SourceState = getattr(source.frames, "state", "streaming")
     return "streaming" if state == "ended" else state
 
@@ -216,7 +216,7 @@ def _is_live(frames: object) -> bool:
 
 
 def process_health(process: psutil.Process | None = None) -> ProcessHealth:
-    """What this process, or another, and its children hold now."""
+    """Memory, files and threads of this process, or another, and its children."""
     process = process or psutil.Process()
     children = process.children(recursive=True)
     children_rss_bytes = 0

@@ -1,4 +1,4 @@
-"""A run's health for Prometheus, as text over HTTP."""
+"""The health of a run for Prometheus, over HTTP."""
 
 import errno
 import threading
@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from nerve_runtime import ResourceError, UsageError
-from nerve_stream.monitoring.counters import Spread
+from nerve_stream.monitoring.counters import Percentiles
 from nerve_stream.monitoring.health import SOURCE_STATES, Health, HealthSnapshot, SourceHealth
 
 PORT_LIMIT = 65535
@@ -20,7 +20,7 @@ JOIN_TIMEOUT_S = 5.0
 
 
 class HealthCollector(Collector):
-    """Turns the health of this moment into metrics each time Prometheus asks."""
+    """Turns the current health into metrics each time Prometheus asks."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
@@ -36,12 +36,12 @@ class HealthCollector(Collector):
         yield from _process_metrics(snapshot)
 
 
-def _gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, words, value=value)
+def _gauge(name: str, description: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, description, value=value)
 
 
-def _counter(name: str, words: str, value: float) -> CounterMetricFamily:
-    return CounterMetricFamily(name, words, value=value)
+def _counter(name: str, description: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, description, value=value)
 
 
 def _source_metrics(sources: tuple[SourceHealth, ...]) -> Iterator[Metric]:
@@ -69,10 +69,10 @@ def _source_metrics(sources: tuple[SourceHealth, ...]) -> Iterator[Metric]:
         keyframes.add_metric([name], source.keyframes)
         in_flight.add_metric([name], counts.in_flight)
         fps.add_metric([name], source.fps)
-        _add_spread(age, [name], source.age)
+        _add_percentiles(age, [name], source.age)
         up.add_metric([name], float(source.state == "streaming"))
-        for one in SOURCE_STATES:
-            state.add_metric([name, one], float(source.state == one))
+        for possible in SOURCE_STATES:
+            state.add_metric([name, possible], float(source.state == possible))
         if source.since_frame_s is not None:
             silence.add_metric([name], source.since_frame_s)
         reconnects.add_metric([name], source.reconnects)
@@ -80,26 +80,26 @@ def _source_metrics(sources: tuple[SourceHealth, ...]) -> Iterator[Metric]:
     yield from (frames, arrived, invalid, keyframes, in_flight, fps, age, up, state, silence, reconnects, lost)
 
 
-def _add_spread(metric: GaugeMetricFamily, labels: list[str], spread: Spread) -> None:
-    if spread.runs == 0:
+def _add_percentiles(metric: GaugeMetricFamily, labels: list[str], percentiles: Percentiles) -> None:
+    if percentiles.runs == 0:
         return
-    for quantile, value_ms in (("0.5", spread.p50_ms), ("0.9", spread.p90_ms), ("0.99", spread.p99_ms)):
+    for quantile, value_ms in (("0.5", percentiles.p50_ms), ("0.9", percentiles.p90_ms), ("0.99", percentiles.p99_ms)):
         metric.add_metric([*labels, quantile], value_ms / MS_PER_S)
 
 
 def _stage_metric(snapshot: HealthSnapshot) -> Metric:
     metric = GaugeMetricFamily("nerve_stage_seconds", "Time of a stage, latest runs", labels=["stage", "quantile"])
-    for stage, spread in snapshot.stages.items():
-        _add_spread(metric, [stage], spread)
+    for stage, percentiles in snapshot.stages.items():
+        _add_percentiles(metric, [stage], percentiles)
     return metric
 
 
 def _process_metrics(snapshot: HealthSnapshot) -> Iterator[Metric]:
-    held = snapshot.process
-    yield _gauge("nerve_resident_memory_bytes", "Resident memory of this process", held.rss_bytes)
-    yield _gauge("nerve_children_resident_memory_bytes", "Of its child processes together", held.children_rss_bytes)
-    yield _gauge("nerve_open_files", "Open file descriptors", held.open_files)
-    yield _gauge("nerve_threads", "Threads of this process", held.threads)
+    process = snapshot.process
+    yield _gauge("nerve_resident_memory_bytes", "Resident memory of this process", process.rss_bytes)
+    yield _gauge("nerve_children_resident_memory_bytes", "Of its child processes together", process.children_rss_bytes)
+    yield _gauge("nerve_open_files", "Open file descriptors", process.open_files)
+    yield _gauge("nerve_threads", "Threads of this process", process.threads)
 
 
 class MetricsServer:
@@ -108,7 +108,7 @@ class MetricsServer:
     Args:
         port: 1 to 65535, or 0 for any free one.
         health: of the run.
-        host: address to listen on; the default lets nobody but this machine ask.
+        host: address to listen on; by default only this machine can connect.
 
     Raises:
         UsageError: the port is out of its range.
@@ -154,6 +154,6 @@ class MetricsServer:
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> ResourceError:
-    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    reason = "it is in use" if taken else str(error)
+    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    reason = "it is in use" if in_use else str(error)
     return ResourceError(f"cannot give metrics on port {port} of {host}: {reason}; choose another with --metrics-port")

@@ -1,4 +1,4 @@
-"""A run's health for people and programs: a line on the terminal, and a JSON file that is always whole."""
+"""The health of a run as lines on the terminal, and as a JSON file that is replaced atomically."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from nerve_stream.monitoring.health import Health, HealthSnapshot, SourceHealth
 
 INTERVAL_S = 1.0
 LINE_INTERVAL_S = 10.0
-"""Between lines where nobody watches: a log of a day holds 8,640 of them."""
+"""Between lines in a log: 8,640 a day."""
 JOIN_TIMEOUT_S = 5.0
 MEBIBYTE = 2**20
 
@@ -25,7 +25,7 @@ logger = logging.getLogger("nerve_runtime")
 
 
 def write_status(path: Path, snapshot: HealthSnapshot) -> None:
-    """Replace the file by this snapshot; a reader sees the old one or the new one, never a part.
+    """Write this snapshot to the file; a reader sees the old one or the new one, never a part.
 
     Raises:
         ResourceError: it cannot be written.
@@ -36,7 +36,7 @@ def write_status(path: Path, snapshot: HealthSnapshot) -> None:
 def source_line(source: SourceHealth) -> str:
     """One source in one line, such as `door: streaming, 24.9 fps, age 41/66 ms, 1200 in, 1190 done, 8 dropped`."""
     counts = source.counts
-    words = [
+    parts = [
         f"{source.name}: {source.state}",
         f"{source.fps:.1f} fps",
         f"age {source.age.p50_ms:.0f}/{source.age.p99_ms:.0f} ms",
@@ -45,39 +45,38 @@ def source_line(source: SourceHealth) -> str:
         f"{counts.dropped} dropped",
     ]
     if source.reconnects:
-        words.append(f"{source.reconnects} reconnects")
+        parts.append(f"{source.reconnects} reconnects")
     if source.live and source.state != "streaming" and source.since_frame_s is not None:
-        words.append(f"no frame for {source.since_frame_s:.0f} s")
-    return ", ".join(words)
+        parts.append(f"no frame for {source.since_frame_s:.0f} s")
+    return ", ".join(parts)
 
 
 def status_lines(snapshot: HealthSnapshot) -> list[str]:
-    """One line per source and one for the whole; ages are the median and the 99th percentile."""
+    """One line per source and one for the whole; times are the median and the 99th percentile."""
     memory_bytes = snapshot.process.rss_bytes + snapshot.process.children_rss_bytes
     total = snapshot.stages.get("total")
-    words = [
+    parts = [
         "ready" if snapshot.ready else f"not ready ({snapshot.worker_state})",
         f"frame {total.p50_ms:.1f}/{total.p99_ms:.1f} ms" if total else "no frame yet",
         f"{memory_bytes / MEBIBYTE:.0f} MiB",
     ]
     if snapshot.worker_restarts:
-        words.append(f"{snapshot.worker_restarts} worker restarts")
-    return [*(source_line(source) for source in snapshot.sources), ", ".join(words)]
+        parts.append(f"{snapshot.worker_restarts} worker restarts")
+    return [*(source_line(source) for source in snapshot.sources), ", ".join(parts)]
 
 
 class StatusReporter:
-    """Shows a run's health while a block runs, from a thread of its own; a context manager.
+    """Shows the health of a run during a block, from its own thread; a context manager.
 
     On a terminal the lines are redrawn once a second. Elsewhere they are printed every 10 seconds, and only while a
-    live source runs: a log of a file's progress is of use to nobody. The file is replaced once a second, and once more
-    at the end.
+    live source runs. The file is replaced once a second, and once more at the end.
 
     Args:
         health: of the run.
         json_path: file to keep up to date, or None.
-        console: where lines go, stderr by default; None with `lines=False`.
-        lines: show lines at all.
-        interval_s: between two looks at the health.
+        console: where lines go, stderr by default.
+        lines: whether to show lines.
+        interval_s: between two updates.
 
     Raises:
         ResourceError: on entering: the file cannot be written. Later a failure is logged once and tried again.
@@ -98,10 +97,10 @@ class StatusReporter:
         self._lines = lines
         self._interval_s = interval_s
         self._live: Live | None = None
-        self._finish_task = threading.Event()
+        self._ended = threading.Event()
         self._unlogged_ticks = 0
-        self._complaint: str | None = None
-        self._thread = threading.Thread(target=self._report, name="nerve-status", daemon=True)
+        self._last_warning: str | None = None
+        self._thread = threading.Thread(target=self._update_until_ended, name="nerve-status", daemon=True)
 
     def __enter__(self) -> "StatusReporter":
         """Write the file for the first time and begin to show lines."""
@@ -117,22 +116,22 @@ class StatusReporter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Show the final state and end the thread."""
-        self._finish_task.set()
+        self._ended.set()
         self._thread.join(JOIN_TIMEOUT_S)
-        self._look()
+        self._update()
         if self._live is not None:
             self._live.stop()
 
-    def _report(self) -> None:
-        while not self._finish_task.wait(self._interval_s):
-            self._look()
+    def _update_until_ended(self) -> None:
+        while not self._ended.wait(self._interval_s):
+            self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         snapshot = self._health.snapshot()
         if self._json_path is not None:
             self._write(self._json_path, snapshot)
         if self._live is not None:
-            # Text, for a name in brackets is not a style.
+            # Text, because Rich would take a name in brackets for a style.
             self._live.update(Text("\n".join(status_lines(snapshot)), no_wrap=True, overflow="ellipsis"), refresh=True)
             return
         self._unlogged_ticks += 1
@@ -147,12 +146,12 @@ class StatusReporter:
             self._console.print(line, **options)
 
     def _write(self, path: Path, snapshot: HealthSnapshot) -> None:
-        """Write the file; a full disk must not end a run that does not need it, nor fill the log."""
+        """Write the file; a failure such as a full disk is logged once and does not end the run."""
         try:
             write_status(path, snapshot)
         except NerveError as error:
-            if str(error) != self._complaint:
+            if str(error) != self._last_warning:
                 logger.warning("%s", error)
-            self._complaint = str(error)
+            self._last_warning = str(error)
             return
-        self._complaint = None
+        self._last_warning = None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from nerve_runtime import Frame, FrameResult, NerveError, UsageError
-from nerve_stream.monitoring.counters import SourceCounts, Spread
+from nerve_stream.monitoring.counters import Percentiles, SourceCounts
 
 FAILURES_IN_A_ROW = 5
 
@@ -126,8 +126,8 @@ class StreamReport:
     keyframes: int = 0
     counts: SourceCounts = field(default_factory=SourceCounts)
     seconds: float = 0.0
-    stages: dict[str, Spread] = field(default_factory=dict)
-    age: Spread = field(default_factory=Spread)
+    stages: dict[str, Percentiles] = field(default_factory=dict)
+    age: Percentiles = field(default_factory=Percentiles)
     worst_age_ms: float = 0.0
     stopped: bool = False
     error: NerveError | None = None

@@ -165,7 +165,7 @@ class _Run:
                     self._ending.wait(pacer.pause_s(frame.time_s))
                     # It was decoded ahead of its time; it arrives when it is due.
                     frame = replace(frame, arrived_ns=time.monotonic_ns())
-                source.counters.arrived()
+                source.counters.count_frame()
                 if not self.queues.push(source.number, frame):
                     break
             else:
@@ -224,7 +224,7 @@ class _Run:
                     self._fail(source, error)
                     continue
                 if self.queues.written(queued):
-                    source.counters.wrote(queued.frame, result)
+                    source.counters.count_result(queued.frame, result)
         finally:
             self.queues.give_up(source.number, "failed")  # only a bug leaves anything to give up
             source.end()

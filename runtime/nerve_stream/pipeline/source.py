@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from nerve_runtime import Frame, NerveError
-from nerve_stream.monitoring.counters import SourceCounters, merged_spreads
+from nerve_stream.monitoring.counters import SourceCounters, merged_percentiles
 from nerve_stream.monitoring.health import ObservedSource
 from nerve_stream.pipeline.job import StreamJob, StreamReport
 from nerve_stream.pipeline.queues import FrameQueues
@@ -88,7 +88,7 @@ class RunningSource:
             keyframes=progress.keyframes,
             counts=counts,
             seconds=ended_s - self._started_s,
-            stages=merged_spreads([self.counters.stage_times()]),
+            stages=merged_percentiles([self.counters.stage_times()]),
             age=progress.age,
             worst_age_ms=progress.worst_age_ms,
             stopped=stopped and not (self.read_to_end and counts.stopped == 0),

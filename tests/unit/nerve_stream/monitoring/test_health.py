@@ -15,7 +15,14 @@ import pytest
 from nerve_runtime.errors import NerveError, SourceError
 from nerve_runtime.frames import Frame
 from nerve_stream.cli.summary import percentiles_ms, summary_record, summary_table
-from nerve_stream.monitoring.counters import KEPT_RUNS, Ring, SourceCounters, SourceCounts, Spread, merged_spreads
+from nerve_stream.monitoring.counters import (
+    KEPT_RUNS,
+    Percentiles,
+    RingBuffer,
+    SourceCounters,
+    SourceCounts,
+    merged_percentiles,
+)
 from nerve_stream.monitoring.health import Health, ObservedSource, WorkerState, process_health
 from nerve_stream.pipeline import LocalWorker, StreamJob, StreamReport, run_streams
 from tests.data.stream_doubles import DoubleSegmenter, labelled, numbered
@@ -71,11 +78,11 @@ def test_counts_add_up_or_say_so() -> None:
 
 
 def test_a_ring_keeps_the_latest_in_order_and_counts_all() -> None:
-    ring = Ring(4)
+    ring = RingBuffer(4)
     for value in range(10):
         ring.add(value)
     assert (ring.latest().tolist(), ring.total) == ([6, 7, 8, 9], 10)
-    ring = Ring(4)
+    ring = RingBuffer(4)
     ring.add(1)
     assert ring.latest().tolist() == [1]
 
@@ -83,24 +90,24 @@ def test_a_ring_keeps_the_latest_in_order_and_counts_all() -> None:
 def test_percentiles_are_those_of_numpy() -> None:
     values = np.arange(1, 201, dtype=np.float64)
     expected = [float(np.percentile(values, rank)) for rank in (50, 90, 99)]
-    spread = Spread.of(values, 999)
+    spread = Percentiles.of(values, 999)
     assert [spread.p50_ms, spread.p90_ms, spread.p99_ms] == pytest.approx(expected, abs=1e-3)
     assert (spread.worst_ms, spread.runs) == (200, 999)
-    assert Spread.of(values[:0], 0) == Spread()
-    merged = merged_spreads([{"walk": (values[:100], 100)}, {"walk": (values[100:], 100), "mix": (values[:1], 1)}])
-    assert merged["walk"] == Spread.of(values, 200)
+    assert Percentiles.of(values[:0], 0) == Percentiles()
+    merged = merged_percentiles([{"walk": (values[:100], 100)}, {"walk": (values[100:], 100), "mix": (values[:1], 1)}])
+    assert merged["walk"] == Percentiles.of(values, 200)
     assert merged["mix"].runs == 1
 
 
 def test_ages_of_the_last_minute_and_the_worst_of_all_are_known() -> None:
     clock = FakeClock()
     counters = SourceCounters(clock)
-    counters.arrived()
-    counters.wrote(aged(clock, 900), labelled(aged(clock, 900), keyframe=True))
+    counters.count_frame()
+    counters.count_result(aged(clock, 900), labelled(aged(clock, 900), keyframe=True))
     clock.now_ns += 61_000 * NS_PER_MS
     for age_ms in (10, 20, 30):
         clock.now_ns += 40 * NS_PER_MS
-        counters.wrote(aged(clock, age_ms), labelled(aged(clock, age_ms), valid=False))
+        counters.count_result(aged(clock, age_ms), labelled(aged(clock, age_ms), valid=False))
     progress = counters.progress()
     assert (progress.written, progress.keyframes, progress.invalid) == (4, 1, 3)
     assert (progress.age.p50_ms, progress.age.worst_ms, progress.worst_age_ms) == (20, 30, 900)
@@ -117,14 +124,14 @@ def test_a_long_run_costs_no_more_memory_than_a_short_one() -> None:
 
     def size_bytes() -> int:
         return sum(
-            sys.getsizeof(ring._kept)
-            for ring in (counters._written_ns, counters._ages_ms, *counters._stages._rings.values())
+            sys.getsizeof(ring._values)
+            for ring in (counters._written_ns, counters._ages_ms, *counters._stages._durations_ms.values())
         )
 
-    counters.wrote(aged(clock, 1), labelled(aged(clock, 1)))
+    counters.count_result(aged(clock, 1), labelled(aged(clock, 1)))
     before = size_bytes()
     for _ in range(KEPT_RUNS + 100):
-        counters.wrote(aged(clock, 1), labelled(aged(clock, 1)))
+        counters.count_result(aged(clock, 1), labelled(aged(clock, 1)))
     assert size_bytes() == before
     assert counters.stage_times()["total"][1] == KEPT_RUNS + 101
 
@@ -212,7 +219,7 @@ def test_a_summary_orders_the_stages_and_tells_what_was_dropped() -> None:
         frames=3,
         seconds=1.5,
         counts=SourceCounts(5, 3, superseded=2),
-        stages={name: Spread(1, 2, 3, 4, 7) for name in ("total", "novel", "walk", "resize")},
+        stages={name: Percentiles(1, 2, 3, 4, 7) for name in ("total", "novel", "walk", "resize")},
     )
     assert list(percentiles_ms(report)) == ["resize", "walk", "novel", "total"]
     assert percentiles_ms(report)["walk"] == {"p50_ms": 1, "p90_ms": 2, "p99_ms": 3, "runs": 7}

@@ -38,7 +38,7 @@ def test_on_a_pipe_lines_come_seldom_and_only_while_a_live_source_runs() -> None
             health_of("[bold]door", live=live), console=Console(file=out, width=40), interval_s=5.0
         )
         for _ in range(4):  # twenty seconds
-            reporter._look()
+            reporter._update()
         assert out.getvalue().count("[bold]door: ") == expected
 
 
