@@ -1,6 +1,6 @@
 """Frames in, labels out: `Segmenter` opens a bundle once; each `Video` of it keeps what its next frame needs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ class Segmenter:
         backend: str | Backend = "auto",
         backend_options: BackendOptions | None = None,
         temporal: Temporal = EVERY_FRAME,
-        templates: str | Sequence[str] | None = None,
+        templates: str | Iterable[str] | None = None,
         constants: Constants | None = None,
         cache_dir: Path | Literal["default"] | None = "default",
         strict: bool = False,

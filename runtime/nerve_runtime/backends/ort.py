@@ -91,6 +91,10 @@ class OrtBackend(Backend):
         return _OrtSession(stage, record.spec, session, self._run_options)
 
     def _open(self, path: Path) -> Any:
+        if not _is_utf8(str(path)):
+            raise UsageError(
+                f"onnxruntime opens files by names in UTF-8 only, {path} is none; rename or move the bundle"
+            )
         try:
             # Its own fallback would print on stdout and try again on the processor.
             session = self._library.InferenceSession(
@@ -196,6 +200,15 @@ def _message(error: Exception) -> str:
 
 def _mentions(error: Exception, phrases: tuple[str, ...]) -> bool:
     return any(phrase in str(error) for phrase in phrases)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a name can be encoded; Python keeps bytes of a file name that are not UTF-8 as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def import_onnxruntime() -> ModuleType:

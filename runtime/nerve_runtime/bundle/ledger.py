@@ -1,4 +1,4 @@
-"""The user's list of engines that were built here; an engine is executable code, so others are not run unasked."""
+"""The user's list of engines that were built here. An engine is executable code, so others are refused by default."""
 
 import json
 import time
@@ -45,7 +45,7 @@ class Ledger:
         self.path = path or default_ledger_path()
 
     def note(self, sha256: str, about: str) -> None:
-        """Add an engine, by the SHA-256 of its file in lower-case hex; `about` is for people.
+        """Add an engine, by the SHA-256 of its file in lower-case hex; `about` is for people to read.
 
         Raises:
             ResourceError: the ledger is damaged, cannot be written, or another program holds it for too long.
@@ -54,7 +54,12 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with FileLock(f"{self.path}.lock", timeout=LOCK_TIMEOUT_S):
-                    engines = {**self._read(), sha256: _Note(about=about, noted_s=int(time.time()))}
+                    engines = {
+                        **self._read(),
+                        sha256: _Note(
+                            about=about.encode("utf-8", "backslashreplace").decode(), noted_s=int(time.time())
+                        ),
+                    }
                     notes = _Notes(engines=engines).model_dump(mode="json")
                     write_bytes_whole(self.path, (json.dumps(notes, indent=1) + "\n").encode())
             except Timeout as error:

@@ -16,6 +16,7 @@ from nerve_runtime.vocabulary.strictness import warn_or_refuse
 
 PROMPT_CHARACTERS_LIMIT = 1000  # byte-pair encoding takes 0.7 s for a megabyte without spaces
 CLASS_FILE_LIMIT_BYTES = 1_000_000
+CLASSES_EXAMPLE = " in the order of the labels, such as ['bus', 'road']"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,11 @@ class ClassList:
 
     synonyms: tuple[tuple[str, ...], ...]
     has_background: bool = False
+
+    def __post_init__(self) -> None:
+        for number, words in enumerate(self.synonyms, start=1):
+            for word in strings_of(f"class {number} of a ClassList", words):
+                refuse_odd_characters(f"class {number}", word)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,17 +80,18 @@ class ClassList:
         return cls(tuple(groups), has_background=bool(background))
 
 
-def strings_of(what: str, texts: object) -> list[str]:
+def strings_of(what: str, texts: object, example: str = CLASSES_EXAMPLE) -> list[str]:
     """The strings of an iterable: a list, a generator, a NumPy array of strings.
 
     Args:
         what: named in messages, such as "the class list".
-        texts: in the order of the labels; a mapping and a set have none of their own.
+        texts: in order; a mapping or a set has none of its own.
+        example: ends "expected an iterable of strings" in messages.
 
     Raises:
         UsageError: it is no such iterable, or an entry is no string.
     """
-    expected = "expected an iterable of strings in the order of the labels, such as ['bus', 'road']"
+    expected = f"expected an iterable of strings{example}"
     if isinstance(texts, str | bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable):
         raise UsageError(f"{what} is of type {type(texts).__name__}, {expected}")
     strings = list(texts)
@@ -138,7 +145,7 @@ def read_text_lines(path: Path, kind: str) -> list[tuple[int, str]]:
             raise UsageError(f"{where} is not UTF-8 ({error.reason}); save the file as UTF-8") from error
         text = text.partition("#")[0].strip()
         if text:
-            _refuse_odd_characters(where, text)
+            refuse_odd_characters(where, text)
             lines.append((number, text))
     if not lines:
         raise UsageError(f"{kind} {path} has no entry; expected one a line")
@@ -150,7 +157,7 @@ def _words(where: str, texts: Iterable[str], *, strict: bool) -> tuple[str, ...]
 
 
 def _word(where: str, text: str, *, strict: bool) -> str:
-    _refuse_odd_characters(where, text)
+    refuse_odd_characters(where, text)
     if len(text) > PROMPT_CHARACTERS_LIMIT:
         message = f"{where} is {len(text)} characters long and is cut at {PROMPT_CHARACTERS_LIMIT}; shorten it"
         warn_or_refuse(message, strict=strict)
@@ -166,7 +173,16 @@ def _word(where: str, text: str, *, strict: bool) -> str:
     return word
 
 
-def _refuse_odd_characters(where: str, text: str) -> None:
+def refuse_odd_characters(where: str, text: str) -> None:
+    """Refuse what no prompt, JSON file or terminal can hold.
+
+    Args:
+        where: named in the message.
+        text: may hold tabs.
+
+    Raises:
+        UsageError: the text holds a control character or half of a surrogate pair.
+    """
     for character in text:
         # Cc: control characters such as NUL; Cs: half of a surrogate pair, which is no character at all.
         if unicodedata.category(character) in ("Cc", "Cs") and character != "\t":

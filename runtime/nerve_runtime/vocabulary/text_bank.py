@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import NumericError, ResourceError, UsageError
 from nerve_runtime.labels import CLASSES_LIMIT
-from nerve_runtime.vocabulary.class_list import ClassList
+from nerve_runtime.vocabulary.class_list import ClassList, refuse_odd_characters, strings_of
 
 PROMPTS_PER_RUN = 256  # bounds the memory of the text graph whatever the length of the list
 VOCABULARY_FILE_LIMIT_BYTES = 200_000_000
@@ -57,11 +57,11 @@ def text_sha256(manifest: Manifest) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def chosen_templates(manifest: Manifest, templates: str | Sequence[str] | None) -> tuple[str, ...]:
+def chosen_templates(manifest: Manifest, templates: str | Iterable[str] | None) -> tuple[str, ...]:
     """Prompt templates by name, as given, or the bundle's default set for None.
 
     Raises:
-        UsageError: the name is unknown, or a template does not hold `{}` exactly once.
+        UsageError: the name is unknown, they are no iterable of plain strings, or one does not hold `{}` exactly once.
     """
     sets = manifest.vocabulary.template_sets
     if templates is None:
@@ -70,10 +70,13 @@ def chosen_templates(manifest: Manifest, templates: str | Sequence[str] | None) 
         if templates not in sets:
             raise UsageError(f"template set {templates!r} is not in the bundle, expected one of {sorted(sets)}")
         return tuple(sets[templates])
-    wrong = [template for template in templates if template.count("{}") != 1]
-    if wrong or not templates:
+    given = strings_of("the list of templates", templates, ", such as ['a photo of a {}.']")
+    for template in given:
+        refuse_odd_characters(f"template {template!r}", template)
+    wrong = [template for template in given if template.count("{}") != 1]
+    if wrong or not given:
         raise UsageError(f"templates {wrong} do not hold {{}} exactly once, expected such as: a photo of a {{}}.")
-    return tuple(templates)
+    return tuple(given)
 
 
 def build_text_bank(

@@ -47,7 +47,7 @@ class TextEncoder:
         manifest: Manifest,
         backend: Backend,
         *,
-        templates: str | Sequence[str] | None = None,
+        templates: str | Iterable[str] | None = None,
         cache_dir: Path | None = None,
         strict: bool = False,
     ) -> None:

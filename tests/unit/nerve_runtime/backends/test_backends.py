@@ -324,6 +324,14 @@ def test_external_data_are_verified_before_the_graph_is_opened(own_bundle: Path)
 
 
 @pytest.mark.onnx
+def test_a_bundle_in_a_folder_whose_name_is_not_utf_8_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    folder = make_fake_bundle(tmp_path / "bundle").rename(tmp_path / "b\udcff")
+    doubling(folder / "text.onnx")
+    with pytest.raises(UsageError, match=r"opens files by names in UTF-8 only.*rename or move the bundle"):
+        OrtBackend(folder, manifest_of(folder, "text", DOUBLING)).open_session("text")
+
+
+@pytest.mark.onnx
 def test_a_missing_stage_is_named(own_bundle: Path) -> None:
     manifest = load_manifest(own_bundle)
     without = manifest.model_copy(update={"stages": {"text": manifest.stages["text"]}})

@@ -19,6 +19,12 @@ def test_an_engine_is_known_once_it_was_noted_and_not_before(tmp_path: Path) -> 
     assert "walk for rtx-sm89" in ledger.path.read_text()
 
 
+def test_a_note_about_a_name_that_no_locale_decodes_does_not_damage_the_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "engines.json")
+    ledger.note(FIRST, "walk of b\udcff")
+    assert ledger.knows(FIRST)
+
+
 def test_asking_makes_no_file(tmp_path: Path) -> None:
     Ledger(tmp_path / "engines.json").knows(FIRST)
     assert list(tmp_path.iterdir()) == []

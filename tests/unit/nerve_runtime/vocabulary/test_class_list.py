@@ -2,6 +2,7 @@ import logging
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,6 +73,19 @@ def test_duplicates_are_refused_with_both_places(second: str) -> None:
 def test_a_word_twice_in_one_class_is_refused() -> None:
     with pytest.raises(UsageError, match="class 1 repeats 'ball' of class 1"):
         ClassList.of(["ball, ball", "grass"])
+
+
+@pytest.mark.parametrize(
+    ("synonyms", "expected"),
+    [
+        ((("a\udcff",), ("b",)), r"class 1 holds the character U\+DCFF"),
+        ((("a",), (3,)), "entry 1 of class 2 of a ClassList is 3 of type int"),
+        (("abc", "b"), "class 1 of a ClassList is of type str"),
+    ],
+)
+def test_a_class_list_made_by_hand_holds_plain_words_too(synonyms: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        ClassList(synonyms)
 
 
 def test_background_is_a_reserved_name_once_there_are_background_words() -> None:

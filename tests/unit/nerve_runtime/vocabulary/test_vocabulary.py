@@ -1,6 +1,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,24 @@ def test_embeddings_that_are_not_finite_are_refused() -> None:
             SHA,
             None,
         )
+
+
+@pytest.mark.parametrize(
+    ("templates", "expected"),
+    [
+        (["a \udcff {}"], r"template 'a \\udcff \{\}' holds the character U\+DCFF, expected plain text"),
+        ([3], "entry 1 of the list of templates is 3 of type int, expected an iterable of strings"),
+        (7, "the list of templates is of type int, expected an iterable of strings"),
+        ({"a {}": 1}, "the list of templates is of type dict, expected an iterable of strings"),
+    ],
+)
+def test_templates_that_are_no_plain_strings_are_refused(manifest: Manifest, templates: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        chosen_templates(manifest, templates)
+
+
+def test_templates_may_come_from_a_generator(manifest: Manifest) -> None:
+    assert chosen_templates(manifest, (f"{article} {{}}" for article in ("a", "the"))) == ("a {}", "the {}")
 
 
 def test_templates_are_chosen_by_name_or_given(manifest: Manifest) -> None:
