@@ -1,9 +1,14 @@
-"""The fields of ONNX's messages: those that our graphs have, and those that are refused with a reason."""
+"""The fields of ONNX's messages: those that our graphs have, and those that are refused with a reason.
+
+Source: onnx.proto3 of ONNX 1.18. A field that occurs twice where one is meant would be merged by protobuf: refused.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nerve_runtime.bundle.wire_format import BYTES, FIXED32, FIXED64, VARINT
+
+_KINDS = {"b": BYTES, "v": VARINT, "4": FIXED32, "8": FIXED64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,101 +20,45 @@ class Message:
     refused: Mapping[int, str]
 
 
-def _one(name: str, *kinds: int) -> tuple[str, tuple[int, ...], bool]:
-    return name, kinds, False
+def _message(name: str, fields: str, refused: Mapping[int, str]) -> Message:
+    """A message from words `NUMBER:NAME:KINDS`, the kinds as in `_KINDS`; `*` at the end lets a field repeat."""
+    known = {}
+    for word in fields.split():
+        number, field, kinds = word.split(":")
+        known[int(number)] = (field, tuple(_KINDS[kind] for kind in kinds.rstrip("*")), kinds.endswith("*"))
+    return Message(name, known, refused)
 
 
-def _many(name: str, *kinds: int) -> tuple[str, tuple[int, ...], bool]:
-    return name, kinds, True
-
-
-# Source: onnx.proto3 of ONNX 1.18. A field that occurs twice where one is meant would be merged by protobuf: refused.
-MODEL = Message(
+MODEL = _message(
     "ModelProto",
-    {
-        1: _one("ir_version", VARINT),
-        2: _one("producer_name", BYTES),
-        3: _one("producer_version", BYTES),
-        4: _one("domain", BYTES),
-        5: _one("model_version", VARINT),
-        6: _one("doc_string", BYTES),
-        7: _one("graph", BYTES),
-        8: _many("opset_import", BYTES),
-        14: _many("metadata_props", BYTES),
-    },
+    "1:ir_version:v 2:producer_name:b 3:producer_version:b 4:domain:b 5:model_version:v 6:doc_string:b 7:graph:b "
+    "8:opset_import:b* 14:metadata_props:b*",
     {20: "training information", 25: "functions of its own", 26: "a configuration of several devices"},
 )
-OPSET = Message("OperatorSetIdProto", {1: _one("domain", BYTES), 2: _one("version", VARINT)}, {})
-GRAPH = Message(
+OPSET = _message("OperatorSetIdProto", "1:domain:b 2:version:v", {})
+GRAPH = _message(
     "GraphProto",
-    {
-        1: _many("node", BYTES),
-        2: _one("name", BYTES),
-        5: _many("initializer", BYTES),
-        10: _one("doc_string", BYTES),
-        11: _many("input", BYTES),
-        12: _many("output", BYTES),
-        13: _many("value_info", BYTES),
-        16: _many("metadata_props", BYTES),
-    },
+    "1:node:b* 2:name:b 5:initializer:b* 10:doc_string:b 11:input:b* 12:output:b* 13:value_info:b* 16:metadata_props:b*",
     {14: "quantization annotations", 15: "sparse weights"},
 )
-NODE = Message(
+NODE = _message(
     "NodeProto",
-    {
-        1: _many("input", BYTES),
-        2: _many("output", BYTES),
-        3: _one("name", BYTES),
-        4: _one("op_type", BYTES),
-        5: _many("attribute", BYTES),
-        6: _one("doc_string", BYTES),
-        7: _one("domain", BYTES),
-        9: _many("metadata_props", BYTES),
-    },
+    "1:input:b* 2:output:b* 3:name:b 4:op_type:b 5:attribute:b* 6:doc_string:b 7:domain:b 9:metadata_props:b*",
     {8: "an overload", 10: "a configuration of several devices"},
 )
-ATTRIBUTE = Message(
+ATTRIBUTE = _message(
     "AttributeProto",
+    "1:name:b 2:f:4 3:i:v 4:s:b 5:t:b 7:floats:4b* 8:ints:vb* 9:strings:b* 13:doc_string:b 20:type:v",
     {
-        1: _one("name", BYTES),
-        2: _one("f", FIXED32),
-        3: _one("i", VARINT),
-        4: _one("s", BYTES),
-        5: _one("t", BYTES),
-        7: _many("floats", FIXED32, BYTES),
-        8: _many("ints", VARINT, BYTES),
-        9: _many("strings", BYTES),
-        13: _one("doc_string", BYTES),
-        20: _one("type", VARINT),
-    },
-    {
-        6: "a graph within a node",
-        10: "several tensors in one attribute",
-        11: "graphs within a node",
-        14: "a type in an attribute",
-        15: "types in an attribute",
-        21: "an attribute of a function",
-        22: "a sparse tensor",
-        23: "sparse tensors",
+        **{6: "a graph within a node", 10: "several tensors in one attribute", 11: "graphs within a node"},
+        **{14: "a type in an attribute", 15: "types in an attribute", 21: "an attribute of a function"},
+        **{22: "a sparse tensor", 23: "sparse tensors"},
     },
 )
-TENSOR = Message(
+TENSOR = _message(
     "TensorProto",
-    {
-        1: _many("dims", VARINT, BYTES),
-        2: _one("data_type", VARINT),
-        4: _many("typed", FIXED32, BYTES),
-        5: _many("typed", VARINT, BYTES),
-        7: _many("typed", VARINT, BYTES),
-        8: _one("name", BYTES),
-        9: _one("raw_data", BYTES),
-        10: _many("typed", FIXED64, BYTES),
-        11: _many("typed", VARINT, BYTES),
-        12: _one("doc_string", BYTES),
-        13: _many("external_data", BYTES),
-        14: _one("data_location", VARINT),
-        16: _many("metadata_props", BYTES),
-    },
+    "1:dims:vb* 2:data_type:v 4:typed:4b* 5:typed:vb* 7:typed:vb* 8:name:b 9:raw_data:b 10:typed:8b* 11:typed:vb* "
+    "12:doc_string:b 13:external_data:b* 14:data_location:v 16:metadata_props:b*",
     {3: "a tensor in segments", 6: "a tensor of strings"},
 )
-ENTRY = Message("StringStringEntryProto", {1: _one("key", BYTES), 2: _one("value", BYTES)}, {})
+ENTRY = _message("StringStringEntryProto", "1:key:b 2:value:b", {})
