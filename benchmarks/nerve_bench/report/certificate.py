@@ -4,14 +4,13 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from nerve_bench.measure.openvino import openvino_version
 from nerve_export.engines.compile import gpu_capability
-from nerve_export.parity.report import STYLE, machine
+from nerve_export.parity.report import machine, page_templates
 from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.bundle.manifest import MANIFEST_NAME, file_sha256
 
@@ -64,28 +63,14 @@ def passed(findings: Sequence[Finding]) -> bool:
 
 def certificate_page(facts: dict[str, Any], findings: Sequence[Finding]) -> str:
     """The certificate as one HTML page."""
-    named = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items())
-    rows = "".join(_row(finding) for finding in findings)
     counts = {state: sum(finding.state == state for finding in findings) for state in get_args(State)}
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items())
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Certificate</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}'
-        "td:last-child{white-space:normal}.open{color:var(--soft);background:var(--line)}</style></head><body><main>"
-        f'<h1>Certificate of {escape(str(facts["bundle"]))}</h1><p class="soft">{summary}. What was not run says why, and '
-        f'is no failure.</p>{_warning(findings)}<dl>{named}</dl><section><div class="scroll"><table><thead><tr><th></th><th>part</th>'
-        f"<th>what was found</th></tr></thead><tbody>{rows}</tbody></table></div></section></main></body></html>\n"
+        page_templates(__package__)
+        .get_template("certificate.html")
+        .render(
+            facts=facts,
+            findings=findings,
+            summary=", ".join(f"{count} {state}" for state, count in counts.items()),
+            random_weights=any(finding.figures.get("random_weights") for finding in findings),
+        )
     )
-
-
-def _warning(findings: Sequence[Finding]) -> str:
-    """What a reader must know first: masks of random weights mean nothing."""
-    random = any(finding.figures.get("random_weights") for finding in findings)
-    words = "Built with random weights: speed and numbers hold, masks and every mIoU mean nothing."
-    return f'<p><span class="chip failed">{words}</span></p>' if random else ""
-
-
-def _row(finding: Finding) -> str:
-    style = {"passed": "passed", "failed": "failed", "measured": "open", "not run": "open"}[finding.state]
-    chip = f'<td><span class="chip {style}">{finding.state}</span></td>'
-    return f"<tr>{chip}<td>{escape(finding.part)}</td><td>{escape(finding.what)}</td></tr>"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nerve_export.graphs.stages import MERGED, TABLE
 from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.measures import CHAIN, STAGE_ORDER, ParityReport, Tap
-from nerve_export.parity.png import differences, enlarged, heat_map, histogram, label_colors, png
+from nerve_export.parity.pictures import differences, encode_png, enlarged, heat_map, histogram, label_colors
 from nerve_export.parity.runners import (
     ENGINE_LIBRARIES,
     POLYGRAPHY_PREFIX,
@@ -179,7 +179,7 @@ class Album:
 
     def _add(self, name: str, caption: str, rgb: NDArray[np.uint8]) -> None:
         least_px = 0 if name.endswith("_histogram") else PICTURE_PX
-        self.pictures.append(Picture(name, caption, png(enlarged(rgb, max(1, least_px)))))
+        self.pictures.append(Picture(name, caption, encode_png(enlarged(rgb, max(1, least_px)))))
 
 
 def _largest_by_token(errors: NDArray[Any]) -> NDArray[Any]:
