@@ -37,11 +37,6 @@ class Column:
         return format(value / self.per, self.shown)
 
 
-def spread_columns(shown: str, field: str, values: dict[str, str], per: float = 1.0) -> tuple[Column, ...]:
-    """A column for each value of what a table is spread by; `values` maps value to heading."""
-    return tuple(Column(heading, f"{field} {value}", shown, per) for value, heading in values.items())
-
-
 @dataclass(frozen=True, slots=True)
 class FigureTable:
     """A table of the README or of docs/evidence.md.
