@@ -30,46 +30,28 @@ if TYPE_CHECKING:
     from nerve_runtime.temporal import EVERY_FRAME, Between, Temporal
     from nerve_runtime.vocabulary.class_list import ClassList
 
-_HOMES = {
-    "BACKGROUND_NAME": "labels",
-    "Between": "temporal",
-    "EVERY_FRAME": "temporal",
-    "IGNORE_LABEL": "labels",
-    "ClassList": "vocabulary.class_list",
-    "Constants": "segmenter",
-    "Frame": "frames",
-    "FrameResult": "result",
-    "Segmenter": "segmenter",
-    "Temporal": "temporal",
-}
-
 __all__ = [
-    "BACKGROUND_NAME",
-    "EVERY_FRAME",
-    "IGNORE_LABEL",
-    "Between",
-    "BundleError",
-    "ClassList",
-    "CompatibilityError",
-    "Constants",
-    "Frame",
-    "FrameResult",
-    "HungError",
-    "NerveError",
-    "NumericError",
-    "ResourceError",
-    "Segmenter",
-    "SourceError",
-    "Temporal",
-    "UsageError",
-]
+    "BACKGROUND_NAME", "EVERY_FRAME", "IGNORE_LABEL", "Between", "BundleError", "ClassList", "CompatibilityError",
+    "Constants", "Frame", "FrameResult", "HungError", "NerveError", "NumericError", "ResourceError", "Segmenter",
+    "SourceError", "Temporal", "UsageError",
+]  # fmt: skip
+
+_MODULES = {
+    "frames": ("Frame",),
+    "labels": ("BACKGROUND_NAME", "IGNORE_LABEL"),
+    "result": ("FrameResult",),
+    "segmenter": ("Constants", "Segmenter"),
+    "temporal": ("EVERY_FRAME", "Between", "Temporal"),
+    "vocabulary.class_list": ("ClassList",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module it lives in."""
-    if name not in _HOMES:
+    """Import a public name from its module."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,26 +1,10 @@
-"""Everything that can go wrong on purpose, and the exit code a command ends with.
-
-NerveError
-|- UsageError         2   the caller asked for something that makes no sense
-|- BundleError        3   a bundle, or a file in it, is not what its manifest says
-|- CompatibilityError 4   this machine or these libraries cannot run what was asked for
-|- SourceError        5   a frame source cannot be read
-|- ResourceError      6   memory, disk or permissions ran out
-|- NumericError       7   numbers came out that cannot be right
-|- HungError          8   something did not answer in time
-"""
+"""Everything that can go wrong on purpose, and the exit code a command ends with."""
 
 # None of the libraries has an error type for memory that ran out; they write one of these.
 MEMORY_PHRASES = (
-    "allocate memory",
-    "bad allocation",
-    "bad_alloc",
-    "could not be allocated",
-    "FAILED_ALLOCATION",
-    "not enough memory",
-    "out of memory",
-    "OutOfMemory",
-)
+    "allocate memory", "bad allocation", "bad_alloc", "could not be allocated", "FAILED_ALLOCATION", "not enough memory",
+    "out of memory", "OutOfMemory",
+)  # fmt: skip
 
 
 def is_out_of_memory(reason: BaseException | str) -> bool:

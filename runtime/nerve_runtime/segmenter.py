@@ -1,10 +1,9 @@
 """Frames in, labels out: `Segmenter` opens a bundle once; each `Video` of it keeps what its next frame needs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
@@ -68,7 +67,7 @@ class Constants:
         return scalars
 
 
-class Segmenter:
+class Segmenter(AbstractContextManager["Segmenter"]):
     """Segments frames with one bundle; opens its graphs once. A context manager.
 
     Its own `segment` is for one video and one thread at a time; `new_video` gives as many more as there are sources,
@@ -231,13 +230,7 @@ class Segmenter:
             self.reset()
             self._backend.close()
 
-    def __enter__(self) -> "Segmenter":
-        """Return the segmenter itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close the segmenter."""
         self.close()
 

@@ -78,7 +78,7 @@ def test_the_application_uses_public_names_only() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["from nerve_runtime.graphs import Graphs", "from nerve_runtime import _HOMES", "import nerve_runtime.video"],
+    ["from nerve_runtime.graphs import Graphs", "from nerve_runtime import _MODULES", "import nerve_runtime.video"],
 )
 def test_a_private_name_is_found(line: str) -> None:
     assert private_uses(line)

@@ -1,11 +1,16 @@
 """What runs the graphs. Each back end is a module here, imported when it is first opened; yours is registered by name."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from nerve_runtime.backends.tensorrt.library import LibraryName
 
 __all__ = ["BACKEND_NAMES", "Backend", "BackendOptions", "Providers", "Session", "open_backend", "register_backend"]
 
@@ -49,22 +54,16 @@ def register_backend(name: str, factory: BackendFactory) -> None:
         raise UsageError(f"a back end {name!r} is registered already; choose another name")
 
 
-def _open_onnx_runtime(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+def _open_tensorrt(library: "LibraryName", bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+    from nerve_runtime.backends.tensorrt.backend import TrtBackend
+
+    return TrtBackend(bundle, manifest, options, library=library)
+
+
+def _open_onnx_runtime(bundle: Path, manifest: Manifest, options: BackendOptions, **choice: Any) -> Backend:
     from nerve_runtime.backends.ort import OrtBackend
 
-    return OrtBackend(bundle, manifest, options)
-
-
-def _open_tensorrt(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
-    from nerve_runtime.backends.tensorrt.backend import TrtBackend
-
-    return TrtBackend(bundle, manifest, options, library="tensorrt")
-
-
-def _open_tensorrt_rtx(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
-    from nerve_runtime.backends.tensorrt.backend import TrtBackend
-
-    return TrtBackend(bundle, manifest, options, library="tensorrt_rtx")
+    return OrtBackend(bundle, manifest, options, **choice)
 
 
 def _open_fake(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
@@ -74,23 +73,19 @@ def _open_fake(bundle: Path, manifest: Manifest, options: BackendOptions) -> Bac
 
 
 def _open_best(bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
-    reason = ""
+    engines, reason = None, ""
     if manifest.engines:
         from nerve_runtime.backends.tensorrt.backend import automatic_engines
 
         engines, reason = automatic_engines(bundle, manifest, options)
-        if engines is not None:
-            return engines
-    from nerve_runtime.backends.ort import OrtBackend
-
-    return OrtBackend(bundle, manifest, options, chosen_by_auto=True, reason=reason)
+    return engines or _open_onnx_runtime(bundle, manifest, options, chosen_by_auto=True, reason=reason)
 
 
 _FACTORIES: dict[str, BackendFactory] = {
     "auto": _open_best,
     "ort": _open_onnx_runtime,
-    "tensorrt": _open_tensorrt,
-    "rtx": _open_tensorrt_rtx,
+    "tensorrt": partial(_open_tensorrt, "tensorrt"),
+    "rtx": partial(_open_tensorrt, "tensorrt_rtx"),
     "fake": _open_fake,
 }
 BACKEND_NAMES = tuple(_FACTORIES)

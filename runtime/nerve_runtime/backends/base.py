@@ -40,8 +40,8 @@ from `nerve_runtime.bundle.BundleGraphs`, which verifies the files first.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal, get_args
 
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec, check_tensors
@@ -118,7 +118,7 @@ class Session(ABC):
         """
 
 
-class Backend(ABC):
+class Backend(AbstractContextManager["Backend"], ABC):
     """Opens graphs of one bundle; a context manager.
 
     Attributes:
@@ -152,12 +152,6 @@ class Backend(ABC):
     def close(self) -> None:
         """Release everything; closing twice is fine."""
 
-    def __enter__(self) -> "Backend":
-        """Return the back end itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Close the back end."""
         self.close()

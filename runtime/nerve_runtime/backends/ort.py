@@ -91,38 +91,40 @@ class OrtBackend(Backend):
         return _OrtSession(stage, record.spec, session, self._run_options)
 
     def _open(self, path: Path) -> Any:
-        if not _is_utf8(str(path)):
-            raise UsageError(
-                f"onnxruntime opens files by names in UTF-8 only, {path} is none; rename or move the bundle"
-            )
         try:
-            # Its own fallback would print on stdout and try again on the processor.
+            name = str(path)
+            name.encode()  # Python keeps bytes of a name that are not UTF-8 as halves of surrogate pairs
+            # enable_fallback would print on stdout and try again on the processor.
             session = self._library.InferenceSession(
-                str(path), self._session_options(), providers=[self._provider], enable_fallback=0
+                name, self._session_options(), providers=[self._provider], enable_fallback=0
             )
         except Exception as error:  # the library's errors share no base; every one of them is about this file
-            if is_out_of_memory(error):
-                raise ResourceError(f"not enough memory to open {path.name}: {_message(error)}") from error
-            if _mentions(error, (FALLBACK_PHRASE,)):
-                raise CompatibilityError(
-                    f"{path.name} would not run on {self._provider} alone, as asked: {_message(error)}; "
-                    "check the driver and libraries of the GPU, or use --providers cpu"
-                ) from error
-            if _mentions(error, NOT_SUPPORTED_PHRASES) and self._manifest.precision == "bf16":
-                raise CompatibilityError(
-                    f"onnxruntime {self._library.__version__} cannot run {path.name} in bf16 on {self._provider}; "
-                    "compile engines from this bundle, or build one with --precision fp16"
-                ) from error
-            if _mentions(error, NOT_SUPPORTED_PHRASES):
-                raise CompatibilityError(
-                    f"onnxruntime {self._library.__version__} cannot run {path.name} (opset {self._manifest.opset}): "
-                    f"{_message(error)}; update onnxruntime, or build the bundle with --opset 20"
-                ) from error
-            raise BundleError(
-                f"{path.name} is not a graph that onnxruntime can open: {_message(error)}; rebuild it"
-            ) from error
+            raise self._open_error(path, error) from error
         session.disable_fallback()  # else a failing run is silently repeated on the processor
         return session
+
+    def _open_error(self, path: Path, error: Exception) -> NerveError:
+        library = f"onnxruntime {self._library.__version__}"
+        if isinstance(error, UnicodeEncodeError):
+            return UsageError(f"{library} opens files by names in UTF-8 only, {path} is none; rename or move the bundle")
+        if is_out_of_memory(error):
+            return ResourceError(f"not enough memory to open {path.name}: {_message(error)}")
+        if FALLBACK_PHRASE in str(error):
+            return CompatibilityError(
+                f"{path.name} would not run on {self._provider} alone, as asked: {_message(error)}; "
+                "check the driver and libraries of the GPU, or use --providers cpu"
+            )
+        if not any(phrase in str(error) for phrase in NOT_SUPPORTED_PHRASES):
+            return BundleError(f"{path.name} is not a graph that onnxruntime can open: {_message(error)}; rebuild it")
+        if self._manifest.precision == "bf16":
+            return CompatibilityError(
+                f"{library} cannot run {path.name} in bf16 on {self._provider}; "
+                "compile engines from this bundle, or build one with --precision fp16"
+            )
+        return CompatibilityError(
+            f"{library} cannot run {path.name} (opset {self._manifest.opset}): {_message(error)}; update onnxruntime, "
+            "or build the bundle with --opset 20"
+        )
 
     def _session_options(self) -> Any:
         options = self._library.SessionOptions()
@@ -151,13 +153,11 @@ class _OrtSession(Session):
         super().__init__(stage, spec)
         self._session = session
         self._run_options = run_options
-        graph_inputs = sorted(node.name for node in session.get_inputs())
-        graph_outputs = sorted(node.name for node in session.get_outputs())
-        inputs, outputs = sorted(tensor.name for tensor in spec.inputs), sorted(tensor.name for tensor in spec.outputs)
-        if (graph_inputs, graph_outputs) != (inputs, outputs):
+        names = {node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()}
+        if names != spec.names:
             raise BundleError(
-                f"stage {stage!r} has inputs {graph_inputs} and outputs {graph_outputs}, the manifest says "
-                f"{inputs} and {outputs}; rebuild the bundle"
+                f"stage {stage!r} has inputs {sorted(names[0])} and outputs {sorted(names[1])}, the manifest says "
+                f"{sorted(spec.names[0])} and {sorted(spec.names[1])}; rebuild the bundle"
             )
 
     def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
@@ -196,19 +196,6 @@ class _OrtSession(Session):
 def _message(error: Exception) -> str:
     """The library's message in one line, or the error's kind where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _mentions(error: Exception, phrases: tuple[str, ...]) -> bool:
-    return any(phrase in str(error) for phrase in phrases)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a name can be encoded; Python keeps bytes of a file name that are not UTF-8 as halves of surrogate pairs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def import_onnxruntime() -> ModuleType:

@@ -59,6 +59,11 @@ class StageSpec(BaseModel):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def names(self) -> tuple[set[str], set[str]]:
+        """Those of the inputs and those of the outputs."""
+        return {tensor.name for tensor in self.inputs}, {tensor.name for tensor in self.outputs}
+
 
 def check_tensors(where: str, specs: Sequence[TensorSpec], tensors: Mapping[str, Array]) -> dict[str, int]:
     """Check arrays against their specs and return the sizes that the axis letters took.

@@ -5,7 +5,7 @@ list of engines built here, then compared with the manifest's hash, and only the
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,11 +19,11 @@ from nerve_runtime.backends.tensorrt.library import (
     import_library,
 )
 from nerve_runtime.backends.tensorrt.memory import Cuda, DeviceMemoryError, import_cudart
-from nerve_runtime.backends.tensorrt.session import TrtSession
+from nerve_runtime.backends.tensorrt.session import Device, TrtSession
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import REQUIRED_STAGES, EngineRecord, Manifest, verify_file
 from nerve_runtime.bundle.spec import StageName
-from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError, is_out_of_memory
+from nerve_runtime.errors import BundleError, CompatibilityError, UsageError, is_out_of_memory
 
 # Stages of different streams do not wait for each other: those that need the words, and those of the picture alone.
 WORDS_STREAM, PICTURE_STREAM = "words", "picture"
@@ -67,17 +67,16 @@ class TrtBackend(Backend):
         self._bundle = bundle
         self._manifest = manifest
         self._library = import_library(library, trt)
-        self._cuda = Cuda(import_cudart() if cudart is None else cudart)
-        self._machine = Machine(self._library, self._cuda.compute_capability(), this_os_arch())
+        cuda = Cuda(import_cudart() if cudart is None else cudart)
+        self._machine = Machine(self._library, cuda.compute_capability(), this_os_arch())
+        self._device = Device(self._library.module, cuda, error_logger(self._library.module))
         self._options = options or BackendOptions()
         self._ledger = ledger or Ledger()
         self._chosen_by_auto = chosen_by_auto
-        self._logger = error_logger(self._library.module)
         self._runtime: Any = None
         self._streams: dict[str, Any] = {}
-        self._sessions: list[TrtSession] = []
         self._undo = ExitStack()  # frees in reverse order
-        self._stopped = self._closed = False
+        self._closed = False
         self.class_slots = self._profile_limit("scores", "class_mask")
         self.readout_limit_px = self._profile_limit("readout", "size_hw")
 
@@ -132,17 +131,16 @@ class TrtBackend(Backend):
             raise UsageError("this back end was closed; open it again")
         record = self.approved_engine(stage)
         path = verify_file(self._bundle, self._manifest, record.path)
-        session = self.with_memory_retry(lambda: self._loaded(stage, record, path))
-        self._sessions.append(session)
+        session = self._device.with_memory_retry(lambda: self._loaded(stage, record, path))
+        self._device.sessions.append(session)
         self._undo.callback(session.close)
         return session
 
     def _loaded(self, stage: StageName, record: EngineRecord, path: Path) -> TrtSession:
-        trt, logger = self._library.module, self._logger
-        logger.clear()
+        self._device.logger.clear()
         if self._runtime is None:
             # `engine_host_code_allowed` is left as it is, False: version-compatible engines carry code for the processor.
-            self._runtime = trt.Runtime(logger)
+            self._runtime = self._device.module.Runtime(self._device.logger)
         stream = self._stream(STREAMS.get(stage, PICTURE_STREAM))
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
@@ -150,10 +148,10 @@ class TrtBackend(Backend):
         context = engine.create_execution_context()
         if context is None:
             raise self._load_error(f"{self._library.label} {self._library.version} cannot prepare {record.path}")
-        return TrtSession(stage, self._manifest.stages[stage].spec, record, engine, context, stream, self)
+        return TrtSession(stage, self._manifest.stages[stage].spec, record, engine, context, stream, self._device)
 
     def _load_error(self, what: str) -> CompatibilityError | DeviceMemoryError:
-        message = self._logger.last_errors()
+        message = self._device.logger.last_errors()
         if is_out_of_memory(message):
             return DeviceMemoryError(f"{what}: {message}")
         return CompatibilityError(
@@ -164,59 +162,19 @@ class TrtBackend(Backend):
     def _stream(self, chain: str) -> Any:
         if chain not in self._streams:
             # Non-blocking: work that another library puts on the default stream would otherwise spoil a capture.
-            flags = self._cuda.cudart.cudaStreamNonBlocking
-            self._streams[chain] = stream = self._cuda.call("cudaStreamCreateWithFlags", flags)
-            self._undo.callback(self._cuda.call, "cudaStreamDestroy", stream)
+            flags = self._device.cuda.cudart.cudaStreamNonBlocking
+            self._streams[chain] = stream = self._device.cuda.call("cudaStreamCreateWithFlags", flags)
+            self._undo.callback(self._device.cuda.call, "cudaStreamDestroy", stream)
         return self._streams[chain]
-
-    def with_memory_retry(self, attempt: Callable[[], Result]) -> Result:
-        """Run `attempt`; where device memory runs out, free all that is not in use and run it once more.
-
-        Raises:
-            ResourceError: memory ran out again.
-        """
-        try:
-            return attempt()
-        except DeviceMemoryError as error:
-            log.warning("%s; giving back what is not in use and trying once more", error)
-        for session in self._sessions:
-            session.release_memory()
-        try:
-            return attempt()
-        except DeviceMemoryError as error:
-            raise ResourceError(
-                f"{error}; this was the second try, with all spare memory given back: end other programs on the GPU, "
-                "use smaller frames, or build a bundle of a smaller --size"
-            ) from error
-
-    @property
-    def cuda(self) -> Cuda:
-        """The CUDA runtime, for the sessions."""
-        return self._cuda
-
-    @property
-    def logger(self) -> Any:
-        """The library's last messages, for the sessions' errors."""
-        return self._logger
-
-    @property
-    def module(self) -> Any:
-        """The library's module, for the sessions."""
-        return self._library.module
-
-    @property
-    def stopped(self) -> bool:
-        """Whether runs are to fail from now on."""
-        return self._stopped
 
     def stop(self) -> None:
         """Make later runs fail; the run in flight ends by itself within milliseconds."""
-        self._stopped = True
+        self._device.stopped = True
 
     def close(self) -> None:
         """Free sessions, then streams, then the library's runtime; closing twice is fine."""
         self._closed = True
-        self._sessions.clear()
+        self._device.sessions.clear()
         self._undo.close()
         self._streams.clear()
         self._runtime = None

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from nerve_runtime.backends.tensorrt.library import SHAPE_INPUT
 from nerve_runtime.backends.tensorrt.memory import Cuda, DeviceMemoryError, Memory
 from nerve_runtime.bundle.manifest import EngineRecord
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec, TensorSpec
-from nerve_runtime.errors import BundleError, NerveError, UsageError, is_out_of_memory
+from nerve_runtime.errors import BundleError, NerveError, ResourceError, UsageError, is_out_of_memory
 
 DTYPES = {"FLOAT": "float32", "UINT8": "uint8", "BOOL": "bool", "INT64": "int64"}
 
@@ -20,27 +20,42 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
-class SessionOwner(Protocol):
-    """What a session needs of its back end."""
+@dataclass(slots=True)
+class Device:
+    """A GPU with the library that runs on it, and the open sessions, which share its memory.
 
-    @property
-    def cuda(self) -> Cuda:
-        """The CUDA runtime."""
+    Attributes:
+        module: of the library.
+        cuda: the CUDA runtime.
+        logger: keeps the library's last messages.
+        stopped: later runs fail.
+    """
 
-    @property
-    def logger(self) -> Any:
-        """The library's last messages."""
-
-    @property
-    def module(self) -> Any:
-        """The library's module."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether runs are to fail."""
+    module: Any
+    cuda: Cuda
+    logger: Any
+    sessions: "list[TrtSession]" = field(default_factory=list)
+    stopped: bool = False
 
     def with_memory_retry(self, attempt: Callable[[], Result]) -> Result:
-        """Run `attempt`, twice where memory runs out."""
+        """Run `attempt`; where device memory runs out, free all that is not in use and run it once more.
+
+        Raises:
+            ResourceError: memory ran out again.
+        """
+        try:
+            return attempt()
+        except DeviceMemoryError as error:
+            log.warning("%s; giving back what is not in use and trying once more", error)
+        for session in self.sessions:
+            session.release_memory()
+        try:
+            return attempt()
+        except DeviceMemoryError as error:
+            raise ResourceError(
+                f"{error}; this was the second try, with all spare memory given back: end other programs on the GPU, "
+                "use smaller frames, or build a bundle of a smaller --size"
+            ) from error
 
 
 @dataclass(slots=True)
@@ -82,7 +97,7 @@ class TrtSession(Session):
         engine: deserialised.
         context: of the engine.
         stream: all its work goes there.
-        owner: back end.
+        device: where it runs.
 
     Raises:
         BundleError: the engine's tensors or its profile are not those of the manifest.
@@ -96,14 +111,14 @@ class TrtSession(Session):
         engine: Any,
         context: Any,
         stream: Any,
-        owner: SessionOwner,
+        device: Device,
     ) -> None:
         super().__init__(stage, spec)
         self._record = record
         self._engine = engine
         self._context = context
         self._stream = stream
-        self._owner = owner
+        self._device = device
         self._bindings = {binding.spec.name: binding for binding in self._open_bindings()}
         self._refuse_other_profile()
         self._bound: object = None  # shapes, addresses and shape values that the context knows
@@ -112,13 +127,11 @@ class TrtSession(Session):
         self._graph: Any = None
 
     def _open_bindings(self) -> Iterator[TensorBinding]:
-        engine, trt, cuda = self._engine, self._owner.module, self._owner.cuda
+        engine, trt, cuda = self._engine, self._device.module, self._device.cuda
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = set(names) - set(inputs)
-        if set(inputs) != {tensor.name for tensor in self.spec.inputs} or outputs != {
-            tensor.name for tensor in self.spec.outputs
-        }:
+        if (set(inputs), outputs) != self.spec.names:
             raise self._mismatch(f"has inputs {sorted(inputs)} and outputs {sorted(outputs)}")
         for tensor in (*self.spec.inputs, *self.spec.outputs):
             dtype = engine.get_tensor_dtype(tensor.name).name
@@ -153,10 +166,10 @@ class TrtSession(Session):
         """Copy in, run and copy out, on the stream of the session."""
         if self._context is None:
             raise UsageError(f"the session of stage {self.stage!r} was closed; open it again")
-        if self._owner.stopped:
+        if self._device.stopped:
             raise BundleError(f"stage {self.stage!r} was told to stop")
         self._refuse_outside_profile(tensors)
-        return self._owner.with_memory_retry(lambda: self._run_once(tensors))
+        return self._device.with_memory_retry(lambda: self._run_once(tensors))
 
     def _refuse_outside_profile(self, tensors: Mapping[str, Array]) -> None:
         for name, (least, _, most) in self._record.profile.items():
@@ -176,7 +189,7 @@ class TrtSession(Session):
             self._bind()
             self._bound = signature
         self._submit()
-        self._owner.cuda.call("cudaStreamSynchronize", self._stream)
+        self._device.cuda.call("cudaStreamSynchronize", self._stream)
         return {name: _host_copy(binding) for name, binding in self._bindings.items() if not binding.is_input}
 
     def _fill_inputs(self, tensors: Mapping[str, Array]) -> None:
@@ -216,7 +229,7 @@ class TrtSession(Session):
     def _require(self, succeeded: bool, what: str) -> None:
         if succeeded:
             return
-        message = self._owner.logger.last_errors()
+        message = self._device.logger.last_errors()
         if is_out_of_memory(message):
             raise DeviceMemoryError(f"stage {self.stage!r}: {message}")
         raise BundleError(
@@ -225,7 +238,7 @@ class TrtSession(Session):
 
     def _submit(self) -> None:
         """Enqueue copies in, the engine and copies out; from the second time on as one CUDA graph."""
-        cuda = self._owner.cuda
+        cuda = self._device.cuda
         if self._graph is None and self._ran_since_bound and self._capture_allowed and self._is_capturable():
             self._graph = self._capture_graph()
         if self._graph is None:
@@ -241,7 +254,7 @@ class TrtSession(Session):
 
     def _capture_graph(self) -> Any:
         """The work of one run as an executable CUDA graph; None, and never tried again, where that does not work."""
-        cuda, recorded = self._owner.cuda, None
+        cuda, recorded = self._device.cuda, None
         try:
             mode = cuda.cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
             cuda.call("cudaStreamBeginCapture", self._stream, mode)
@@ -259,25 +272,25 @@ class TrtSession(Session):
                 cuda.call("cudaGraphDestroy", recorded)
 
     def _enqueue(self) -> None:
-        kinds = self._owner.cuda.cudart.cudaMemcpyKind
+        kinds = self._device.cuda.cudart.cudaMemcpyKind
         copied = [(binding, binding.device) for binding in self._bindings.values() if binding.device is not None]
         for binding, device in copied:
             if binding.is_input:
                 self._copy(device.address, binding.pinned.address, binding.size_bytes, kinds.cudaMemcpyHostToDevice)
-        self._owner.logger.clear()
+        self._device.logger.clear()
         self._require(self._context.execute_async_v3(int(self._stream)), "its run")
         for binding, device in copied:
             if not binding.is_input:
                 self._copy(binding.pinned.address, device.address, binding.size_bytes, kinds.cudaMemcpyDeviceToHost)
 
     def _copy(self, target: int, source: int, size_bytes: int, kind: Any) -> None:
-        self._owner.cuda.call("cudaMemcpyAsync", target, source, size_bytes, kind, self._stream)
+        self._device.cuda.call("cudaMemcpyAsync", target, source, size_bytes, kind, self._stream)
 
     def free_graph(self) -> None:
         """Free the CUDA graph; the next runs make a new one."""
         graph, self._graph = self._graph, None
         if graph is not None:
-            self._owner.cuda.call("cudaGraphExecDestroy", graph)
+            self._device.cuda.call("cudaGraphExecDestroy", graph)
 
     def release_memory(self) -> None:
         """Give all memory of the tensors back; the next run asks for it again."""
