@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from nerve_bench.datasets import BENCHMARKS
 from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import UsageError
-from nerve_runtime.vocabulary.class_list import ClassList, read_text_lines
+from nerve_runtime.vocabulary.class_list import ClassList
+from nerve_stream.cli.text_files import read_text_lines
 
 Resize = Literal["stretch", "tiles"]
 BackgroundRule = Literal["none", "words", "threshold", "cam"]

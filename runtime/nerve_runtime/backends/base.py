@@ -20,17 +20,10 @@ the shapes it gets and leaves the computing to ONNX Runtime:
         def __init__(self, bundle, manifest, options):
             self._backend = open_backend("ort", bundle, manifest, options)
 
-        def describe(self):
-            return f"printing: {self._backend.describe()}"
-
-        def open_session(self, stage):
-            return PrintingSession(self._backend.open_session(stage))
-
-        def stop(self):
-            self._backend.stop()
-
-        def close(self):
-            self._backend.close()
+        def describe(self): return f"printing: {self._backend.describe()}"
+        def open_session(self, stage): return PrintingSession(self._backend.open_session(stage))
+        def stop(self): self._backend.stop()
+        def close(self): self._backend.close()
 
     register_backend("printing", PrintingBackend)
 

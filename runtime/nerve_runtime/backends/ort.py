@@ -106,7 +106,9 @@ class OrtBackend(Backend):
     def _open_error(self, path: Path, error: Exception) -> NerveError:
         library = f"onnxruntime {self._library.__version__}"
         if isinstance(error, UnicodeEncodeError):
-            return UsageError(f"{library} opens files by names in UTF-8 only, {path} is none; rename or move the bundle")
+            return UsageError(
+                f"{library} opens files by names in UTF-8 only, {path} is none; rename or move the bundle"
+            )
         if is_out_of_memory(error):
             return ResourceError(f"not enough memory to open {path.name}: {_message(error)}")
         if FALLBACK_PHRASE in str(error):

@@ -1,22 +1,22 @@
 """Class names as a person writes them, checked before anything is tokenised.
 
-On a command line `;` separates classes and `,` synonyms: `ladybug; tennis ball, ball; road`. In a file each line is a
-class, its synonyms separated by `,` or `;`. The first word of a class is the name shown for it.
+In one string `;` separates classes and `,` synonyms: `ladybug; tennis ball, ball; road`. The first word of a class is
+the name shown for it.
 """
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nerve_runtime.errors import UsageError
 from nerve_runtime.labels import BACKGROUND_NAME, CLASSES_LIMIT
-from nerve_runtime.vocabulary.strictness import warn_or_refuse
 
 PROMPT_CHARACTERS_LIMIT = 1000  # byte-pair encoding takes 0.7 s for a megabyte without spaces
-CLASS_FILE_LIMIT_BYTES = 1_000_000
 CLASSES_EXAMPLE = " in the order of the labels, such as ['bus', 'road']"
+
+logger = logging.getLogger("nerve_runtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,45 +113,6 @@ def split_classes(text: str) -> list[str]:
     return parts[:-1] if len(parts) > 1 and not parts[-1].strip() else parts
 
 
-def read_class_file(path: Path) -> list[str]:
-    """Read a class a line, as `read_text_lines` reads lines; `;` and `,` both separate synonyms.
-
-    Raises:
-        UsageError: the file is not usable; names the line where it can.
-    """
-    return [text.replace(";", ",") for _, text in read_text_lines(path, "class file")]
-
-
-def read_text_lines(path: Path, kind: str) -> list[tuple[int, str]]:
-    """Lines and their numbers; empty ones and what follows a `#` are left out; BOM and CRLF are accepted.
-
-    Args:
-        path: a UTF-8 file.
-        kind: named in messages, such as "class file".
-
-    Raises:
-        UsageError: the file is missing, too large, has no line, or is not UTF-8 text; names the line where it can.
-    """
-    if not path.is_file():
-        raise UsageError(f"{kind} {path} is not a file; expected UTF-8 text, one entry a line")
-    if path.stat().st_size > CLASS_FILE_LIMIT_BYTES:
-        raise UsageError(f"{kind} {path} is {path.stat().st_size} bytes, expected at most {CLASS_FILE_LIMIT_BYTES}")
-    lines = []
-    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        where = f"{kind} {path}, line {number}"
-        try:
-            text = line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{where} is not UTF-8 ({error.reason}); save the file as UTF-8") from error
-        text = text.partition("#")[0].strip()
-        if text:
-            refuse_odd_characters(where, text)
-            lines.append((number, text))
-    if not lines:
-        raise UsageError(f"{kind} {path} has no entry; expected one a line")
-    return lines
-
-
 def _words(where: str, texts: Iterable[str], *, strict: bool) -> tuple[str, ...]:
     return tuple(_word(where, text, strict=strict) for text in texts)
 
@@ -171,6 +132,13 @@ def _word(where: str, text: str, *, strict: bool) -> str:
         )
         warn_or_refuse(message, strict=strict)
     return word
+
+
+def warn_or_refuse(message: str, *, strict: bool) -> None:
+    """Log `message` as a warning, or raise it as a UsageError when `strict`."""
+    if strict:
+        raise UsageError(message)
+    logger.warning(message)
 
 
 def refuse_odd_characters(where: str, text: str) -> None:

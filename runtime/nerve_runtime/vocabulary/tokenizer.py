@@ -10,7 +10,7 @@ from tokenizers import Encoding, Tokenizer
 
 from nerve_runtime.bundle.manifest import Vocabulary
 from nerve_runtime.errors import BundleError, UsageError
-from nerve_runtime.vocabulary.strictness import warn_or_refuse
+from nerve_runtime.vocabulary.class_list import warn_or_refuse
 
 WORDS_SHOWN = 40
 

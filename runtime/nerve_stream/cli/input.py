@@ -76,7 +76,7 @@ def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) 
             "--classes-file and --vocabulary"
         )
     if file is not None:
-        from nerve_runtime.vocabulary import read_class_file
+        from nerve_stream.cli.text_files import read_class_file
 
         return read_class_file(file)
     return vocabulary if vocabulary is not None else readable(text or "")
@@ -90,6 +90,6 @@ def template_lines(templates: str | None) -> str | list[str] | None:
     """
     if templates is None or not Path(templates).is_file():
         return templates and readable(templates)
-    from nerve_runtime.vocabulary import read_text_lines
+    from nerve_stream.cli.text_files import read_text_lines
 
     return [text for _, text in read_text_lines(Path(templates), "template file")]
