@@ -114,15 +114,10 @@ class FrameDecoder:
         affinity = self._mix_heads(head_affinity, seed_scores)
         label_scores = self._walk("walk", seed_scores=seed_scores, affinity=affinity, local_weights=local_weights)
         return VideoState(
-            keyframe=number,
-            vocabulary=self._vocabulary,
-            head_affinity=head_affinity,
-            affinity=affinity,
-            local_weights=local_weights,
-            closed_form=self._solve(affinity, local_weights),
-            seed_scores=seed_scores,
+            keyframe=number, vocabulary=self._vocabulary, head_affinity=head_affinity, affinity=affinity,
+            local_weights=local_weights, closed_form=self._solve(affinity, local_weights), seed_scores=seed_scores,
             label_scores=label_scores,
-        )
+        )  # fmt: skip
 
     def _between_keyframes(self, before: VideoState) -> VideoState:
         seed_scores = self._seed_scores(before)
@@ -131,12 +126,9 @@ class FrameDecoder:
             return replace(state, label_scores=self._walk_on(state, before.label_scores))
         affinity = self._mix_heads(before.head_affinity, seed_scores)
         state = replace(
-            before,
-            vocabulary=self._vocabulary,
-            affinity=affinity,
-            closed_form=self._solve(affinity, before.local_weights),
-            seed_scores=seed_scores,
-        )
+            before, vocabulary=self._vocabulary, affinity=affinity,
+            closed_form=self._solve(affinity, before.local_weights), seed_scores=seed_scores,
+        )  # fmt: skip
         return replace(state, label_scores=self._walk_on(state, None))
 
     def _seed_scores(self, before: VideoState) -> Array:

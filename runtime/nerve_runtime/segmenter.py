@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +118,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         temporal: Temporal = EVERY_FRAME,
         templates: str | Iterable[str] | None = None,
         constants: Constants | None = None,
-        cache_dir: Path | Literal["default"] | None = "default",
+        cache_dir: str | Path | None = "default",
         strict: bool = False,
     ) -> "Segmenter":
         """Verify a bundle, embed the class list and open the graphs.
@@ -146,7 +145,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """
         folder = Path(bundle)
         manifest = load_manifest(folder)
-        cache = default_cache_dir() if cache_dir == "default" else cache_dir
+        cache = default_cache_dir() if cache_dir == "default" else Path(cache_dir) if cache_dir else None
         with ExitStack() as undo:
             if isinstance(backend, str):
                 backend = open_backend(backend, folder, manifest, backend_options)
@@ -194,11 +193,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         self._vocabulary = ActiveVocabulary(bank if slots is None else pad_classes(bank, slots), self._scalars)
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
-        """Label every pixel of a frame.
-
-        Args:
-            frame: a Frame, or pixels uint8 (H, W, 3), RGB.
-            bgr: the pixels are BGR, as OpenCV gives them.
+        """Label every pixel of a frame, or of pixels uint8 (H, W, 3), RGB, or BGR as OpenCV gives them where `bgr`.
 
         Raises:
             UsageError: the pixels are not uint8 (H, W, 3), or the segmenter is closed.

@@ -55,12 +55,7 @@ class Video:
         self._state: VideoState | None = None
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
-        """`encode`, then `decode`.
-
-        Raises:
-            UsageError: the pixels are not uint8 (H, W, 3).
-            ResourceError: memory ran out; the next frame can be tried.
-        """
+        """`encode`, then `decode`; raises what they raise."""
         return self.decode(self.encode(frame, bgr=bgr))
 
     def reset(self) -> None:
@@ -92,19 +87,11 @@ class Video:
             decision = self._decide(size_hw, time_s, motion)
             head_affinity, local_weights = self._run_attention(working, decision, timings_ms)
             return EncodedFrame(
-                index=index,
-                time_s=time_s,
-                size_hw=size_hw,
-                working=working,
-                decision=decision,
-                keyframe=self._keyframes,
-                age=self._age or 0,
-                motion=motion if decision != "cut" else None,
-                head_affinity=head_affinity,
-                local_weights=local_weights,
-                timings_ms=timings_ms,
+                index=index, time_s=time_s, size_hw=size_hw, working=working, decision=decision,
+                keyframe=self._keyframes, age=self._age or 0, motion=motion if decision != "cut" else None,
+                head_affinity=head_affinity, local_weights=local_weights, timings_ms=timings_ms,
                 spent_s=time.perf_counter() - started,
-            )
+            )  # fmt: skip
 
     def decode(self, encoded: EncodedFrame) -> FrameResult:
         """Label every pixel of an encoded frame.
@@ -131,16 +118,10 @@ class Video:
             timings_ms["total"] = 1000 * (encoded.spent_s + time.perf_counter() - started)
         self._on_decoded(valid)
         return FrameResult(
-            labels=labels,
-            confidence=confidence,
-            class_names=vocabulary.bank.class_names,
-            index=encoded.index,
-            time_s=encoded.time_s,
-            timings_ms=timings_ms,
-            keyframe=keyframe,
-            affinity_age=0 if keyframe else encoded.age,
-            valid=valid,
-        )
+            labels=labels, confidence=confidence, class_names=vocabulary.bank.class_names, index=encoded.index,
+            time_s=encoded.time_s, timings_ms=timings_ms, keyframe=keyframe,
+            affinity_age=0 if keyframe else encoded.age, valid=valid,
+        )  # fmt: skip
 
     @contextmanager
     def _frame_transaction(self, index: int, size_hw: tuple[int, int]) -> Iterator[None]:

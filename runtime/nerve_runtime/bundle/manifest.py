@@ -3,6 +3,8 @@
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
@@ -248,24 +250,16 @@ def load_manifest(bundle: Path) -> Manifest:
     Raises:
         BundleError: there is no bundle, the manifest is not valid, or its format version is not this one's.
     """
-    try:
-        return _read_manifest(bundle / MANIFEST_NAME)
-    except OSError as error:
-        raise BundleError(
-            f"bundle {bundle} cannot be read: {error.strerror or error}; check its path and rights"
-        ) from error
-
-
-def _read_manifest(path: Path) -> Manifest:
-    bundle = path.parent
-    _refuse_link(path)
-    if not path.is_file():
-        raise BundleError(
-            f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; make one with: python export/build_engines.py"
-        )
-    if path.stat().st_size > MANIFEST_LIMIT_BYTES:
-        raise BundleError(f"{path} is {path.stat().st_size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
-    content = path.read_bytes()
+    path = bundle / MANIFEST_NAME
+    with _read_errors(f"bundle {bundle}"):
+        _refuse_link(path)
+        if not path.is_file():
+            raise BundleError(
+                f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; make one with: python export/build_engines.py"
+            )
+        if path.stat().st_size > MANIFEST_LIMIT_BYTES:
+            raise BundleError(f"{path} is {path.stat().st_size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
+        content = path.read_bytes()
     _refuse_changed(path, content)
     try:
         return Manifest.model_validate_json(content).model_copy(update={"manifest_sha256": None})
@@ -327,11 +321,17 @@ def verify_file(bundle: Path, manifest: Manifest, relative: str) -> Path:
         BundleError: the file is missing, no plain file, a link, or differs from the manifest.
     """
     path = bundle / relative
-    try:
+    with _read_errors(str(path)):
         _verify(bundle, path, manifest.files[relative])
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror or error}; check its rights") from error
     return path
+
+
+@contextmanager
+def _read_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{what} cannot be read: {error.strerror or error}; check its path and rights") from error
 
 
 def _verify(bundle: Path, path: Path, record: FileRecord) -> None:

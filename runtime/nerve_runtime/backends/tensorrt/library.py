@@ -10,14 +10,7 @@ from nerve_runtime.errors import CompatibilityError
 
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 TENSORRT_MAJORS = (10, 11)
-RTX_CAPABILITIES = {
-    "sm75": "SM75",
-    "sm80": "SM80",
-    "sm86": "SM86",
-    "sm89": "SM89",
-    "sm120": "SM120",
-    "sm121": "SM121",
-}
+RTX_CAPABILITIES = {f"sm{number}": f"SM{number}" for number in (75, 80, 86, 89, 120, 121)}
 """Compute capabilities that TensorRT-RTX compiles for, and its names for them; not Orin (sm87), H100 (sm90), Thor (sm110)."""
 LABELS: dict[LibraryName, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 EXTRAS: dict[LibraryName, str] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}

@@ -79,10 +79,24 @@ class TensorBinding:
         """Where the engine reads or writes it."""
         return (self.device or self.pinned).address
 
-    @property
-    def memories(self) -> tuple[Memory, ...]:
-        """All memory that it holds."""
-        return (self.pinned,) if self.device is None else (self.pinned, self.device)
+    def reserve(self, shape: tuple[int, ...]) -> None:
+        """Hold memory for a tensor of this shape."""
+        self.shape = shape
+        for memory in (self.pinned, self.device):
+            if memory is not None:
+                memory.reserve(self.size_bytes)
+
+    def release(self) -> None:
+        """Give the memory back."""
+        for memory in (self.pinned, self.device):
+            if memory is not None:
+                memory.release()
+
+    def host_copy(self) -> Array:
+        """The tensor's values in pinned memory, copied."""
+        dtype = np.dtype(self.spec.dtype)
+        size_bytes = int(np.prod(self.shape, dtype=np.int64)) * dtype.itemsize
+        return self.pinned.host_bytes(size_bytes).view(dtype).reshape(self.shape).copy()
 
 
 class TrtSession(Session):
@@ -120,6 +134,8 @@ class TrtSession(Session):
         self._stream = stream
         self._device = device
         self._bindings = {binding.spec.name: binding for binding in self._open_bindings()}
+        self._inputs = {name: binding for name, binding in self._bindings.items() if binding.is_input}
+        self._outputs = {name: binding for name, binding in self._bindings.items() if not binding.is_input}
         self._refuse_other_profile()
         self._bound: object = None  # shapes, addresses and shape values that the context knows
         self._ran_since_bound = False
@@ -144,11 +160,10 @@ class TrtSession(Session):
 
     def _refuse_other_profile(self) -> None:
         # Only shapes: in TensorRT-RTX 1.7 `get_tensor_profile_values`, for `size_hw`, has its two arguments' types swapped.
-        inputs = {name: binding for name, binding in self._bindings.items() if binding.is_input}
-        unknown = sorted(set(self._record.profile) - set(inputs))
+        unknown = sorted(set(self._record.profile) - set(self._inputs))
         if unknown:
             raise self._mismatch(f"has no inputs {unknown}, of which the manifest has a profile")
-        for name, binding in inputs.items():
+        for name, binding in self._inputs.items():
             recorded = self._record.profile.get(name)
             if binding.has_free_axes:
                 shapes = [list(shape) for shape in self._engine.get_tensor_profile_shape(name, 0)]
@@ -182,35 +197,32 @@ class TrtSession(Session):
 
     def _run_once(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         self._fill_inputs(tensors)
-        inputs = [binding for binding in self._bindings.values() if binding.is_input]
         values = tensors[SHAPE_INPUT].tobytes() if SHAPE_INPUT in tensors else b""
-        signature = values, tuple((binding.shape, binding.address, binding.pinned.address) for binding in inputs)
+        signature = (
+            values,
+            tuple((binding.shape, binding.address, binding.pinned.address) for binding in self._inputs.values()),
+        )
         if signature != self._bound:
             self._bind()
             self._bound = signature
         self._submit()
         self._device.cuda.call("cudaStreamSynchronize", self._stream)
-        return {name: _host_copy(binding) for name, binding in self._bindings.items() if not binding.is_input}
+        return {name: binding.host_copy() for name, binding in self._outputs.items()}
 
     def _fill_inputs(self, tensors: Mapping[str, Array]) -> None:
         for name, array in tensors.items():
             binding = self._bindings[name]
-            binding.shape = array.shape
-            for memory in binding.memories:
-                memory.reserve(binding.size_bytes)
+            binding.reserve(array.shape)
             binding.pinned.host_bytes(array.nbytes).view(array.dtype).reshape(array.shape)[...] = array
 
     def _bind(self) -> None:
         """Set the inputs' shapes and addresses, infer the outputs' shapes, and reserve memory for them."""
         self.free_graph()
         self._bound, self._ran_since_bound = None, False
-        for name, binding in self._bindings.items():
-            if binding.is_input:
-                self._require(
-                    not binding.has_free_axes or self._context.set_input_shape(name, binding.shape),
-                    f"shape of {name!r}",
-                )
-                self._require(self._context.set_tensor_address(name, binding.address), f"address of {name!r}")
+        for name, binding in self._inputs.items():
+            shape_is_set = not binding.has_free_axes or self._context.set_input_shape(name, binding.shape)
+            self._require(shape_is_set, f"shape of {name!r}")
+            self._require(self._context.set_tensor_address(name, binding.address), f"address of {name!r}")
         try:
             unknown = self._context.infer_shapes()
         except RuntimeError as error:
@@ -218,13 +230,10 @@ class TrtSession(Session):
                 f"stage {self.stage!r} cannot infer its shapes: {error}; build the engine again"
             ) from error
         self._require(not unknown, f"shapes: it misses {unknown}")
-        for name, binding in self._bindings.items():
-            if not binding.is_input:
-                binding.shape = tuple(self._context.get_tensor_shape(name))
-                self._require(all(size > 0 for size in binding.shape), f"shape of {name!r}: {binding.shape}")
-                for memory in binding.memories:
-                    memory.reserve(binding.size_bytes)
-                self._require(self._context.set_tensor_address(name, binding.address), f"address of {name!r}")
+        for name, binding in self._outputs.items():
+            binding.reserve(tuple(self._context.get_tensor_shape(name)))
+            self._require(all(size > 0 for size in binding.shape), f"shape of {name!r}: {binding.shape}")
+            self._require(self._context.set_tensor_address(name, binding.address), f"address of {name!r}")
 
     def _require(self, succeeded: bool, what: str) -> None:
         if succeeded:
@@ -273,18 +282,17 @@ class TrtSession(Session):
 
     def _enqueue(self) -> None:
         kinds = self._device.cuda.cudart.cudaMemcpyKind
-        copied = [(binding, binding.device) for binding in self._bindings.values() if binding.device is not None]
-        for binding, device in copied:
-            if binding.is_input:
-                self._copy(device.address, binding.pinned.address, binding.size_bytes, kinds.cudaMemcpyHostToDevice)
+        for binding in self._inputs.values():
+            if binding.device:
+                self._copy(binding, binding.device.address, binding.pinned.address, kinds.cudaMemcpyHostToDevice)
         self._device.logger.clear()
         self._require(self._context.execute_async_v3(int(self._stream)), "its run")
-        for binding, device in copied:
-            if not binding.is_input:
-                self._copy(binding.pinned.address, device.address, binding.size_bytes, kinds.cudaMemcpyDeviceToHost)
+        for binding in self._outputs.values():
+            if binding.device:
+                self._copy(binding, binding.pinned.address, binding.device.address, kinds.cudaMemcpyDeviceToHost)
 
-    def _copy(self, target: int, source: int, size_bytes: int, kind: Any) -> None:
-        self._device.cuda.call("cudaMemcpyAsync", target, source, size_bytes, kind, self._stream)
+    def _copy(self, binding: TensorBinding, target: int, source: int, kind: Any) -> None:
+        self._device.cuda.call("cudaMemcpyAsync", target, source, binding.size_bytes, kind, self._stream)
 
     def free_graph(self) -> None:
         """Free the CUDA graph; the next runs make a new one."""
@@ -297,8 +305,7 @@ class TrtSession(Session):
         self.free_graph()
         self._bound = None
         for binding in self._bindings.values():
-            for memory in binding.memories:
-                memory.release()
+            binding.release()
 
     def close(self) -> None:
         """Free everything; closing twice is fine."""
@@ -312,9 +319,3 @@ def _fits(shape: tuple[int, ...], tensor: TensorSpec) -> bool:
     if len(shape) != len(tensor.axes):
         return False
     return all(isinstance(axis, str) or axis == size for axis, size in zip(tensor.axes, shape, strict=True))
-
-
-def _host_copy(binding: TensorBinding) -> Array:
-    dtype = np.dtype(binding.spec.dtype)
-    size_bytes = int(np.prod(binding.shape, dtype=np.int64)) * dtype.itemsize
-    return binding.pinned.host_bytes(size_bytes).view(dtype).reshape(binding.shape).copy()
