@@ -7,6 +7,7 @@ and the walk is the real one. Nothing here is meant to be right about a picture;
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ def _attention(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Ar
         difference = ((_neighbour(grid, down, right) - grid) ** 2).sum(axis=2)
         inside = _neighbour(np.ones((height, width), dtype=np.float32), down, right)
         nearness = DIAGONAL_WEIGHT if down and right else 1.0
-        planes.append(np.exp(-COLOUR_SHARPNESS * difference) * inside * nearness + SMALL * inside)
+        planes.append((np.exp(-COLOUR_SHARPNESS * difference) * nearness + SMALL) * inside)
     weights = np.stack(planes)
     weights = np.asarray(weights / np.maximum(weights.sum(axis=0), SMALL), dtype=np.float32)
     return {"head_affinity": np.stack(heads), "local_weights": weights}
@@ -193,10 +194,6 @@ def _mix(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def _local(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    return {"local_weights": _attention(manifest, tensors)["local_weights"]}
-
-
 def _carry(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     weights = tensors["keep"] * tensors["previous_weights"]
     moved = np.einsum("ckp,kp->cp", tensors["previous_scores"][:, tensors["previous_tokens"]], weights)
@@ -205,12 +202,11 @@ def _carry(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]
 
 
 def _walk_carried(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """The far affinity of what is not visible is left out, and the rest looked up at the origins."""
-    known = dict(tensors)
+    """The far affinity of what is not visible is left out, and the rest taken from the origins."""
     visible = tensors["origin_visible"][:, None]
-    looked_up = tensors["affinity"][tensors["origin_tokens"]]
-    known["affinity"] = looked_up * visible + (1 - visible) / looked_up.shape[1]
-    return _walk_of(STEPS_WARM, "previous_scores")(manifest, known)
+    origins = tensors["affinity"][tensors["origin_tokens"]]
+    affinity = origins * visible + (1 - visible) / origins.shape[1]
+    return _walk(manifest, {**tensors, "affinity": affinity}, STEPS_WARM, "previous_scores")
 
 
 def _solve(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -219,28 +215,22 @@ def _solve(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]
 
 
 def _walk_exact(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    known = {**tensors, "affinity": tensors["local_affinity"] @ tensors["closed_sum"]}
-    return _walk_of(STEPS_COLD, "seed_scores")(manifest, known)
+    return _walk(manifest, {**tensors, "affinity": tensors["local_affinity"] @ tensors["closed_sum"]})
 
 
-def _walk_of(steps: int, start: str) -> Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]:
-    def walk(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        seeds, alpha, beta = tensors["seed_scores"], tensors["alpha"], tensors["beta"]
-        height, width = manifest.geometry.grid_hw
-        averages = _cells(manifest.geometry.tokens, manifest.geometry.pooled_keys)
-        scores = tensors[start]
-        for _ in range(steps):
-            far = (tensors["affinity"] @ (averages @ scores.T)).T
-            grid = np.moveaxis(scores.reshape(-1, height, width), 0, 2)
-            shifted = (_neighbour(grid, *offset) for offset in NEIGHBOURS)
-            near = sum(
-                plane[..., None] * values for plane, values in zip(tensors["local_weights"], shifted, strict=True)
-            )
-            near = np.moveaxis(np.asarray(near), 2, 0).reshape(scores.shape)
-            scores = (1 - alpha) * seeds + alpha * (beta * far + (1 - beta) * near)
-        return {"label_scores": np.asarray(scores, dtype=np.float32)}
-
-    return walk
+def _walk(
+    manifest: Manifest, tensors: Mapping[str, Array], steps: int = STEPS_COLD, start: str = "seed_scores"
+) -> dict[str, Array]:
+    alpha, beta, scores = tensors["alpha"], tensors["beta"], tensors[start]
+    height, width = manifest.geometry.grid_hw
+    averages = _cells(manifest.geometry.tokens, manifest.geometry.pooled_keys)
+    for _ in range(steps):
+        far = (tensors["affinity"] @ (averages @ scores.T)).T
+        grid = np.moveaxis(scores.reshape(-1, height, width), 0, 2)
+        shifted = np.stack([_neighbour(grid, *offset) for offset in NEIGHBOURS])
+        near = np.einsum("nhw,nhwc->chw", tensors["local_weights"], shifted).reshape(scores.shape)
+        scores = (1 - alpha) * tensors["seed_scores"] + alpha * (beta * far + (1 - beta) * near)
+    return {"label_scores": np.asarray(scores, dtype=np.float32)}
 
 
 def _readout(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -258,7 +248,7 @@ def _readout(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Arra
 def _frame(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     known = dict(tensors)
     known["size_hw"] = np.array(manifest.geometry.working_hw, dtype=np.int64)
-    for stage in (_scores, _attention, _mix, _walk_of(STEPS_COLD, "seed_scores"), _readout):
+    for stage in (_scores, _attention, _mix, _walk, _readout):
         known |= stage(manifest, known)
     return {name: known[name] for name in ("labels", "confidence")}
 
@@ -268,10 +258,10 @@ _STAGES: Mapping[StageName, Callable[[Manifest, Mapping[str, Array]], dict[str, 
     "scores": _scores,
     "attention": _attention,
     "mix": _mix,
-    "walk": _walk_of(STEPS_COLD, "seed_scores"),
-    "walk_warm": _walk_of(STEPS_WARM, "previous_scores"),
+    "walk": _walk,
+    "walk_warm": partial(_walk, steps=STEPS_WARM, start="previous_scores"),
     "carry": _carry,
-    "local": _local,
+    "local": lambda manifest, tensors: {"local_weights": _attention(manifest, tensors)["local_weights"]},
     "walk_carried": _walk_carried,
     "solve": _solve,
     "walk_exact": _walk_exact,

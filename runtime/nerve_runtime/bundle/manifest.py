@@ -127,7 +127,7 @@ class Geometry(_Strict):
 class Vocabulary(_Strict):
     """How class names become token ids; `synthetic` marks a tokenizer that no network was trained with.
 
-    `known_words_only` is true for a tokenizer that maps words it has never seen to `unknown_token`.
+    `unknown_token` is set for a tokenizer that maps words it does not know to this token.
     """
 
     tokenizer: BundlePath
