@@ -144,6 +144,8 @@ def make_plan(
     sizes_of(known[preset].backbones, params)
     name = preset if precision == "fp32" else f"{preset}-{precision}"
     folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
+    if folder.is_symlink():
+        folder = folder.resolve()  # the link stays; what it leads to is replaced
     kept: Opset = 20 if opset == 20 else 23
     return BuildPlan(
         preset,

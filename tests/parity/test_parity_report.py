@@ -2,8 +2,10 @@
 
 import base64
 import json
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -178,6 +180,39 @@ def test_a_report_that_exists_is_not_replaced_unasked(
     assert "add --force to replace it" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == "mine"
     assert not stub.report.passed
+
+
+def test_a_report_is_written_through_a_link_and_a_pipe_and_never_over_a_device(
+    stub: Comparison, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link, pipe = tmp_path / "link.html", tmp_path / "pipe.md"
+    link.symlink_to(tmp_path / "elsewhere.html")
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(pipe.read_text)
+        with pytest.raises(SystemExit) as ended:
+            run_command(monkeypatch, bundle, "--html", link, "--markdown", pipe)
+        assert reader.result(timeout=10).startswith("# Parity with the reference")
+    assert ended.value.code == 7
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere.html").is_file()
+    with pytest.raises(SystemExit) as ended:
+        run_command(monkeypatch, bundle, "--html", "/dev/full", "--force")
+    assert ended.value.code == 2
+    assert "output /dev/full is a device" in " ".join(capsys.readouterr().err.split())
+    assert Path("/dev/full").is_char_device()
+    assert not stub.report.passed
+
+
+def test_what_broke_is_said_once(
+    stub: Comparison, bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_command(monkeypatch, bundle)
+    captured = capsys.readouterr()
+    sentence = " ".join(verdict(stub).split())
+    assert " ".join((captured.out + captured.err).split()).count(sentence) == 1
+    assert captured.out.count("FIRST BROKEN") == 1
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,10 @@ def _key_without_downloads(plan: BuildPlan) -> str | None:
     try:
         return plan_key(plan, plan_weights(offline, lambda _what: None))
     except BundleError as error:
-        Console(stderr=True).print(f"note: {error}", highlight=False, markup=False, soft_wrap=True)
+        note = str(error)
+        if not plan.weights.offline and "was not downloaded before" in note:
+            note = f"weights of {plan.preset} are not here yet; a build downloads them, and has no plan key before"
+        Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
         return None
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.lock import PACKAGED_LOCK
 from nerve_ref.weights.relock import write_lock
+from nerve_runtime.atomic import refuse_existing
 from nerve_runtime.errors import SourceError
 
 
@@ -22,12 +23,13 @@ def lock(
 ) -> None:
     """Pin commits and SHA-256 of all weights that the hub's mirrors serve now; needs the network, downloads no weights.
 
-    Exit codes: 0 written (what is still open is listed), 5 the lock cannot be read or written.
+    Exit codes: 0 written (what is still open is listed), 2 usage, 5 the lock cannot be read or written.
     """
+    refuse_existing(output, force=True)
     console = Console(stderr=True)
     try:
         still_open = write_lock(
-            output,
+            output.resolve(),
             lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             source=source or PACKAGED_LOCK,
         )

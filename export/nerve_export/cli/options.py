@@ -86,7 +86,10 @@ RandomWeights = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option(help="Folder of the bundle; replaced as a whole.", show_default="bundles/PRESET...")
+    Path | None,
+    typer.Option(
+        help="Folder of the bundle; replaced as a whole, of a link what it leads to.", show_default="bundles/PRESET..."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be built; needs no torch, downloads nothing.")]

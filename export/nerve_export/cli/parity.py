@@ -87,7 +87,7 @@ def parity(
     """
     bundles = [bundle, *(against or [])]
     for path in filter(None, (html, markdown)):
-        refuse_existing(path, force=force)
+        refuse_existing(path, force=force, pipes=True)
     _check_request(bundles, backend, frames)
     weights = WeightChoice(clip=clip, sd=sd, vae=vae, tokenizer=tokenizer, offline=offline, dinov2=dinov2)
     comparisons = _compare(bundles, backend, weights, frames)
@@ -173,7 +173,9 @@ def _say(comparison: Comparison, *, as_json: bool) -> None:
     typer.echo(f"{comparison.bundle}, {comparison.facts['precision']}, {report.backend}")
     for line in table_lines(comparison):
         typer.echo(line)
-    typer.echo(verdict(comparison) + "\n")
+    if report.passed:  # what broke is the error at the end
+        typer.echo(verdict(comparison))
+    typer.echo()
 
 
 def table_lines(comparison: Comparison) -> list[str]:

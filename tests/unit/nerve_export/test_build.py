@@ -115,6 +115,17 @@ def test_nothing_changed_is_answered_without_building(plan: BuildPlan, monkeypat
     assert again.manifest == load_manifest(plan.out)
 
 
+def test_a_bundle_at_the_end_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("elsewhere")
+    for force in (False, True):
+        build(make_plan("tiny", out=link), (), force=force)
+    assert link.is_symlink()
+    assert load_manifest(tmp_path / "elsewhere") == load_manifest(link)
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "link", ".elsewhere.lock"}
+
+
 def test_force_builds_again(plan: BuildPlan) -> None:
     build(plan, (), lambda what: None)
     assert len(build(plan, (), lambda what: None, force=True).artefacts) == len(TABLE) + 1

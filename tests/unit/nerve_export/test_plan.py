@@ -74,6 +74,12 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     return folders
 
 
+def test_a_link_stays_and_the_folder_it_leads_to_is_built(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere" / "tiny")
+    assert planned(out=link).out == tmp_path / "elsewhere" / "tiny"
+
+
 def test_no_flags_give_the_presets_own_constants() -> None:
     plan = planned()
     assert (plan.params, plan.opset, plan.max_classes, plan.out) == (TINY, 23, 254, Path("bundles/tiny"))
@@ -190,6 +196,26 @@ def test_a_dry_run_needs_no_torch_and_says_what_would_be_built() -> None:
     assert f"plan_key: {key_of(planned(steps=8))}" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "note"),
+    [
+        ((), "note: weights of sd21-fast are not here yet; a build downloads them, and has no plan key before"),
+        (("--offline",), "the network is not to be used (--offline)"),
+    ],
+    ids=["online", "offline"],
+)
+def test_a_dry_run_without_weights_says_what_a_build_would_do(
+    words: tuple[str, ...], note: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    ended = light_command("--preset", "sd21-fast", "--dry-run", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert "plan_key: None" in ended.stdout
+    assert note in ended.stderr
+    assert ("--offline" in ended.stderr) == bool(words)
+
+
 def test_help_needs_no_torch() -> None:
     ended = light_command("--help")
     assert ended.returncode == 0, ended.stderr
@@ -220,6 +246,4 @@ def test_the_export_enters_the_runtime_by_its_named_modules_only() -> None:
     entered = {
         name for path in sources("nerve_export") for name, _ in imported_modules(path) if "nerve_runtime" in name
     }
-    assert entered - RUNTIME_MODULES == {"nerve_runtime", "nerve_runtime.bundle"}, (
-        "`from nerve_runtime.bundle import spec`"
-    )
+    assert entered - RUNTIME_MODULES == {"nerve_runtime.bundle"}, "`from nerve_runtime.bundle import spec`"
