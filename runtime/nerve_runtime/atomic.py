@@ -12,6 +12,7 @@ from pathlib import Path
 from nerve_runtime.errors import ResourceError, UsageError
 
 __all__ = [
+    "link_target",
     "move_into_place",
     "refuse_existing",
     "refuse_special",
@@ -32,6 +33,14 @@ def resource_errors(path: Path) -> Iterator[None]:
         raise ResourceError(
             f"cannot write {path}: {error.strerror or error} ({reason}); free space or choose a folder that can be written"
         ) from error
+
+
+def link_target(path: Path) -> Path:
+    """The absolute path that `path` leads to; of links that lead to each other, one of them, which cannot be opened.
+
+    `Path.resolve` raises a RuntimeError for those before Python 3.13.
+    """
+    return Path(os.path.realpath(path))
 
 
 def refuse_special(path: Path, *, pipes: bool = False) -> None:
@@ -60,7 +69,7 @@ def temporary_beside(path: Path) -> Path:
         ResourceError: the folder cannot be made or written.
     """
     with resource_errors(path):
-        path = path.resolve()
+        path = link_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix, suffix = _around(path)
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
@@ -79,7 +88,7 @@ def sweep_temporaries(path: Path) -> None:
         ResourceError: the folder cannot be written.
     """
     with resource_errors(path):
-        path = path.resolve()
+        path = link_target(path)
         prefix, suffix = map(re.escape, _around(path))
         left = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # eight characters of chance, as mkstemp makes them
         for beside in path.parent.iterdir() if path.parent.is_dir() else ():
@@ -103,7 +112,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
     with resource_errors(path):
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path.resolve())
+        temporary.replace(link_target(path))
 
 
 def write_bytes_whole(path: Path, content: bytes) -> None:

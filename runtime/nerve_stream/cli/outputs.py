@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from nerve_runtime import UsageError
+from nerve_runtime.atomic import link_target, refuse_existing
 from nerve_stream.cli.options import OutputOptions
 from nerve_stream.drawing.overlay import OverlayStyle
 from nerve_stream.sinks import (
@@ -86,11 +87,11 @@ class PlannedSource:
     outputs: Outputs
 
 
-def plan_sources(sources: Sequence[str], outputs: Outputs) -> list[PlannedSource]:
+def plan_sources(sources: Sequence[str], outputs: Outputs, status_json: Path | None = None) -> list[PlannedSource]:
     """Give each source a short name and outputs of its own; with several sources the outputs' names contain it.
 
     Raises:
-        UsageError: an output would overwrite another output or a source.
+        UsageError: an output or the status file would overwrite another output or a source.
     """
     if len(sources) > 1 and outputs.out is not None:
         raise UsageError(f"--out sends one stream, but there are {len(sources)} sources; name one, or leave it out")
@@ -101,7 +102,7 @@ def plan_sources(sources: Sequence[str], outputs: Outputs) -> list[PlannedSource
         PlannedSource(source, name, outputs if len(sources) == 1 else outputs.for_source(name))
         for name, source in names.items()
     ]
-    refuse_conflicts(sources, [plan.outputs for plan in planned])
+    refuse_conflicts(sources, [plan.outputs for plan in planned], status_json)
     return planned
 
 
@@ -113,18 +114,22 @@ def _short_name(source: str) -> str:
     return source.partition("://")[2].rpartition("@")[2].partition("?")[0]
 
 
-def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs]) -> None:
+def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs], status_json: Path | None = None) -> None:
     """Refuse, before anything is written, outputs that would overwrite a source or each other, even with --force.
 
     Raises:
-        UsageError: two outputs share a path, an output is a source, or masks would go into a folder of source pictures.
+        UsageError: two outputs share a path, an output is a source, masks would go into a folder of source pictures, or
+            the status file is a pipe, which would wait for a reader each second.
     """
-    written = [path.resolve() for of_source in outputs for path in of_source.paths()]
+    written = [link_target(path) for of_source in outputs for path in of_source.paths()]
+    if status_json is not None:
+        refuse_existing(status_json, force=True)
+        written.append(link_target(status_json))
     duplicates = sorted({str(path) for path in written if written.count(path) > 1})
     if duplicates:
         raise UsageError(f"two outputs would be written to {', '.join(duplicates)}; give each a path of its own")
-    existing = [Path(source).resolve() for source in sources if Path(source).exists()]
-    mask_folders = {of_source.masks.resolve() for of_source in outputs if of_source.masks is not None}
+    existing = [link_target(Path(source)) for source in sources if Path(source).exists()]
+    mask_folders = {link_target(of_source.masks) for of_source in outputs if of_source.masks is not None}
     for source in existing:
         if source in written:
             raise UsageError(f"output {source} is the source itself; choose another name")

@@ -61,7 +61,7 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
     """
     sources = expand_sources(list(read.sources))
     outputs = Outputs.from_options(write)
-    planned = plan_sources(sources, outputs)
+    planned = plan_sources(sources, outputs, run.status_json)
     options = segmenter_options(sources, find, run)
     if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show):
         typer.echo(NO_OUTPUT, err=True)

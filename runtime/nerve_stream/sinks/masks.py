@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from nerve_runtime import FrameResult, UsageError
-from nerve_runtime.atomic import resource_errors, write_bytes_whole
+from nerve_runtime.atomic import link_target, refuse_special, resource_errors, write_bytes_whole
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.colours import class_colours
 from nerve_stream.sinks.base import Sink, UInt8Array
@@ -67,6 +67,7 @@ class MaskFolder(Sink):
             raise UsageError(f"mask format is {mask_format!r}, expected {' or '.join(get_args(MaskFormat))}")
         if path.exists() and not path.is_dir():
             raise UsageError(f"masks folder {path} is a file, expected a folder")
+        refuse_special(path)
         if masks_in(path) and not (force or resume):
             raise UsageError(f"folder {path} holds masks already; choose another or add --force to replace them")
         self.path = path
@@ -74,12 +75,12 @@ class MaskFolder(Sink):
         self._current = set(keep)
         self._temporary: Path | None = None
         with resource_errors(path):
+            target = link_target(path)  # masks are moved, which works on one disk only
             if resume:
-                path.mkdir(parents=True, exist_ok=True)
+                target.mkdir(parents=True, exist_ok=True)
                 for partial in path.glob(PARTIAL_MASKS):
                     partial.unlink(missing_ok=True)
                 return
-            target = path.resolve()  # a link is followed: masks are moved, which works on one disk only
             target.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
 
@@ -99,7 +100,7 @@ class MaskFolder(Sink):
     def commit(self) -> None:
         """Move all masks into the folder, after removing those of the earlier run."""
         with resource_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            link_target(self.path).mkdir(parents=True, exist_ok=True)
             for index, stale in masks_in(self.path).items():
                 if self._temporary is not None or index not in self._current:
                     stale.unlink()

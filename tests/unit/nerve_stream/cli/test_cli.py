@@ -285,6 +285,27 @@ def test_a_vocabulary_file_whose_path_nobody_reads_is_written_whole(bundle: Path
     assert (tmp_path / "words.npz").is_file()
 
 
+def test_an_output_that_is_a_link_to_itself_is_one_sentence(bundle: Path, clip: Path, tmp_path: Path) -> None:
+    loop = tmp_path / "loop.jsonl"
+    loop.symlink_to(loop)
+    ended = segment(bundle, clip, "--jsonl", loop)
+    assert (ended.exit_code, "(ELOOP)" in error_of(ended)) == (6, True)
+
+
+def test_a_status_file_that_is_a_pipe_a_source_or_an_output_is_refused_before_any_frame(
+    bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ended = segment(bundle, clip, "--status-json", tmp_path / "pipe")
+    assert ended.exit_code == 2
+    assert f"output {tmp_path / 'pipe'} is a named pipe, expected a file name" in error_of(ended)
+    before = clip.read_bytes()
+    ended = segment(bundle, clip, "--status-json", clip)
+    assert (ended.exit_code, "is the source itself" in error_of(ended), clip.read_bytes()) == (2, True, before)
+    ended = segment(bundle, clip, "--status-json", tmp_path / "o.jsonl", "--jsonl", tmp_path / "o.jsonl")
+    assert (ended.exit_code, "two outputs would be written to" in error_of(ended)) == (2, True)
+
+
 def test_an_overlay_that_h264_cannot_hold_is_one_sentence_before_any_frame(bundle: Path, tmp_path: Path) -> None:
     wide = tmp_path / "wide.png"
     assert cv2.imwrite(str(wide), np.zeros((10, 20_000, 3), dtype=np.uint8))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nerve_runtime.atomic import move_into_place, refuse_existing, temporary_beside, write_bytes_whole
-from nerve_runtime.errors import UsageError
+from nerve_runtime.errors import ResourceError, UsageError
 from nerve_stream.sinks import JsonLines, MaskFolder, OverlayVideo, ReaderGoneError, Sink
 from tests.data.clips import halves
 from tests.unit.nerve_stream.sinks.test_sinks import lines_in, masks_in, overlay_in, result, write_all
@@ -131,6 +131,22 @@ def test_masks_follow_a_link_to_a_folder(tmp_path: Path) -> None:
     write_all(masks_in(tmp_path), frames=2)
     assert (tmp_path / "masks").is_symlink()
     assert len(list((tmp_path / "disk").glob("*.png"))) == 2
+
+
+def test_masks_make_the_folder_that_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "masks").symlink_to(tmp_path / "disk")
+    write_all(masks_in(tmp_path), frames=2)
+    assert (tmp_path / "masks").is_symlink()
+    assert len(list((tmp_path / "disk").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.mp4", "masks"])
+def test_a_link_that_leads_to_itself_is_named_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    loop = tmp_path / name
+    loop.symlink_to(loop)
+    with pytest.raises(ResourceError, match=rf"cannot write {loop}: .*\(ELOOP\)"):
+        MaskFolder(loop) if name == "masks" else open_sink(loop)
+    assert list(tmp_path.iterdir()) == [loop]
 
 
 def test_masks_refuse_what_is_no_folder(tmp_path: Path) -> None:
