@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in place of a device or a pipe."""
+"""Atomic writing of files, which never replaces a device or a pipe."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ __all__ = [
 
 @contextmanager
 def resource_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `path` into a ResourceError that names it."""
+    """Turn an OSError while writing `path` into a ResourceError that names the file."""
     try:
         yield
     except OSError as error:
@@ -44,11 +44,15 @@ def link_target(path: Path) -> Path:
 
 
 def refuse_special(path: Path, *, pipes: bool = False) -> None:
-    """Refuse an output that is neither a file nor, with `pipes`, a named pipe: renaming a file onto it would remove it.
+    """Refuse an output that is no regular file: renaming a file onto a device or pipe would remove it.
+
+    Args:
+        path: the output; need not exist.
+        pipes: accept a named pipe.
 
     Raises:
         UsageError: `path`, or what it links to, is a device, a socket or a pipe.
-        ResourceError: it cannot be looked at.
+        ResourceError: `stat` fails.
     """
     with resource_errors(path):
         try:
@@ -71,7 +75,7 @@ def temporary_beside(path: Path) -> Path:
     with resource_errors(path):
         path = link_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = _around(path)
+        prefix, suffix = _temporary_affixes(path)
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
         # mkstemp makes files private; results are as readable as any other file the user writes.
@@ -82,22 +86,22 @@ def temporary_beside(path: Path) -> Path:
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Delete what killed runs left of `path`; only for who holds a lock that keeps other runs from writing it.
+    """Delete the temporary files that killed runs left of `path`; the caller holds a lock against other writers.
 
     Raises:
         ResourceError: the folder cannot be written.
     """
     with resource_errors(path):
         path = link_target(path)
-        prefix, suffix = map(re.escape, _around(path))
-        left = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # eight characters of chance, as mkstemp makes them
+        prefix, suffix = map(re.escape, _temporary_affixes(path))
+        temporary = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # mkstemp inserts eight random characters
         for beside in path.parent.iterdir() if path.parent.is_dir() else ():
-            if left.fullmatch(beside.name):
+            if temporary.fullmatch(beside.name):
                 beside.unlink(missing_ok=True)
 
 
-def _around(path: Path) -> tuple[str, str]:
-    """What stands before and after the part of a temporary name that differs each time."""
+def _temporary_affixes(path: Path) -> tuple[str, str]:
+    """Prefix and suffix of the temporary names of `path`."""
     return f".{path.stem[:40]}.", f".tmp{path.suffix}"
 
 
@@ -116,7 +120,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 def write_bytes_whole(path: Path, content: bytes) -> None:
-    """Write a small file so that readers see the old content or the new one, never a part; a pipe is written through.
+    """Write a small file atomically: readers see the old content or the new one, never a part. A pipe is written to.
 
     Raises:
         UsageError: a device or a socket is there.
@@ -137,15 +141,15 @@ def write_bytes_whole(path: Path, content: bytes) -> None:
 
 
 def refuse_existing(path: Path, *, force: bool, pipes: bool = False) -> None:
-    """Refuse to overwrite `path`, a file, unless `force`; a pipe needs none, as nothing is lost.
+    """Refuse to overwrite a file unless `force`; writing to a pipe needs no `force`.
 
     Args:
         path: the output.
         force: replace a file.
-        pipes: the output can be written to a named pipe.
+        pipes: accept a named pipe.
 
     Raises:
-        UsageError: it exists and `force` is false, or it is a folder, a device, a socket or an unsuitable pipe.
+        UsageError: it exists and `force` is false, or it is a folder, a device, a socket or, without `pipes`, a pipe.
     """
     if path.is_dir():
         raise UsageError(f"output {path} is a folder, expected a file name")

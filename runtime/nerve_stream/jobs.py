@@ -1,4 +1,4 @@
-"""Long jobs that go on where they broke off: a record beside the outputs of what is finished, and for which settings."""
+"""Resumable jobs: a record beside the outputs says what is finished, and with which settings."""
 
 import hashlib
 import json
@@ -25,15 +25,15 @@ SHORT_CHARACTERS = 80
 
 @dataclass(frozen=True, slots=True)
 class JobKey:
-    """Everything that decides what the outputs look like; outputs of another key are not mixed with them.
+    """Everything that determines the outputs; outputs of different keys are not mixed.
 
     Attributes:
         manifest_sha256: of the bundle's manifest.json.
         classes: class names with their synonyms, in order.
         background: background words.
         templates: the template set's name, or the templates of a file.
-        constants: threshold, alpha, beta and whatever else changes labels, by name.
-        outputs: options that change what is written, by name, such as rle or opacity.
+        constants: threshold, alpha, beta and all else that changes labels, by name.
+        outputs: options that change what is written, such as rle or opacity, by name.
         version: of this package.
     """
 
@@ -46,15 +46,15 @@ class JobKey:
     version: str
 
     def record(self) -> dict[str, Any]:
-        """The key as it stands in the record's first line, with `job_key`, its SHA-256."""
-        # Through JSON and back, so that it equals what is read from a file: tuples become lists.
+        """The first line of the record: the key with `job_key`, its SHA-256."""
+        # Through JSON and back, so that it equals the line read from a file: tuples become lists.
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return {"job_key": digest, **fields}
 
 
 def package_version() -> str:
-    """The version of nerve-deploy, or `source` when it is run from a checkout."""
+    """The version of nerve-deploy, `source` in a checkout that is not installed."""
     try:
         return version("nerve-deploy")
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def package_version() -> str:
 
 
 def record_beside(output: Path, *, folder: bool = False) -> Path:
-    """Where the record of an output belongs: inside a folder of masks, else beside the file, hidden.
+    """Path of the record of an output: inside a folder of masks, else hidden beside the file.
 
     >>> record_beside(Path("out/street.mp4")).as_posix(), record_beside(Path("masks"), folder=True).as_posix()
     ('out/.street.mp4.nerve-job.jsonl', 'masks/.nerve-job.jsonl')
@@ -71,58 +71,60 @@ def record_beside(output: Path, *, folder: bool = False) -> Path:
 
 
 class Job:
-    """What is finished of one job; made by `open_job`, which holds the lock. Several threads may note what is finished.
+    """The finished work of one job; made by `open_job`, which holds the lock. Thread-safe.
 
     Attributes:
-        resumed: lines of an earlier run were found.
+        resumed: whether an earlier run finished something.
     """
 
     def __init__(self, path: Path, stream: TextIO, lines: Sequence[Mapping[str, Any]]) -> None:
         self._path = path
         self._stream = stream
-        self._writing = threading.Lock()
+        self._lock = threading.Lock()
         self.resumed = bool(lines)
         self._sources: dict[str, Mapping[str, Any]] = {}
         self._pictures: dict[tuple[str, int], Mapping[str, Any]] = {}
         for line in lines:
-            self._take(line)
+            self._index_line(line)
 
-    def _take(self, line: Mapping[str, Any]) -> None:
+    def _index_line(self, line: Mapping[str, Any]) -> None:
         if "picture" in line:
             self._pictures[line["source"], line["index"]] = line
         else:
             self._sources[line["source"]] = line
 
     def finished(self, source: str | Path) -> bool:
-        """Whether a source was finished, is the same file as then, and all its outputs are there in their size.
+        """Whether a source was finished, is unchanged, and all its outputs exist in their size.
 
-        A camera or URL is never finished; a folder is judged by the names, sizes and times of the files in it.
+        A camera or URL is never finished; of a folder the names, sizes and times of its files are compared.
         """
-        stamp, line = _stamp(Path(source)), self._sources.get(str(source))
-        if stamp is None or line is None or any(line.get(name) != value for name, value in stamp.items()):
+        fingerprint, line = _fingerprint(Path(source)), self._sources.get(str(source))
+        if fingerprint is None or line is None or not line.items() >= fingerprint.items():
             return False
         return all(_size_bytes(Path(path)) == size_bytes for path, size_bytes in line["outputs"].items())
 
     def finish(self, source: str | Path, frames: int, outputs: Sequence[Path]) -> None:
-        """Note that a source is finished; call it after its outputs are in place.
+        """Record that a source is finished; call it after its outputs are in place.
 
         Args:
-            source: as it is given to `finished`.
+            source: as given to `finished`.
             frames: results written.
-            outputs: files and folders; those that do not exist (an overlay of no frames) are left out.
+            outputs: files and folders; those that do not exist (an overlay without frames) are left out.
 
         Raises:
             ResourceError: the record cannot be written.
         """
         sizes = {str(path): _size_bytes(path) for path in outputs if path.exists()}
-        # A URL is never found finished; that it was is told without its password.
-        self._add({"source": redacted(str(source)), **(_stamp(Path(source)) or {}), "frames": frames, "outputs": sizes})
+        # A URL is never looked up again; it is recorded without its password.
+        self._add(
+            {"source": redacted(str(source)), **(_fingerprint(Path(source)) or {}), "frames": frames, "outputs": sizes}
+        )
 
     def finished_pictures(self, source: str | Path, pictures: Sequence[Path], masks: Path) -> frozenset[int]:
         """Numbers of the frames of a folder of pictures whose masks are finished.
 
-        That is so when the picture with that number has the name, size and time that it had then, and its mask is there
-        in its size. A picture added or removed moves the numbers of those after it, which are then done anew.
+        A picture is finished if its number, name, size and time are those of the record, and its mask exists in its size.
+        Adding or removing a picture changes the numbers of those after it, which are then done again.
 
         Args:
             source: the folder as the user named it.
@@ -138,44 +140,45 @@ class Job:
     def _picture_finished(self, line: Mapping[str, Any] | None, picture: Path, masks: Path) -> bool:
         if line is None or line["picture"] != picture.name:
             return False
-        stamp = _stamp(picture) or {}
-        unchanged = all(line.get(name) == value for name, value in stamp.items())
-        return bool(stamp) and unchanged and _size_bytes(masks / line["mask"]) == line["mask_bytes"]
+        fingerprint = _fingerprint(picture)
+        if fingerprint is None or not line.items() >= fingerprint.items():
+            return False
+        return _size_bytes(masks / line["mask"]) == line["mask_bytes"]
 
     def finish_picture(self, source: str | Path, index: int, picture: Path, mask: Path) -> None:
-        """Note that the mask of one picture of a folder is in place.
+        """Record that the mask of one picture of a folder is in place.
 
         Raises:
             ResourceError: the record cannot be written.
         """
         names = {"source": str(source), "index": index, "picture": picture.name}
-        self._add({**names, **(_stamp(picture) or {}), "mask": mask.name, "mask_bytes": _size_bytes(mask)})
+        self._add({**names, **(_fingerprint(picture) or {}), "mask": mask.name, "mask_bytes": _size_bytes(mask)})
 
     def _add(self, line: Mapping[str, Any]) -> None:
-        with self._writing, resource_errors(self._path):
+        with self._lock, resource_errors(self._path):
             self._stream.write(json.dumps(line, ensure_ascii=True) + "\n")
             self._stream.flush()
-            if "picture" not in line:  # a folder has thousands of pictures; their masks are checked by size anyway
+            if "picture" not in line:  # of thousands of pictures the masks are checked by size anyway
                 os.fsync(self._stream.fileno())
-        self._take(line)
+        self._index_line(line)
 
 
 @contextmanager
 def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) -> Iterator[Job]:
-    """Open the record of a job, alone, and begin it if it is new.
+    """Open the record of a job under its lock, and create it if it is new.
 
     Args:
         record: its path, see `record_beside`.
         key: what the outputs depend on.
-        resume: go on with the job that the record is of.
-        force: forget the record if there is one, and start over; with `resume`, only if its key is another.
+        resume: continue the recorded job.
+        force: discard an existing record and start over; with `resume`, only if its key differs.
 
     Yields:
-        The job, whose lock is held until the block ends.
+        The job; its lock is held until the block ends.
 
     Raises:
-        UsageError: a record is there and neither `resume` nor `force` is given; its key is another one; it is damaged;
-            another run holds the lock.
+        UsageError: a record exists and neither `resume` nor `force` is given; its key differs; it is damaged; another run
+            holds the lock.
         ResourceError: the folder cannot be written.
     """
     with resource_errors(record):
@@ -184,7 +187,7 @@ def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) ->
     with resource_errors(record):
         try:
             lock.acquire(timeout=0)
-        except Timeout as error:  # inside, because it is an OSError too
+        except Timeout as error:  # inside resource_errors, because it is an OSError too
             raise UsageError(
                 f"another run is writing the outputs that {record} records; wait for it to end, or choose another folder"
             ) from error
@@ -202,17 +205,17 @@ def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) ->
 
 
 def _usable_lines(record: Path, key: JobKey, *, resume: bool, force: bool) -> list[dict[str, Any]] | None:
-    """The finished work in the record, None to begin a new one; cuts a torn last line off."""
+    """The finished work in the record, None to start a new one; truncates an incomplete last line."""
     if not record.exists() or (force and not resume):
         return None
     if not resume:
         raise UsageError(f"{record} records a job that was begun here; add --resume to go on or --force to start over")
     with resource_errors(record):
         content = record.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole:
+    complete = content[: content.rfind(b"\n") + 1]
+    if not complete:
         return None
-    header, *finished = _parsed(record, whole, force=force) or [{}]
+    header, *finished = _parsed(record, complete, force=force) or [{}]
     if header != key.record():
         if force:
             return None
@@ -220,22 +223,22 @@ def _usable_lines(record: Path, key: JobKey, *, resume: bool, force: bool) -> li
             f"{record} is of a job with other settings ({_differences(header, key.record())}); "
             "use the same settings, choose another folder, or add --force to start over"
         )
-    if whole != content:
+    if complete != content:
         with resource_errors(record), record.open("r+b") as stream:
-            stream.truncate(len(whole))
+            stream.truncate(len(complete))
     return finished
 
 
-def _parsed(record: Path, whole: bytes, *, force: bool) -> list[dict[str, Any]] | None:
-    """The lines of a record, the header first; None if it is damaged and may be forgotten."""
+def _parsed(record: Path, content: bytes, *, force: bool) -> list[dict[str, Any]] | None:
+    """The lines of a record, the header first; None if it is damaged and may be discarded."""
     try:
-        lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
-        sound = "job_key" in lines[0] and all(
+        lines: list[dict[str, Any]] = [json.loads(line) for line in content.splitlines()]
+        valid = "job_key" in lines[0] and all(
             line.keys() >= PICTURE_FIELDS or line.keys() >= SOURCE_FIELDS for line in lines[1:]
         )
     except (ValueError, AttributeError, TypeError):
-        sound = False
-    if sound:
+        valid = False
+    if valid:
         return lines
     if force:
         return None
@@ -243,19 +246,19 @@ def _parsed(record: Path, whole: bytes, *, force: bool) -> list[dict[str, Any]] 
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Which fields of two keys differ, and how where that is short."""
-    words = []
+    """Which fields of two keys differ, and how."""
+    differences = []
     for name in now:
         if name == "job_key" or before.get(name) == now[name]:
             continue
         if name == "manifest_sha256":
-            words.append("another bundle")
+            differences.append("another bundle")
         else:
-            words.append(f"{name}: then {_in_short(before.get(name))}, now {_in_short(now[name])}")
-    return "; ".join(words) or "another kind of record"
+            differences.append(f"{name}: then {_shortened_json(before.get(name))}, now {_shortened_json(now[name])}")
+    return "; ".join(differences) or "another kind of record"
 
 
-def _in_short(value: object) -> str:
+def _shortened_json(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHORT_CHARACTERS else f"{text[: SHORT_CHARACTERS - 3]}..."
 
@@ -267,8 +270,8 @@ def _size_bytes(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
 
 
-def _stamp(source: Path) -> dict[str, Any] | None:
-    """What tells that a source is the same as before: size and time; of a folder, those of its files; None of a URL."""
+def _fingerprint(source: Path) -> dict[str, Any] | None:
+    """Size and modification time of a file, or of all files in a folder; None for a URL."""
     try:
         if not source.is_dir():
             state = source.stat()

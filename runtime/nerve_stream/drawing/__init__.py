@@ -1,1 +1,1 @@
-"""Labels as pictures: colours, text, overlay."""
+"""Labels drawn over frames: colours, text, overlay."""

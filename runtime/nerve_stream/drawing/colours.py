@@ -1,4 +1,4 @@
-"""The colour of a class: made from its name, so that it is the same in every run, list, overlay and mask."""
+"""The colour of a class: derived from its name, so that it is the same in every run, list, overlay and mask."""
 
 import colorsys
 import hashlib
@@ -14,7 +14,7 @@ from nerve_runtime import BACKGROUND_NAME, IGNORE_LABEL
 UInt8Array = NDArray[np.uint8]
 Float64Array = NDArray[np.float64]
 
-# Steps of the golden ratio spread hues evenly for any number of slots, and never move the earlier ones. Three kinds of
+# Steps of the golden ratio spread hues evenly for any number of slots and leave earlier slots unchanged. Three levels of
 # lightness between neighbours, because people who confuse hues still tell light from dark.
 GOLDEN_RATIO = 0.6180339887498949
 FIRST_HUE = 0.02
@@ -22,11 +22,11 @@ SATURATION_AND_VALUE = ((0.85, 0.95), (0.55, 1.0), (0.9, 0.6))
 PALETTE_LIMIT = 256
 NO_LABEL_GREY = (128, 128, 128)
 
-# Distances in CIE Lab, where about 2 is just visible side by side. At 20 there is room for some thirty classes, and of
-# 5, 10 and 20 random names 0.5, 2 and 8 give way (at 14: 0.4, 1.5 and 6); longer lists come down a step at a time.
+# Distances in CIE Lab, where about 2 is just visible side by side. At 20 some thirty classes fit, and of 5, 10 and 20
+# random names 0.5, 2 and 8 change their slot (at 14: 0.4, 1.5 and 6); longer lists use the next smaller distance.
 NEAR_DISTANCES = (20.0, 14.0, 9.0, 5.0, 2.0, 0.0)
 
-# Linear RGB as people see it whose red (protan), green (deutan) or blue (tritan) cones are missing.
+# Linear RGB as seen without red (protan), green (deutan) or blue (tritan) cones.
 # Source: Machado, Oliveira and Fernandes 2009, severity 1.0.
 CONE_LOSSES = np.array(
     [
@@ -39,14 +39,14 @@ CONE_LOSSES = np.array(
 XYZ_OF_LINEAR_RGB = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
-# Share of a distance that is asked of eyes without one kind of cone: the full distance would leave a dozen colours.
+# Share of the distance required for eyes without one kind of cone: the full distance would leave a dozen colours.
 CONE_LOSS_SHARE = 0.17
 
 
 def palette(n: int) -> UInt8Array:
-    """The slots that classes choose from, RGB uint8 (n, 3), at most 256; slot i does not depend on n.
+    """The colours that classes are given, RGB uint8 (n, 3), at most 256; colour i does not depend on n.
 
-    Slot 255 is grey: no label.
+    Colour 255 is grey: no label.
     """
     colours = []
     for index in range(min(n, PALETTE_LIMIT)):
@@ -60,10 +60,10 @@ def palette(n: int) -> UInt8Array:
 def class_colours(class_names: Sequence[str]) -> UInt8Array:
     """The colour of every label, RGB uint8 (256, 3): row i is that of `class_names[i]`.
 
-    A name has a slot of the palette of its own, whatever the list: the SHA-256 of the name, composed (NFC), without
-    case and with single spaces, says which. When two names of a list fall on colours that look alike, to colour-blind
-    eyes too, the later one goes on to the next slot that looks different. So a name has the same colour in every list
-    in which it need not give way to an earlier one, and adding names at the end never changes those before them.
+    The SHA-256 of a name, composed (NFC), in lower case and with single spaces, chooses its slot of the palette. When the
+    colours of two names in a list look alike, to colour-blind eyes too, the later name takes the next slot that looks
+    different. So a name has the same colour in every list where no earlier name is too similar, and adding names at the
+    end never changes those before them.
 
     Row 0 is black when it is the background, row 255 is grey, rows without a class are black.
     """
@@ -74,11 +74,11 @@ def class_colours(class_names: Sequence[str]) -> UInt8Array:
 def _colour_bytes(class_names: tuple[str, ...]) -> bytes:
     table = np.zeros((PALETTE_LIMIT, 3), dtype=np.uint8)
     colours, distances = palette(IGNORE_LABEL), _distances()
-    taken: list[int] = []
+    used: list[int] = []
     first = 1 if class_names[:1] == (BACKGROUND_NAME,) else 0
     for label, name in enumerate(class_names[first:IGNORE_LABEL], first):
-        slot = _free_slot(_preferred_slot(name), taken, distances)
-        taken.append(slot)
+        slot = _free_slot(_preferred_slot(name), used, distances)
+        used.append(slot)
         table[label] = colours[slot]
     table[IGNORE_LABEL] = NO_LABEL_GREY
     return table.tobytes()
@@ -89,19 +89,19 @@ def _preferred_slot(name: str) -> int:
     return int.from_bytes(hashlib.sha256(normal.encode("utf-8", "surrogatepass")).digest()[:8], "big") % IGNORE_LABEL
 
 
-def _free_slot(preferred: int, taken: list[int], distances: Float64Array) -> int:
-    nearest = distances[:, taken].min(axis=1, initial=np.inf)
+def _free_slot(preferred: int, used: list[int], distances: Float64Array) -> int:
+    nearest = distances[:, used].min(axis=1, initial=np.inf)
     order = (preferred + np.arange(IGNORE_LABEL)) % IGNORE_LABEL
     for near in NEAR_DISTANCES:
         free = order[nearest[order] > near]
         if free.size:
             return int(free[0])
-    return preferred  # more names than colours: 255 labels cannot come here, a caller with more gets some twice
+    return preferred  # only with more than 255 names: some share a colour
 
 
 @lru_cache(maxsize=1)
 def _distances() -> Float64Array:
-    """How far apart each two slots look to the eye that tells them apart worst, float64 (255, 255)."""
+    """Distance of each two colours to the eye, with or without all cones, that sees the least, float64 (255, 255)."""
     linear = _linear_rgb(palette(IGNORE_LABEL))
     apart = _lab_distances(linear)
     for matrix in CONE_LOSSES:

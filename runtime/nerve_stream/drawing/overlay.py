@@ -1,4 +1,4 @@
-"""Labels drawn over a frame: colours or outlines, a legend, and a line that says how fast and how fresh they are."""
+"""Labels drawn over a frame: colours or outlines, a legend, and a line with frame rate and keyframe age."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ UInt8Array = NDArray[np.uint8]
 
 LINES_PER_FRAME = 30  # a line of text takes 1/30 of the frame's shorter side, which is 24 px at 720p
 SMALLEST_LINE_PX = 14
-# Under four lines of height text would cover what it speaks of.
+# With fewer than four lines of height, text would cover the picture.
 SMALLEST_LETTERED_HW = (4 * SMALLEST_LINE_PX, 6 * SMALLEST_LINE_PX)
 LEGEND_SHARE = 0.7  # of the frame's height at most
 LEGEND_LINES_LIMIT = 20
 OUTLINE_PER_FRAME = 1 / 360  # 2 px at 720p
-INSIDE_OUTLINES = 0.12  # opacity inside outlines, as a share of the whole: a hint which side of a line is meant
+INSIDE_OUTLINES = 0.12  # opacity inside outlines, as a share of the whole: shows which side of a line is meant
 HATCH_PERIOD_PX = 12
 HATCH_LINE_PX = 3
 HATCH_LIGHT = (200, 200, 200)
@@ -31,8 +31,8 @@ class OverlayStyle:
 
     Attributes:
         opacity: of the colours; 0 shows the frame, 1 the labels.
-        contours: draw an outline inside each region's edge (2 px at 720p) and leave the rest nearly as it is.
-        dim_by_confidence: multiply the opacity by the confidence, so that doubtful regions look pale.
+        contours: draw an outline inside each region's edge (2 px at 720p) and colour the rest only faintly.
+        dim_by_confidence: multiply the opacity by the confidence, so that uncertain regions look pale.
         legend: list the classes seen with their share of the picture, largest first, in the upper left.
         status: write frames a second, milliseconds and the age of the keyframe in the lower left.
 
@@ -58,7 +58,7 @@ DEFAULT_STYLE = OverlayStyle()
 def overlay(
     rgb: UInt8Array, result: FrameResult, style: OverlayStyle = DEFAULT_STYLE, *, fps: float | None = None
 ) -> UInt8Array:
-    """The frame with its labels drawn over it, uint8 (H, W, 3); the frame itself stays as it is.
+    """The frame with its labels drawn over it, uint8 (H, W, 3); the frame itself is not changed.
 
     Classes have the colours of `class_colours`. The background class stays uncoloured, and where there is no label
     (255) the picture is hatched in grey. Frames under 56 x 84 pixels get no text.
@@ -85,11 +85,11 @@ def overlay(
 
 def status_text(result: FrameResult, fps: float | None) -> str:
     """The status line: frames a second, milliseconds of this frame, and `KEY` or the age of the keyframe in frames."""
-    words = [] if fps is None else [f"{fps:.1f} fps"]
+    parts = [] if fps is None else [f"{fps:.1f} fps"]
     if "total" in result.timings_ms:
-        words.append(f"{result.timings_ms['total']:.0f} ms")
-    words.append("KEY" if result.keyframe else f"age {result.affinity_age}")
-    return "  ".join(words)
+        parts.append(f"{result.timings_ms['total']:.0f} ms")
+    parts.append("KEY" if result.keyframe else f"age {result.affinity_age}")
+    return "  ".join(parts)
 
 
 def _coloured(rgb: UInt8Array, colours: UInt8Array, result: FrameResult, style: OverlayStyle) -> UInt8Array:
@@ -111,10 +111,10 @@ def _dimmed(rgb: UInt8Array, colours: UInt8Array, confidence: UInt8Array, opacit
 
 
 def _draw_edges(picture: UInt8Array, colours: UInt8Array, result: FrameResult, style: OverlayStyle) -> None:
-    """Draw lines in full colour where labels change: a hair without `contours`, an outline of each region with them."""
+    """Draw lines in full colour where labels change: one pixel wide, or with `contours` an outline of each region."""
     edges = _label_edges(result.labels, outline_px(picture.shape[0]) if style.contours else 0)
     if style.opacity < 1.0 and not style.contours:
-        # An edge in full colour on a pale picture would shout; it is as much stronger as the eye needs.
+        # An edge in full colour on a pale picture would dominate; 1.6 times the opacity is clearly visible.
         strength = min(1.0, 1.6 * style.opacity)
         colours = np.asarray(cv2.addWeighted(picture, 1.0 - strength, colours, strength, 0.0), dtype=np.uint8)
     if result.has_background:
@@ -128,7 +128,7 @@ def outline_px(height: int) -> int:
 
 
 def _label_edges(labels: UInt8Array, width_px: int) -> UInt8Array:
-    """Not zero within `width_px` of another label, uint8 (H, W); with 0 only to the right of and below an edge."""
+    """Non-zero within `width_px` of another label, uint8 (H, W); with 0 only to the right of and below an edge."""
     side = 2 * width_px + 1 if width_px else 2
     kernel = np.ones((side, side), dtype=np.uint8)
     gradient = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, kernel, borderType=cv2.BORDER_REPLICATE)
@@ -136,12 +136,12 @@ def _label_edges(labels: UInt8Array, width_px: int) -> UInt8Array:
 
 
 def _hatch_no_label(picture: UInt8Array, labels: UInt8Array) -> None:
-    without = labels == IGNORE_LABEL
-    if not without.any():
+    unlabelled = labels == IGNORE_LABEL
+    if not unlabelled.any():
         return
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
     lines = (rows + columns) % HATCH_PERIOD_PX < HATCH_LINE_PX
-    picture[without & lines] = HATCH_LIGHT
+    picture[unlabelled & lines] = HATCH_LIGHT
 
 
 def _draw_legend(picture: UInt8Array, entries: list[tuple[str, tuple[int, int, int] | None]], line_px: int) -> None:
@@ -168,10 +168,10 @@ def _draw_status(picture: UInt8Array, text: str, line_px: int) -> None:
 
 
 def _legend_entries(result: FrameResult, table: UInt8Array) -> list[tuple[str, tuple[int, int, int] | None]]:
-    """Words and colour of every line; the background has no colour, as in the picture."""
+    """Text and colour of every line; the background has no colour, as in the picture."""
     if not result.valid:
         return [("no valid scores", NO_LABEL_GREY)]
-    # A histogram of OpenCV takes a quarter of the time of numpy's bincount, which first makes 64-bit copies.
+    # OpenCV's histogram takes a quarter of the time of NumPy's bincount, which copies to 64 bit first.
     histogram = cv2.calcHist([result.labels], [0], None, [PALETTE_LIMIT], [0, PALETTE_LIMIT])
     counts = np.asarray(histogram, dtype=np.int64).ravel()[:IGNORE_LABEL]
     transparent = result.has_background
@@ -179,7 +179,7 @@ def _legend_entries(result: FrameResult, table: UInt8Array) -> list[tuple[str, t
     for label in np.argsort(-counts, kind="stable"):
         if not counts[label]:
             break
-        red, green, blue = (int(part) for part in table[label])
+        red, green, blue = (int(channel) for channel in table[label])
         text = f"{shortened(result.class_names[label])} {100.0 * counts[label] / result.labels.size:.0f}%"
         entries.append((text, None if transparent and label == 0 else (red, green, blue)))
     return entries

@@ -1,4 +1,4 @@
-"""Words on pictures: any language where OpenCV can draw it (5 and later), ASCII where it cannot."""
+"""Text on pictures: Unicode with OpenCV 5 and later, ASCII before."""
 
 import unicodedata
 from typing import Any
@@ -13,32 +13,36 @@ UInt8Array = NDArray[np.uint8]
 HAS_UNICODE_FONTS = hasattr(cv2, "FontFace")
 FONT_NAME = "sans"
 FONT_WEIGHT = 500
-LETTERS_PER_LINE = 0.72  # font size as a share of a line's height; the rest keeps lines apart
+FONT_PER_LINE = 0.72  # font size as a share of a line's height; the rest separates lines
 HERSHEY_SCALE = 0.028  # Hershey simplex capitals are 21 px high at scale 1; this fills two thirds of a line
 WHITE = (255, 255, 255)
-SHADE = 0.35  # what remains of the picture's brightness under text; white on it has a contrast of 7 at the least
+SHADE = 0.35  # share of the brightness that remains under text; white on it has a contrast of at least 7
 CHARACTERS_LIMIT = 32
 
 
 def shortened(text: str) -> str:
-    """The text on one line of at most 32 characters, with dots for what was cut."""
+    """The text on one line, cut to 32 characters with three dots at the end."""
     line = " ".join(text.split())
     return line if len(line) <= CHARACTERS_LIMIT else f"{line[: CHARACTERS_LIMIT - 3].rstrip()}..."
 
 
 def drawable(text: str) -> str:
-    """The text in letters that this OpenCV can draw: accents are dropped and other letters become `?` before OpenCV 5."""
+    """The text in letters that this OpenCV can draw: ASCII before OpenCV 5."""
     return text if HAS_UNICODE_FONTS else without_accents(text)
 
 
 def without_accents(text: str) -> str:
-    """The text in ASCII: accents dropped, what has no ASCII form as `?`.
+    """The text in ASCII: without accents, and `?` for letters without an ASCII form.
 
     >>> without_accents("B\u00fchne \u7a7a")
     'Buhne ?'
     """
-    apart = unicodedata.normalize("NFKD", text)
-    return "".join(letter for letter in apart if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
+    decomposed = unicodedata.normalize("NFKD", text)
+    return (
+        "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+        .encode("ascii", "replace")
+        .decode()
+    )
 
 
 def text_width_px(text: str, line_px: int) -> int:
@@ -52,11 +56,11 @@ def text_width_px(text: str, line_px: int) -> int:
 
 
 def draw_text(picture: UInt8Array, text: str, top_left_yx: tuple[int, int], line_px: int) -> None:
-    """Draw one line of white text into the picture, in place; what lies outside is cut off.
+    """Draw one line of white text into the picture, in place, clipped at its edges.
 
     Args:
         picture: uint8 (H, W, 3).
-        text: any; letters that cannot be drawn come out as question marks.
+        text: any; letters that cannot be drawn become question marks.
         top_left_yx: corner of the line in pixels.
         line_px: height of the line in pixels.
     """
@@ -72,7 +76,7 @@ def draw_text(picture: UInt8Array, text: str, top_left_yx: tuple[int, int], line
 
 
 def shade(picture: UInt8Array, top_left_yx: tuple[int, int], size_hw: tuple[int, int]) -> None:
-    """Darken a box of the picture, in place, so that white text can be read on it; it may reach over the edges."""
+    """Darken a box of the picture, in place, so that white text can be read on it; clipped at the edges."""
     top, left = max(0, top_left_yx[0]), max(0, top_left_yx[1])
     box = picture[top : top_left_yx[0] + size_hw[0], left : top_left_yx[1] + size_hw[1]]
     if box.size:
@@ -80,4 +84,4 @@ def shade(picture: UInt8Array, top_left_yx: tuple[int, int], size_hw: tuple[int,
 
 
 def _font_px(line_px: int) -> int:
-    return max(1, round(line_px * LETTERS_PER_LINE))
+    return max(1, round(line_px * FONT_PER_LINE))
