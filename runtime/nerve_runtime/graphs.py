@@ -1,4 +1,4 @@
-"""The opened graphs of a bundle, and what is the same for every video that goes through them."""
+"""The opened graphs of a bundle, shared by all its videos."""
 
 import threading
 import time
@@ -63,12 +63,12 @@ class Graphs:
         if missing:
             raise BundleError(
                 f"the bundle has no graph {', '.join(missing)}, which between={temporal.between!r} needs; "
-                "build it again with this version, or choose another way"
+                "build it again with this version, or choose another `between`"
             )
         if "walk_carried" in stages and "local" in manifest.stages:
             stages = (*stages, "local")
         self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in stages}
-        # A compiled engine has one context; two videos, or two threads of one, must not meet in it.
+        # A compiled engine has one context; two videos, or two threads of one, must not run it at once.
         self._locks = {stage: threading.Lock() for stage in stages}
 
     def __contains__(self, stage: StageName) -> bool:
@@ -114,7 +114,7 @@ class Graphs:
         return enlarged(labels, size_hw), enlarged(confidence, size_hw)
 
     def close(self) -> None:
-        """Drop the sessions; the back end itself is its owner's."""
+        """Drop the sessions; the back end stays open."""
         self._sessions.clear()
 
 

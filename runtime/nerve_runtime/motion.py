@@ -9,9 +9,9 @@ from nerve_runtime.bundle.spec import NEIGHBOURS
 from nerve_runtime.opencv import cv2
 
 FLOW_SIDE_PX = 256
-"""Longest side at which motion is measured: 2 ms on a processor's core, and several pixels a token at any preset."""
+"""Longest side at which motion is measured: 2 ms on one CPU core, and several pixels a token at any preset."""
 LOST_LEVELS = 14.0
-"""Mean difference, in grey levels of a 5 x 5 window, above which two places do not show the same surface.
+"""Mean difference of a 5 x 5 window, in grey levels, above which two places do not show the same surface.
 
 Chosen on validation clips, whose noise has a standard deviation of 4; cuts trace at most 0.31 of the picture then, and
 frames of one shot at least 0.63.
@@ -24,13 +24,13 @@ UInt8Array = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What the stages `carry` and `walk_carried` want to know, p tokens row-major over the grid.
+    """Inputs of the stages `carry` and `walk_carried`; p tokens, row-major over the grid.
 
     Attributes:
         origin_tokens: int64 (p,), token of the keyframe that showed the same surface.
-        origin_visible: float32 (p,), how far that is believed, 0 to 1.
+        origin_visible: float32 (p,), confidence in that, 0 to 1.
         previous_tokens: int64 (4, p), tokens of the frame before around the place a token came from.
-        previous_weights: float32 (4, p), their bilinear weights, at least 0; they sum to how far that is believed.
+        previous_weights: float32 (4, p), their bilinear weights times the confidence in that, 0 to 1.
     """
 
     origin_tokens: NDArray[np.int64]
@@ -72,25 +72,25 @@ class MotionTracker:
         if previous is None or self._keyframe is None or self._origins is None:
             self._previous = grey
             return None
-        places = self._own_places(grey) + self._flow.calc(grey, previous, None)  # type: ignore[call-overload]  # None: no first guess
-        self._origins = _looked_up(self._origins, places)
-        seen_before = _same(grey, previous, places)
-        seen_in_keyframe = _same(grey, self._keyframe, self._origins)
+        places = self._identity_map(grey) + self._flow.calc(grey, previous, None)  # type: ignore[call-overload]  # None: no first guess
+        self._origins = _sampled(self._origins, places)
+        seen_before = _matches(grey, previous, places)
+        seen_in_keyframe = _matches(grey, self._keyframe, self._origins)
         self._previous = grey
         tokens, weights = self._around(places, seen_before)
         return Motion(self._nearest(self._origins), self._shares(seen_in_keyframe), tokens, weights)
 
     def begin(self) -> None:
-        """Make the frame that was followed last the keyframe."""
+        """Make the latest frame the keyframe."""
         if self._previous is not None:
-            self._keyframe, self._origins = self._previous, self._own_places(self._previous)
+            self._keyframe, self._origins = self._previous, self._identity_map(self._previous)
 
     def forget(self) -> None:
-        """Know nothing, as before the first frame."""
+        """Drop all frames, as before the first one."""
         self._previous = self._keyframe = self._origins = None
 
-    def _own_places(self, grey: UInt8Array) -> FloatArray:
-        """Each pixel's own place (H, W, 2), x first; not to be written to."""
+    def _identity_map(self, grey: UInt8Array) -> FloatArray:
+        """Each pixel's own coordinates (H, W, 2), x first; read only."""
         if self._identity is None or self._identity.shape[:2] != grey.shape:
             y, x = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]].astype(np.float32)
             self._identity = np.stack([x, y], axis=2)
@@ -140,14 +140,14 @@ def _grey(rgb: UInt8Array) -> UInt8Array:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def _looked_up(picture: NDArray[np.generic], places: FloatArray) -> FloatArray:
+def _sampled(picture: NDArray[np.generic], places: FloatArray) -> FloatArray:
     found = cv2.remap(picture, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]  # None: one map of pairs
     return np.asarray(found, dtype=np.float32)
 
 
-def _same(grey: UInt8Array, other: UInt8Array, places: FloatArray) -> NDArray[np.bool_]:
-    """Which pixels of `grey` look like the places of `other` that they are said to come from, inside the picture."""
-    difference = cv2.blur(np.abs(grey - _looked_up(other, places)), WINDOW_PX)
+def _matches(grey: UInt8Array, other: UInt8Array, places: FloatArray) -> NDArray[np.bool_]:
+    """Which pixels of `grey` look like the places of `other` that the flow maps them to, inside the picture."""
+    difference = cv2.blur(np.abs(grey - _sampled(other, places)), WINDOW_PX)
     height, width = grey.shape
     inside = (places > -0.5).all(axis=2) & (places[..., 0] < width - 0.5) & (places[..., 1] < height - 0.5)
     return np.asarray((difference < LOST_LEVELS) & inside)

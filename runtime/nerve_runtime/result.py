@@ -1,4 +1,4 @@
-"""What comes out of the segmenter for one frame."""
+"""The result of one frame."""
 
 from dataclasses import dataclass
 from fractions import Fraction

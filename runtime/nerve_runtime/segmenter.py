@@ -57,11 +57,11 @@ class Constants:
             UsageError: a constant is out of its range.
         """
         scalars: dict[str, Array] = {}
-        for name, (wanted, holds) in RANGES.items():
+        for name, (expected, in_range) in RANGES.items():
             chosen = getattr(self, name)
             value = getattr(method, name) if chosen is None else chosen
-            if not holds(value):
-                raise UsageError(f"{name} is {value}, expected {wanted}")
+            if not in_range(value):
+                raise UsageError(f"{name} is {value}, expected {expected}")
             scalars[name] = np.array(value, dtype=np.float32)
         return scalars
 
@@ -101,7 +101,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         self._encoder = encoder
         self._threshold_given = constants.threshold is not None
         self._scalars = constants.scalars(manifest.method)
-        self._take_bank(bank)
+        self._use_bank(bank)
         self._graphs = Graphs(manifest, backend, temporal)
         self._video = self.new_video()
         self._closed = False
@@ -134,7 +134,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             temporal: how the frames of a video help each other; by default each frame is segmented by itself. For
                 video use `Temporal()`, several times as fast.
             templates: name of a template set, templates with `{}`, or None for the bundle's default.
-            constants: of the method, where the bundle's defaults are not wanted.
+            constants: of the method, instead of the bundle's defaults.
             cache_dir: where text embeddings are kept; "default" is the user's cache folder, None keeps none.
             strict: refuse what is otherwise a warning.
 
@@ -153,14 +153,14 @@ class Segmenter(AbstractContextManager["Segmenter"]):
                 raise UsageError("backend_options are for a back end opened by name; give them to the back end itself")
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
-            bank = encoder.text_bank(classes, _as_words(background))
+            bank = encoder.text_bank(classes, _background_words(background))
             segmenter = cls(manifest, backend, encoder, bank, temporal=temporal, constants=constants or Constants())
             undo.pop_all()
             return segmenter
 
     @property
     def backend(self) -> str:
-        """What runs the graphs, in words; says so when "auto" chose it."""
+        """The back end's description; says so when "auto" chose it."""
         return self._backend.describe()
 
     @property
@@ -178,15 +178,15 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         return Video(self._graphs, lambda: self._vocabulary, self.temporal, self._count)
 
     def set_classes(self, classes: Classes, background: str | Iterable[str] = ()) -> None:
-        """Use another class list from the next frame on; nothing is rebuilt and the kept attention stays of use.
+        """Use another class list from the next frame on; no graph is rebuilt, and attention is not computed anew.
 
         Raises:
             UsageError: the list is not usable; the old one stays in use.
         """
         self._refuse_if_closed()
-        self._take_bank(self._encoder.text_bank(classes, _as_words(background)))
+        self._use_bank(self._encoder.text_bank(classes, _background_words(background)))
 
-    def _take_bank(self, bank: TextBank) -> None:
+    def _use_bank(self, bank: TextBank) -> None:
         if self._threshold_given and not bank.has_background:
             raise UsageError("a threshold gives pixels to the background; name background words, or leave it out")
         slots = self._backend.class_slots
@@ -204,9 +204,9 @@ class Segmenter(AbstractContextManager["Segmenter"]):
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
         """Segment frames one after another; what has a `close`, as the sources of nerve_stream do, is closed at the end."""
-        with ExitStack() as ending:
+        with ExitStack() as stack:
             if close := getattr(frames, "close", None):
-                ending.callback(close)
+                stack.callback(close)
             yield from map(self.segment, frames)
 
     def reset(self) -> None:
@@ -214,7 +214,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         self._video.reset()
 
     def stop(self) -> None:
-        """From another thread: end the frame under way with an error soon; the segmenter is of no use afterwards."""
+        """From another thread: end the frame under way with an error soon; the segmenter cannot be used afterwards."""
         self._backend.stop()
 
     def close(self) -> None:
@@ -238,6 +238,6 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         self.invalid_frames += not valid
 
 
-def _as_words(background: str | Iterable[str]) -> Iterable[str]:
+def _background_words(background: str | Iterable[str]) -> Iterable[str]:
     """A single string is one list of words, not a sequence of letters."""
     return [background] if isinstance(background, str) else background

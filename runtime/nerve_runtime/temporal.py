@@ -23,7 +23,7 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Temporal:
-    """How the frames of a video help each other. The defaults were chosen on validation clips and won (README).
+    """How a video's frames use those before them. The defaults were chosen on validation clips (README).
 
     Attributes:
         keyframe_every: attention is never older than so many frames; 1 makes each frame a keyframe.
@@ -50,9 +50,9 @@ class Temporal:
     cut: float = 0.45
 
     def __post_init__(self) -> None:
-        for name, (wanted, holds) in _RANGES.items():
-            if not holds(getattr(self, name)):
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected {wanted}")
+        for name, (expected, in_range) in _RANGES.items():
+            if not in_range(getattr(self, name)):
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}")
         if self.between not in get_args(Between):
             raise UsageError(f"between is {self.between!r}, expected one of {', '.join(get_args(Between))}")
 

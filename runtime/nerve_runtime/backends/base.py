@@ -46,7 +46,7 @@ Providers = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, slots=True)
 class BackendOptions:
-    """How a back end runs the graphs; each takes what concerns it.
+    """How a back end runs the graphs; each back end reads the options that concern it.
 
     Attributes:
         providers: "cpu" or "cuda", for ONNX Runtime; every node runs there, or opening fails.

@@ -1,7 +1,7 @@
 """A back end without models, shipped for tests of applications: lawful numbers from colours, and faults on demand.
 
 Words become colours (by a hash of their token ids), seed scores compare colours, attention joins tokens of like colour,
-and the walk is the real one. Nothing here is meant to be right about a picture; shapes, laws and timings' names are.
+and the walk is the real one. Labels mean nothing; shapes, dtypes, sums to 1 and the names of timings are those of a real back end.
 """
 
 import time
@@ -65,7 +65,7 @@ class FakeBackend(Backend):
         self._stopped = False
 
     def describe(self) -> str:
-        """One line that nobody mistakes for a real back end."""
+        """One line that says that labels mean nothing."""
         return "fake: numpy stand-in for tests, its labels mean nothing"
 
     def open_session(self, stage: StageName) -> Session:

@@ -78,7 +78,7 @@ class OrtBackend(Backend):
         )
 
     def open_session(self, stage: StageName) -> Session:
-        """Verify the bundle's files and look the graph over, then open it."""
+        """Verify the bundle's files and check the graph, then open it."""
         if self._closed:
             raise UsageError("this back end was closed; open it again")
         record = self._graphs.checked(stage)
@@ -179,13 +179,13 @@ class _OrtSession(Session):
         try:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:  # the library's errors share no base
-            raise self._explained(error) from error
+            raise self._run_error(error) from error
         for tensor, value in zip(self.spec.outputs, binding.get_outputs(), strict=True):
             if tensor.name not in outputs:
                 outputs[tensor.name] = value.numpy()
         return outputs
 
-    def _explained(self, error: Exception) -> NerveError:
+    def _run_error(self, error: Exception) -> NerveError:
         if is_out_of_memory(error):
             return ResourceError(
                 f"stage {self.stage!r} ran out of memory: {_message(error)}; use smaller frames or fewer classes"
@@ -206,7 +206,7 @@ def import_onnxruntime() -> ModuleType:
     Raises:
         CompatibilityError: it is not installed, or its libraries are broken.
     """
-    # Its telemetry is on by default and starts with the import; a device that looks at the world reports to nobody.
+    # Its telemetry is on by default and starts with the import; a device with a camera reports to nobody.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime

@@ -1,4 +1,4 @@
-"""The words for tensors and stages that the exporter writes and the runtime checks."""
+"""How stages and their tensors are described: the exporter writes it, the runtime checks it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

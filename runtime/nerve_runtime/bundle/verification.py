@@ -1,4 +1,4 @@
-"""The graphs of a bundle, looked at before a library is given one."""
+"""The graphs of a bundle, checked before a library opens one."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nerve_runtime.errors import BundleError
 
 
 class BundleGraphs:
-    """Hands out the stages of a bundle, none before the whole bundle was verified: never half of it runs.
+    """Hands out the stages of a bundle, none before the whole bundle was verified.
 
     Args:
         folder: the bundle's folder.

@@ -70,11 +70,11 @@ class ClassList:
                 "add classes, or background words with --background"
             )
         named = [(f"class {number}", text) for number, text in enumerate(classes, start=1)]
-        groups = [_words(where, text.split(","), strict=strict) for where, text in named]
+        groups = [_checked_words(where, text.split(","), strict=strict) for where, text in named]
         places = [where for where, _ in named]
         if background:
             words = [word for text in background for word in text.split(",")]
-            groups.insert(0, _words(BACKGROUND_NAME, words, strict=strict))
+            groups.insert(0, _checked_words(BACKGROUND_NAME, words, strict=strict))
             places.insert(0, BACKGROUND_NAME)
         _refuse_duplicates(places, groups)
         return cls(tuple(groups), has_background=bool(background))
@@ -113,11 +113,11 @@ def split_classes(text: str) -> list[str]:
     return parts[:-1] if len(parts) > 1 and not parts[-1].strip() else parts
 
 
-def _words(where: str, texts: Iterable[str], *, strict: bool) -> tuple[str, ...]:
-    return tuple(_word(where, text, strict=strict) for text in texts)
+def _checked_words(where: str, texts: Iterable[str], *, strict: bool) -> tuple[str, ...]:
+    return tuple(_checked_word(where, text, strict=strict) for text in texts)
 
 
-def _word(where: str, text: str, *, strict: bool) -> str:
+def _checked_word(where: str, text: str, *, strict: bool) -> str:
     refuse_odd_characters(where, text)
     if len(text) > PROMPT_CHARACTERS_LIMIT:
         message = f"{where} is {len(text)} characters long and is cut at {PROMPT_CHARACTERS_LIMIT}; shorten it"

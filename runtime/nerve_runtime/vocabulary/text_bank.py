@@ -33,7 +33,7 @@ logger = logging.getLogger("nerve_runtime")
 
 @dataclass(frozen=True, slots=True)
 class TextBank:
-    """What the graphs read instead of words.
+    """A class list as the graphs read it.
 
     Attributes:
         text_embeddings: float32 (r, d), one row a word, each of length 1.

@@ -1,4 +1,4 @@
-"""What TensorRT 10, TensorRT 11 and TensorRT-RTX have in common and where they differ, for builder and back end."""
+"""TensorRT 10, TensorRT 11 and TensorRT-RTX behind one interface, for builder and back end."""
 
 import importlib
 import re
