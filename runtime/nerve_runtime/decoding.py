@@ -73,22 +73,15 @@ class VideoState:
     label_scores: Array
 
 
+@dataclass(frozen=True, slots=True)
 class FrameDecoder:
     """Decodes one frame; adds the milliseconds of the stages it runs to `timings_ms`."""
 
-    def __init__(
-        self,
-        graphs: Graphs,
-        temporal: Temporal,
-        frame: EncodedFrame,
-        vocabulary: ActiveVocabulary,
-        timings_ms: Timings,
-    ) -> None:
-        self._graphs = graphs
-        self._temporal = temporal
-        self._frame = frame
-        self._vocabulary = vocabulary
-        self._timings_ms = timings_ms
+    graphs: Graphs
+    temporal: Temporal
+    frame: EncodedFrame
+    vocabulary: ActiveVocabulary
+    timings_ms: Timings
 
     def next_state(self, before: VideoState | None) -> tuple[VideoState, bool]:
         """The state after this frame, and whether its attention was computed for it.
@@ -96,7 +89,7 @@ class FrameDecoder:
         Args:
             before: the state after the frame before, None at the start and where that frame was lost.
         """
-        frame = self._frame
+        frame = self.frame
         if frame.decision == "cut":
             before = None
         if frame.head_affinity is not None and frame.local_weights is not None:
@@ -114,41 +107,41 @@ class FrameDecoder:
         affinity = self._mix_heads(head_affinity, seed_scores)
         label_scores = self._walk("walk", seed_scores=seed_scores, affinity=affinity, local_weights=local_weights)
         return VideoState(
-            keyframe=number, vocabulary=self._vocabulary, head_affinity=head_affinity, affinity=affinity,
+            keyframe=number, vocabulary=self.vocabulary, head_affinity=head_affinity, affinity=affinity,
             local_weights=local_weights, closed_form=self._solve(affinity, local_weights), seed_scores=seed_scores,
             label_scores=label_scores,
         )  # fmt: skip
 
     def _between_keyframes(self, before: VideoState) -> VideoState:
         seed_scores = self._seed_scores(before)
-        if before.vocabulary is self._vocabulary:
+        if before.vocabulary is self.vocabulary:
             state = replace(before, seed_scores=seed_scores)
             return replace(state, label_scores=self._walk_on(state, before.label_scores))
         affinity = self._mix_heads(before.head_affinity, seed_scores)
         state = replace(
-            before, vocabulary=self._vocabulary, affinity=affinity,
+            before, vocabulary=self.vocabulary, affinity=affinity,
             closed_form=self._solve(affinity, before.local_weights), seed_scores=seed_scores,
         )  # fmt: skip
         return replace(state, label_scores=self._walk_on(state, None))
 
     def _seed_scores(self, before: VideoState) -> Array:
-        if before.vocabulary is self._vocabulary:
-            if self._temporal.between == "hold":
+        if before.vocabulary is self.vocabulary:
+            if self.temporal.between == "hold":
                 return before.seed_scores
-            if self._frame.age % self._temporal.scores_every:
+            if self.frame.age % self.temporal.scores_every:
                 return self._carry(before.seed_scores, before.seed_scores, KEEP_ALL)
         return self._fresh_seed_scores(before)
 
     def _fresh_seed_scores(self, before: VideoState | None) -> Array:
         """G by CLIP, smoothed with that of the frame before where the policy says so."""
-        fresh = self._graphs.seed_scores(self._frame.working, self._vocabulary, self._timings_ms)
-        if not self._temporal.smoothing or before is None or before.vocabulary is not self._vocabulary:
+        fresh = self.graphs.seed_scores(self.frame.working, self.vocabulary, self.timings_ms)
+        if not self.temporal.smoothing or before is None or before.vocabulary is not self.vocabulary:
             return fresh
-        return self._carry(fresh, before.seed_scores, np.array(self._temporal.smoothing, dtype=np.float32))
+        return self._carry(fresh, before.seed_scores, np.array(self.temporal.smoothing, dtype=np.float32))
 
     def _carry(self, fresh: Array, previous: Array, keep: Array) -> Array:
         """Scores of the frame before moved to where the picture is now, `keep` of them against the fresh ones."""
-        motion = self._frame.motion
+        motion = self.frame.motion
         if motion is None:
             return fresh
         return self._run(
@@ -161,23 +154,23 @@ class FrameDecoder:
         )["carried_scores"]
 
     def _mix_heads(self, head_affinity: Array, seed_scores: Array) -> Array:
-        temperature = self._vocabulary.scalars["head_temperature"]
+        temperature = self.vocabulary.scalars["head_temperature"]
         tensors = {"head_affinity": head_affinity, "seed_scores": seed_scores, "head_temperature": temperature}
         return self._run("mix", **tensors)["affinity"]
 
     def _solve(self, affinity: Array, local_weights: Array) -> dict[str, Array]:
-        if "solve" not in self._graphs:
+        if "solve" not in self.graphs:
             return {}
-        return self._run("solve", affinity=affinity, local_weights=local_weights, **self._vocabulary.walk_scalars)
+        return self._run("solve", affinity=affinity, local_weights=local_weights, **self.vocabulary.walk_scalars)
 
     def _walk_on(self, state: VideoState, start: Array | None) -> Array:
         """Label scores between keyframes; without a start, after a change of classes, as many steps as from nothing."""
-        way = self._temporal.between
+        way = self.temporal.between
         if way == "exact":
             weights = state.local_weights
             return self._walk("walk_exact", seed_scores=state.seed_scores, local_weights=weights, **state.closed_form)
-        if way == "follow" and self._frame.motion is not None:
-            return self._walk_followed(state, self._frame.motion, start)
+        if way == "follow" and self.frame.motion is not None:
+            return self._walk_followed(state, self.frame.motion, start)
         if way == "hold" and start is not None:
             return start
         tensors = {"affinity": state.affinity, "local_weights": state.local_weights}
@@ -186,7 +179,7 @@ class FrameDecoder:
         return self._walk("walk_warm", seed_scores=state.seed_scores, previous_scores=start, **tensors)
 
     def _walk_followed(self, state: VideoState, motion: Motion, start: Array | None) -> Array:
-        own_weights = self._frame.local_weights
+        own_weights = self.frame.local_weights
         tensors = {
             "seed_scores": state.seed_scores,
             "affinity": state.affinity,
@@ -197,14 +190,14 @@ class FrameDecoder:
         if start is not None:
             carried = self._carry(state.seed_scores, start, KEEP_ALL)
             return self._walk("walk_carried", previous_scores=carried, **tensors)
-        baked = self._graphs.manifest.method.baked
+        baked = self.graphs.manifest.method.baked
         scores = state.seed_scores
         for _ in range(math.ceil(baked.steps / baked.warm_steps)):  # as many steps as a walk from nothing
             scores = self._walk("walk_carried", previous_scores=scores, **tensors)
         return scores
 
     def _walk(self, stage: StageName, **tensors: Array) -> Array:
-        return self._run(stage, **tensors, **self._vocabulary.walk_scalars)["label_scores"]
+        return self._run(stage, **tensors, **self.vocabulary.walk_scalars)["label_scores"]
 
     def _run(self, stage: StageName, **tensors: Array) -> dict[str, Array]:
-        return self._graphs.run(stage, self._timings_ms, **tensors)
+        return self.graphs.run(stage, self.timings_ms, **tensors)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from nerve_runtime import Segmenter
 from nerve_runtime.backends import Backend, BackendOptions, Session, register_backend
+from nerve_runtime.bundle.graph_check import BundleGraphs
 from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec
-from nerve_runtime.bundle.verification import BundleGraphs
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
 
 DEVICE = "CPU"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
+from nerve_runtime.bundle.graph_check import BundleGraphs
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec
-from nerve_runtime.bundle.verification import BundleGraphs
 from nerve_runtime.errors import (
     BundleError,
     CompatibilityError,

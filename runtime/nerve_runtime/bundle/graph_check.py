@@ -1,8 +1,9 @@
-"""Looks over an ONNX file before any inference library does: which operators it has, and which files it points to.
+"""Checks an ONNX file before any inference library opens it: which operators it has, and which files it points to.
 
 A hash says that a file is the one that was shipped, not that whoever shipped it meant well. So a graph may hold nothing
 but what our exporter writes: known operators of the standard domain, no functions and no graphs within nodes, and
-weights whose external data are files that the manifest lists. Whatever is not known to be needed is refused.
+weights whose external data are files that the manifest lists. ONNX Runtime 1.23, the oldest that is supported, opens
+external data at `../`, at absolute paths and behind links; 1.31 refuses these, but not hard links.
 """
 
 import math
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from nerve_runtime.bundle.allocation import Allocation, Constant, Node, Values
+from nerve_runtime.bundle.manifest import Manifest, StageRecord, verify_bundle
 from nerve_runtime.bundle.onnx_fields import ATTRIBUTE, ENTRY, GRAPH, MODEL, NODE, OPSET, TENSOR, Message
+from nerve_runtime.bundle.spec import StageName
 from nerve_runtime.bundle.wire_format import Field, MalformedError, WireReader
 from nerve_runtime.errors import BundleError
 
@@ -48,6 +51,34 @@ RotaryEmbedding Round ScatterElements ScatterND Shape Sigmoid Sign Sin Size Slic
 Squeeze Sub Sum Swish Tanh Tile TopK Transpose Trilu Unsqueeze Where
 """
 ALLOWED_OPERATORS = frozenset(OPERATOR_WORDS.split())
+
+
+class BundleGraphs:
+    """Hands out the stages of a bundle, none before the whole bundle was verified.
+
+    Args:
+        folder: the bundle's folder.
+        manifest: its manifest; every file but engines is verified against it.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder, self._manifest = folder, manifest
+        self._verified = False
+
+    def checked(self, stage: StageName) -> StageRecord:
+        """The record of a stage whose graph may be opened.
+
+        Raises:
+            BundleError: the bundle has no such stage, a file of it differs from its manifest, or the graph is refused.
+        """
+        record = self._manifest.stages.get(stage)
+        if record is None:
+            raise BundleError(f"the bundle has no stage {stage!r}, only {', '.join(self._manifest.stages)}; rebuild it")
+        if not self._verified:
+            verify_bundle(self._folder, self._manifest, engines=False)
+            self._verified = True
+        check_graph(self._folder, record.onnx, opset=self._manifest.opset, external_data=record.external_data)
+        return record
 
 
 def check_graph(folder: Path, onnx: str, *, opset: int, external_data: Collection[str] = ()) -> None:

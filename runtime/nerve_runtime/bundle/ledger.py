@@ -6,26 +6,23 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from platformdirs import user_data_dir
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from nerve_runtime.atomic import resource_errors, write_bytes_whole
 from nerve_runtime.bundle.manifest import Sha256
+from nerve_runtime.bundle.spec import StrictModel
 from nerve_runtime.errors import ResourceError
 
 LEDGER_NAME = "engines.json"
 LOCK_TIMEOUT_S = 30
 
 
-class _Note(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Note(StrictModel):
     about: str
     noted_s: int  # seconds since 1970
 
 
-class _Notes(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Notes(StrictModel):
     engines: dict[Sha256, _Note]
 
 

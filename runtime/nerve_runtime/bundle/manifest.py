@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from nerve_runtime.bundle.spec import StageName, StageSpec
+from nerve_runtime.bundle.spec import StageName, StageSpec, StrictModel
 from nerve_runtime.errors import BundleError
 from nerve_runtime.labels import CLASSES_LIMIT
 
@@ -42,18 +42,14 @@ Steps = Annotated[int, Field(strict=True, ge=1, le=1000)]  # of a walk, each a n
 TENSOR_ELEMENTS_LIMIT = 2**31
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FileRecord(_Strict):
+class FileRecord(StrictModel):
     """Size and SHA-256 of one file of the bundle."""
 
     bytes: int = Field(ge=0)
     sha256: Sha256
 
 
-class StageRecord(_Strict):
+class StageRecord(StrictModel):
     """One graph: its ONNX file, the files of its external data, its inputs and outputs, and the cost of a run in GMAC."""
 
     onnx: BundlePath
@@ -70,7 +66,7 @@ class StageRecord(_Strict):
         return self
 
 
-class BakedConstants(_Strict, extra="allow"):
+class BakedConstants(StrictModel, extra="allow"):
     """Constants that are baked into the graphs. The runtime reads the two named here, the others are for the record."""
 
     __pydantic_extra__: dict[str, str | int | float | bool | list[int] | list[str]]
@@ -79,7 +75,7 @@ class BakedConstants(_Strict, extra="allow"):
     warm_steps: Steps
 
 
-class Method(_Strict):
+class Method(StrictModel):
     """Default values of the graph inputs, and every constant that is baked in (`baked`)."""
 
     tau: float = Field(gt=0)
@@ -90,7 +86,7 @@ class Method(_Strict):
     baked: BakedConstants
 
 
-class Geometry(_Strict):
+class Geometry(StrictModel):
     """Sizes that the graphs fix: working frame, token grid, pooled keys `m`, heads `t`, text width `d`, most classes."""
 
     working_hw: tuple[Side, Side]
@@ -124,7 +120,7 @@ class Geometry(_Strict):
         }
 
 
-class Vocabulary(_Strict):
+class Vocabulary(StrictModel):
     """How class names become token ids; `synthetic` marks a tokenizer that no network was trained with.
 
     `unknown_token` is set for a tokenizer that maps words it does not know to this token.
@@ -148,7 +144,7 @@ class Vocabulary(_Strict):
         return self
 
 
-class WeightRecord(_Strict):
+class WeightRecord(StrictModel):
     """Where the weights of one network came from and under which licence they may be used."""
 
     role: str
@@ -158,7 +154,7 @@ class WeightRecord(_Strict):
     licence: str
 
 
-class EngineRecord(_Strict):
+class EngineRecord(StrictModel):
     """One compiled engine: for which stage, made from which graph, by what, for what.
 
     `onnx_sha256` is `graph_sha256` of its stage, `key` the SHA-256 of all that decides an engine's bytes, `gpu` a compute
@@ -186,7 +182,7 @@ class EngineRecord(_Strict):
         return self
 
 
-class Manifest(_Strict):
+class Manifest(StrictModel):
     """Everything the runtime knows about a bundle; see the README for each line and what is refused.
 
     `manifest_sha256` is a line of the file only, None in memory: the SHA-256 of the file's bytes with these 64 digits as

@@ -31,7 +31,13 @@ StageName = Literal[
 ]
 
 
-class TensorSpec(BaseModel):
+class StrictModel(BaseModel):
+    """Frozen, and without fields or numbers that nobody expects."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TensorSpec(StrictModel):
     """One named input or output of a stage.
 
     Attributes:
@@ -39,8 +45,6 @@ class TensorSpec(BaseModel):
         dtype: element type.
         axes: one entry an axis: a size, or a letter that stands for the same size throughout a stage's tensors.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     dtype: Dtype
@@ -51,10 +55,8 @@ class TensorSpec(BaseModel):
         return f"{self.dtype} ({', '.join(str(axis) for axis in self.axes)})"
 
 
-class StageSpec(BaseModel):
+class StageSpec(StrictModel):
     """The inputs and outputs of one graph, in order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

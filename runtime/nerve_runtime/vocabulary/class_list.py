@@ -70,11 +70,11 @@ class ClassList:
                 "add classes, or background words with --background"
             )
         named = [(f"class {number}", text) for number, text in enumerate(classes, start=1)]
-        groups = [_checked_words(where, text.split(","), strict=strict) for where, text in named]
+        groups = [tuple(_checked_word(where, word, strict=strict) for word in text.split(",")) for where, text in named]
         places = [where for where, _ in named]
         if background:
             words = [word for text in background for word in text.split(",")]
-            groups.insert(0, _checked_words(BACKGROUND_NAME, words, strict=strict))
+            groups.insert(0, tuple(_checked_word(BACKGROUND_NAME, word, strict=strict) for word in words))
             places.insert(0, BACKGROUND_NAME)
         _refuse_duplicates(places, groups)
         return cls(tuple(groups), has_background=bool(background))
@@ -111,10 +111,6 @@ def split_classes(text: str) -> list[str]:
         raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
     parts = text.split(";")
     return parts[:-1] if len(parts) > 1 and not parts[-1].strip() else parts
-
-
-def _checked_words(where: str, texts: Iterable[str], *, strict: bool) -> tuple[str, ...]:
-    return tuple(_checked_word(where, text, strict=strict) for text in texts)
 
 
 def _checked_word(where: str, text: str, *, strict: bool) -> str:
