@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import UsageError
-
-if TYPE_CHECKING:
-    from nerve_runtime.backends.tensorrt.library import LibraryName
 
 __all__ = ["BACKEND_NAMES", "Backend", "BackendOptions", "Providers", "Session", "open_backend", "register_backend"]
 
@@ -54,7 +51,9 @@ def register_backend(name: str, factory: BackendFactory) -> None:
         raise UsageError(f"a back end {name!r} is registered already; choose another name")
 
 
-def _open_tensorrt(library: "LibraryName", bundle: Path, manifest: Manifest, options: BackendOptions) -> Backend:
+def _open_tensorrt(
+    library: Literal["tensorrt", "tensorrt_rtx"], bundle: Path, manifest: Manifest, options: BackendOptions
+) -> Backend:
     from nerve_runtime.backends.tensorrt.backend import TrtBackend
 
     return TrtBackend(bundle, manifest, options, library=library)

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +169,12 @@ def load_vocabulary(path: Path, text_sha: str, text_width: int) -> TextBank:
             f"vocabulary {path} is no file of at most {VOCABULARY_FILE_LIMIT_BYTES} bytes; see nerve-vocab"
         )
     try:
+        _refuse_large_contents(path)
         with np.load(path, allow_pickle=False) as arrays:
             embeddings, rows = arrays["text_embeddings"], arrays["class_rows"]
             names = tuple(str(name) for name in arrays["class_names"])
             made_with, has_background = str(arrays["text_sha256"]), bool(arrays["has_background"])
-    except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"vocabulary {path} cannot be read: {error}; write it anew with nerve-vocab") from error
     if made_with != text_sha:
         raise UsageError(
@@ -180,7 +182,16 @@ def load_vocabulary(path: Path, text_sha: str, text_width: int) -> TextBank:
             "write it anew with nerve-vocab"
         )
     _refuse_odd_arrays(path, embeddings, rows, names, text_width)
+    for name in names:
+        refuse_odd_characters(f"class {name!r} of vocabulary {path}", name)
     return TextBank(embeddings, rows, np.ones(len(rows), dtype=np.bool_), names, has_background)
+
+
+def _refuse_large_contents(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        unpacked_bytes = sum(member.file_size for member in archive.infolist())
+    if unpacked_bytes > VOCABULARY_FILE_LIMIT_BYTES:
+        raise ValueError(f"it unpacks to {unpacked_bytes} bytes, expected at most {VOCABULARY_FILE_LIMIT_BYTES}")
 
 
 def _refuse_odd_arrays(

@@ -264,7 +264,7 @@ def test_an_output_whose_size_follows_from_values_is_given_too(own_bundle: Path)
 
 
 @pytest.mark.onnx
-def test_a_graph_with_other_doors_than_its_manifest_is_refused(own_bundle: Path) -> None:
+def test_a_graph_with_other_tensors_than_its_manifest_is_refused(own_bundle: Path) -> None:
     doubling(own_bundle / "text.onnx")
     other = StageSpec(inputs=(tensor("x", "n", 3),), outputs=(tensor("z", "n", 3),))
     with pytest.raises(
