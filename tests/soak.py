@@ -19,7 +19,7 @@ from nerve_runtime.frames import Frame
 from nerve_runtime.result import FrameResult
 from nerve_stream.monitoring.health import Health, process_health
 from nerve_stream.pipeline import LocalWorker, ProcessWorker, StreamJob, StreamOptions, Worker, run_streams
-from tests.data.stream_doubles import OPENER, DoubleSegmenter, options_for
+from tests.data.stream_doubles import DoubleSegmenter, open_double
 from tests.load import MEBIBYTE, paced
 
 GROWTH_LIMIT_MIB = 5.0
@@ -67,7 +67,7 @@ def leaking_writer(kept: list[bytearray], leak_bytes: int) -> Callable[[Frame, F
 def opened_worker(*, process: bool) -> Worker:
     """A double in this process or in one of its own."""
     if process:
-        return ProcessWorker(options_for(), opener=OPENER)
+        return ProcessWorker(open_double)
     return LocalWorker(DoubleSegmenter())
 
 

@@ -14,9 +14,6 @@ import numpy as np
 from nerve_runtime import errors
 from nerve_runtime.frames import Frame
 from nerve_runtime.result import FrameResult
-from nerve_stream.pipeline import SegmenterOptions
-
-OPENER = "tests.data.stream_doubles:open_double"
 
 
 def blank(index: int, size_hw: tuple[int, int] = (2, 3)) -> Frame:
@@ -123,21 +120,30 @@ class DoubleSegmenter:
             self.ready = False
 
 
-def options_for(**faults: Any) -> SegmenterOptions:
-    """Options with which `open_double` makes a DoubleSegmenter of these faults."""
-    return SegmenterOptions("no bundle", ("a", "b"), temporal=faults)
+def open_double(
+    *,
+    refuse: str | None = None,
+    die: int | None = None,
+    stall_s: float = 0.0,
+    hold_the_interpreter: bool = False,
+    **faults: Any,
+) -> DoubleSegmenter:
+    """Open a double of these faults in a worker process, or do what else is asked.
 
-
-def open_double(options: SegmenterOptions) -> DoubleSegmenter:
-    """Open a double in a worker process; `refuse`, `die` and `stall` say what happens instead."""
-    faults = dict(options.temporal or {})
-    if "refuse" in faults:
-        raise getattr(errors, faults["refuse"])("this bundle is refused on purpose")
-    if "die" in faults:
-        os._exit(faults["die"])
-    time.sleep(faults.pop("stall", 0.0))
+    Args:
+        refuse: name of the error that is raised.
+        die: exit code that the process ends with.
+        stall_s: seconds that opening takes.
+        hold_the_interpreter: be in a call that never gives the interpreter back.
+        **faults: of DoubleSegmenter.
+    """
+    if refuse is not None:
+        raise getattr(errors, refuse)("this bundle is refused on purpose")
+    if die is not None:
+        os._exit(die)
+    time.sleep(stall_s)
     if faults.get("deaf"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if faults.pop("hold_the_interpreter", False):
-        ctypes.PyDLL(None).sleep(60)  # a call that never gives the interpreter back
+    if hold_the_interpreter:
+        ctypes.PyDLL(None).sleep(60)
     return DoubleSegmenter(**faults)

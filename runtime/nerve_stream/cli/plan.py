@@ -70,7 +70,6 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
     """
     classes = named_classes(find.classes, find.classes_file, find.vocabulary)
     templates = template_lines(find.templates)
-    temporal = chosen_temporal(sources, run)
     return SegmenterOptions(
         bundle=str(bundle_or_default(find.bundle)),
         classes=tuple(classes) if isinstance(classes, list) else classes,
@@ -86,7 +85,7 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
         templates=tuple(templates) if isinstance(templates, list) else templates,
         constants=Constants(threshold=find.threshold, alpha=find.alpha, beta=find.beta),
         strict=find.strict,
-        temporal=None if temporal == EVERY_FRAME else asdict(temporal),
+        temporal=chosen_temporal(sources, run),
     )
 
 
@@ -121,7 +120,7 @@ def job_key(options: SegmenterOptions, read: SourceOptions, write: OutputOptions
         classes=(classes,) if isinstance(classes, str) else classes,
         background=tuple(options.background),
         templates=templates if isinstance(templates, str) else "\n".join(templates or ()),
-        constants={**constants, **(options.temporal or asdict(EVERY_FRAME)), **part},
+        constants={**constants, **asdict(options.temporal), **part},
         outputs=output_options,
         version=package_version(),
     )

@@ -37,7 +37,6 @@ from nerve_stream.pipeline import (
     Worker,
     run_streams,
 )
-from nerve_stream.pipeline.segmenter_options import open_segmenter
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.window import Key, Window
 from nerve_stream.sources.expanding import expand_sources
@@ -107,15 +106,11 @@ def _delete_temporaries(planned: Sequence[PlannedSource]) -> None:
 @contextmanager
 def _open_worker(options: SegmenterOptions, *, isolate: bool) -> Iterator[Worker]:
     if isolate:
-        with ProcessWorker(options) as worker:
+        with ProcessWorker(options.open) as worker:
             yield worker
         return
-    segmenter = open_segmenter(options)
-    try:
-        with LocalWorker(segmenter) as worker:
-            yield worker
-    finally:
-        segmenter.close()
+    with options.open() as segmenter, LocalWorker(segmenter) as worker:
+        yield worker
 
 
 def _print_backend(worker: Worker, options: SegmenterOptions) -> None:

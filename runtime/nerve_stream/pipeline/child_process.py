@@ -1,71 +1,64 @@
-"""A child process and the two pipes to it: started, spoken to, ended and waited for."""
+"""A child process and the connection to it: started, spoken to, ended and waited for."""
 
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from multiprocessing.connection import Pipe
 
 from nerve_runtime import CompatibilityError, HungError, NerveError, ResourceError
-from nerve_stream.pipeline.messages import ConnectionLostError, MessageReader, UInt8Array, send_message
+from nerve_stream.pipeline.messages import receive_message, send_message
 
-TERM_GRACE_S = 2.0
-KILL_GRACE_S = 5.0
-PIPE_BYTES = 2**20  # Linux allows any user so much; it saves a frame of 720p some thirty wake-ups
-F_SETPIPE_SZ = 1031
+TERMINATE_TIMEOUT_S = 2.0
+KILL_TIMEOUT_S = 5.0
 
-# Its module path is ours, and not that of the folder it happens to start in.
+# The child's module path is that of this process, without the folder that it happens to start in.
 _START = (
-    "import sys; sys.path[:] = sys.argv[3:]; from nerve_stream.pipeline.worker_child import main; "
-    "sys.exit(main(sys.argv[1:3]))"
+    "import sys; sys.path[:] = sys.argv[2:]; from nerve_stream.pipeline.worker_child import main; "
+    "sys.exit(main(int(sys.argv[1])))"
 )
 
 
 class ChildProcess:
-    """A worker's process. It has a session of its own, so that Ctrl-C in the terminal does not reach it.
+    """A worker's process, in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
     Attributes:
-        reader: its messages.
         pid: its number.
     """
 
     def __init__(self) -> None:
-        child_reads, self._write_fd = os.pipe()
-        read_fd, child_writes = os.pipe()
+        self._connection, childs_end = Pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(child_reads), str(child_writes), *sys.path],
+                [sys.executable, "-c", _START, str(childs_end.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a library prints there must not get between the results of a command
-                pass_fds=(child_reads, child_writes),
+                pass_fds=(childs_end.fileno(),),
                 start_new_session=True,
             )
         except BaseException:
-            os.close(self._write_fd)
-            os.close(read_fd)
+            self._connection.close()
             raise
         finally:
-            os.close(child_reads)
-            os.close(child_writes)
-        _enlarge(self._write_fd, read_fd)
-        self._read_fd = read_fd
+            childs_end.close()
         self._sending = threading.Lock()
-        self._open = True
-        self.reader = MessageReader(read_fd)
         self.pid = self._process.pid
 
-    def send(self, header: Mapping[str, Any], pixels: Sequence[UInt8Array] = ()) -> None:
-        """Send a message; one to a process that is gone is lost, which its reader is told."""
-        with self._sending:
-            if self._open:
-                with suppress(ConnectionLostError):
-                    send_message(self._write_fd, header, pixels)
+    def send(self, message: object) -> None:
+        """Send a message; one to a process that is gone is lost, which `receive` says."""
+        with self._sending, suppress(OSError):
+            send_message(self._connection, message)
+
+    def receive(self) -> object:
+        """Wait for the next message; None when the process is gone."""
+        try:
+            return receive_message(self._connection)
+        except (EOFError, OSError):
+            return None
 
     def end(self) -> None:
-        """End it: asked first, killed after 2 s; then wait for it, so that no zombie stays, and close the pipes.
+        """Terminate it, kill it 2 s later, and wait for it, so that no zombie stays; `receive` then gives None.
 
         Raises:
             HungError: it is still there 5 s after it was killed.
@@ -73,28 +66,28 @@ class ChildProcess:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(TERM_GRACE_S)
+                self._process.wait(TERMINATE_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         try:
-            self._process.wait(KILL_GRACE_S)
+            self._process.wait(KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise HungError(
-                f"the worker process {self.pid} is still there {KILL_GRACE_S:g} s after it was killed; a driver may hang, "
-                "look at the kernel's log"
+                f"the worker process {self.pid} is still there {KILL_TIMEOUT_S:g} s after it was killed; a driver may "
+                "hang, look at the kernel's log"
             ) from None
-        with self._sending:  # a thread that was sending has its error by now
-            if self._open:
-                self._open = False
-                os.close(self._write_fd)
-                os.close(self._read_fd)
+
+    def close(self) -> None:
+        """Close the connection, after `end` and once nobody receives any more."""
+        with self._sending:
+            self._connection.close()
 
     def death(self) -> NerveError:
-        """Why it ended, once its pipe is closed; waits up to 2 s for the process itself."""
+        """Why it ended, once `receive` gave None; waits up to 2 s for the process itself."""
         try:
-            code = self._process.wait(TERM_GRACE_S)
+            code = self._process.wait(TERMINATE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return HungError(f"the worker process {self.pid} closed its pipe and went on")
+            return HungError(f"the worker process {self.pid} closed its connection and went on")
         if code == -signal.SIGKILL:
             return ResourceError(
                 "the worker process was killed, most likely for want of memory; close other programs, add swap, or use a "
@@ -104,13 +97,3 @@ class ChildProcess:
         return CompatibilityError(
             f"the worker process crashed ({name}); a library is broken or too old for this bundle"
         )
-
-
-def _enlarge(*pipe_fds: int) -> None:
-    if sys.platform != "linux":
-        return
-    import fcntl
-
-    for pipe_fd in pipe_fds:
-        with suppress(OSError):  # the user's pipes are many already; small ones are only slower
-            fcntl.fcntl(pipe_fd, F_SETPIPE_SZ, PIPE_BYTES)

@@ -4,16 +4,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from nerve_runtime import Frame, HungError, NerveError
+from nerve_runtime import Frame, FrameResult, HungError, NerveError
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.monitoring.health import WorkerState
 from nerve_stream.pipeline.child_process import ChildProcess
 from nerve_stream.pipeline.clocks import AwakeClock
-from nerve_stream.pipeline.messages import ConnectionLostError, Message, error_from, frame_header, result_from
-from nerve_stream.pipeline.segmenter_options import OPENER, SegmenterOptions
-from nerve_stream.pipeline.worker import FrameLostError, Settle, Worker, hung_error
+from nerve_stream.pipeline.messages import (
+    ForgetRequest,
+    FrameRequest,
+    NotOpened,
+    Opened,
+    OpenRequest,
+    Outcome,
+)
+from nerve_stream.pipeline.worker import FrameLostError, Settle, VideoSegmenter, Worker, hung_error
 
 WATCH_S = 0.05
 OPEN_TIMEOUT_S = 300.0
@@ -44,9 +49,8 @@ class ProcessWorker(Worker):
     another is started when it is gone; the frames in it are lost. After 5 restarts in 60 s the worker has failed.
 
     Args:
-        options: how the child opens the segmenter.
-        overlap: look at the next frame while one is labelled.
-        opener: `module:function` that the child calls with the options; other than `Segmenter.open` for tests.
+        opener: opens the segmenter, in the child; something that can be pickled, such as `SegmenterOptions(...).open`.
+        overlap: encode a frame while the one before is decoded.
         budget: how often a child may be started again.
         backoff: how soon.
         open_timeout_s: a child that takes longer to open the segmenter hangs.
@@ -57,26 +61,27 @@ class ProcessWorker(Worker):
 
     def __init__(
         self,
-        options: SegmenterOptions,
+        opener: Callable[[], VideoSegmenter],
         *,
         overlap: bool = True,
-        opener: str = OPENER,
         budget: RestartBudget | None = None,
         backoff: Backoff | None = None,
         open_timeout_s: float = OPEN_TIMEOUT_S,
     ) -> None:
         super().__init__()
-        self._first = {"kind": "open", "options": options.as_json(), "opener": opener, "overlap": overlap}
+        self._open_request = OpenRequest(opener, overlap)
         self._budget, self._backoff = budget or RestartBudget(), backoff or Backoff()
         self._open_timeout_s = open_timeout_s
         self._state: WorkerState = "opening"
         self._changed = threading.Condition()
         self._child: ChildProcess | None = None
+        self._failure: _Failure | None = None
         self._room = self._closing = False
         self._finite = True
         self._tasks: dict[int, _Task] = {}
         self._number = 0
-        self._backend, self._class_names = "", ("",)
+        self._backend = ""
+        self._class_names: tuple[str, ...] = ()
         self._awake = AwakeClock()
         # One thread starts all children: the kernel ends a child with the thread that started it.
         self._supervisor = threading.Thread(target=self._run_guarded, name="nerve-worker", daemon=True)
@@ -142,13 +147,13 @@ class ProcessWorker(Worker):
             words = "was closed; make another" if self._closing else "is being started again"
             settle(self.error or FrameLostError(f"the worker process {words}"))
             return
-        child.send({"kind": "frame", "number": number, "video": video, **frame_header(frame)}, (frame.rgb,))
+        child.send(FrameRequest(number, video, frame))
 
     def forget(self, video: str) -> None:
         """Have the child release the state of a video."""
         child = self._child
         if child is not None:
-            child.send({"kind": "forget", "video": video})
+            child.send(ForgetRequest(video))
 
     def abort(self) -> None:
         """End the child; the frames in it are lost."""
@@ -172,76 +177,86 @@ class ProcessWorker(Worker):
             self._finish("failed", error)
 
     def _supervise(self) -> None:
-        while True:
-            child = ChildProcess()
+        while (failure := self._run_child()) is not None:
+            self._settle_all(failure.reason)
+            if failure.final or not self._may_start_again():
+                self._finish("failed", failure.reason if failure.final else self._crash_loop(failure.reason))
+                return
+        self._finish("closed", None)
+
+    def _run_child(self) -> _Failure | None:
+        """Start a child and end it when it has to be; None when the worker is closed."""
+        self._failure, self._room = None, False
+        child = ChildProcess()
+        receiver = threading.Thread(target=self._receive, args=(child,), name="nerve-receiver", daemon=True)
+        receiver.start()
+        try:
             with self._changed:
                 self._child = child
-            child.send(self._first)
-            try:
-                ending = self._serve_child(child)
-            finally:
-                with self._changed:
-                    self._child, self._room = None, False
-                    self._state = "restarting" if self._state == "ready" else self._state
-                child.end()
-            if self._closing or ending is None:
-                self._finish("closed", None)
-                return
-            self._settle_all(ending.reason)
-            if ending.final or not self._may_start_again():
-                self._finish("failed", ending.reason if ending.final else self._crash_loop(ending.reason))
-                return
+            child.send(self._open_request)
+            failure = self._watch()
+        finally:
+            with self._changed:
+                self._child = None
+                self._state = "restarting" if self._state == "ready" else self._state
+            child.end()
+            receiver.join()
+            child.close()
+        return None if self._closing else failure
 
-    def _serve_child(self, child: ChildProcess) -> _Failure | None:
-        """Answer the child's messages until it has to be ended; None when the worker is closed."""
-        since_s = self._awake.tick()
-        opened = False
-        while not self._closing:
-            try:
-                message = child.reader.next(WATCH_S)
-            except ConnectionLostError:
-                death = child.death()
-                return _Failure(FrameLostError(f"a frame was lost: {death}", death), final=False)
+    def _watch(self) -> _Failure | None:
+        """Wait until the child has to be ended."""
+        started_s = self._awake.tick()
+        while not self._closing and self._failure is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._failure is not None, WATCH_S)
             awake_s = self._awake.tick()
-            if message is not None:
-                ending = self._handle(message)
-                opened = opened or message.kind == "opened"
-            elif not opened and awake_s - since_s > self._open_timeout_s:
-                ending = _Failure(self._open_hung(), final=True)
-            else:
-                ending = self._overdue(awake_s)
-            if ending is not None:
-                return ending
-        return None
+            if self._state != "ready" and awake_s - started_s > self._open_timeout_s:
+                return _Failure(self._open_hung(), final=True)
+            if (overdue := self._overdue(awake_s)) is not None:
+                return overdue
+        return self._failure
 
-    def _handle(self, message: Message) -> _Failure | None:
-        kind, header = message.kind, message.header
-        if kind == "refused":
-            return _Failure(error_from(header), final=True)
-        if kind == "bug" and "number" not in header:
-            return _Failure(_bug(header["traceback"]), final=True)
-        if kind in ("room", "opened"):
-            self._note_state(message)
-            return None
-        self._finite = bool(header["ready"])
-        with self._changed:
-            task = self._tasks.pop(header["number"], None)
-        if task is not None:
-            if kind == "result":
-                self._backoff.reset()
-                self.hang_limit.note(self._awake.awake_s - task.since_s)
-            task.settle(_OUTCOMES[kind](message))
-        return None
+    def _receive(self, child: ChildProcess) -> None:
+        """Handle the child's messages until it is gone, in a thread of its own, as a child may hang within a message."""
+        try:
+            while (message := child.receive()) is not None:
+                self._handle(message)
+            death = child.death()
+            failure = _Failure(FrameLostError(f"a frame was lost: {death}", death), final=False)
+        except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
+            failure = _Failure(error, final=True)
+        self._note_failure(failure)
 
-    def _note_state(self, message: Message) -> None:
+    def _note_failure(self, failure: _Failure) -> None:
         with self._changed:
-            if message.kind == "opened":
-                self._backend = str(message.header["backend"])
-                self._class_names = tuple(message.header["class_names"])
-                self._state, self._finite = "ready", True
-            else:
-                self._room = True
+            self._failure = self._failure or failure
             self._changed.notify_all()
+
+    def _handle(self, message: object) -> None:
+        if isinstance(message, Outcome):
+            self._handle_outcome(message)
+        elif isinstance(message, NotOpened):
+            self._note_failure(_Failure(message.error, final=True))
+        else:
+            with self._changed:
+                if isinstance(message, Opened):
+                    self._backend, self._class_names = message.backend, message.class_names
+                    self._state, self._finite = "ready", True
+                else:
+                    self._room = True
+                self._changed.notify_all()
+
+    def _handle_outcome(self, outcome: Outcome) -> None:
+        self._finite = outcome.ready
+        with self._changed:
+            task = self._tasks.pop(outcome.number, None)
+        if task is None:
+            return
+        if isinstance(outcome.result, FrameResult):
+            self._backoff.reset()
+            self.hang_limit.note(self._awake.awake_s - task.since_s)
+        task.settle(outcome.result)
 
     def _overdue(self, awake_s: float) -> _Failure | None:
         with self._changed:
@@ -285,18 +300,3 @@ class ProcessWorker(Worker):
         with self._changed:
             self.error, self._state = error, state  # in this order: who sees the state looks for the error
             self._changed.notify_all()
-
-
-def _bug(traceback: str) -> RuntimeError:
-    return RuntimeError(f"a bug in the worker process:\n{traceback}")
-
-
-def _failed(message: Message) -> BaseException:
-    return error_from(message.header)
-
-
-def _broken(message: Message) -> BaseException:
-    return _bug(str(message.header["traceback"]))
-
-
-_OUTCOMES: dict[str, Callable[[Message], Any]] = {"result": result_from, "failed": _failed, "bug": _broken}

@@ -16,8 +16,9 @@ from nerve_runtime.errors import ResourceError
 from nerve_stream.backoff import Backoff
 from nerve_stream.cli import run as cli_run
 from nerve_stream.pipeline import LocalWorker, ProcessWorker, StreamJob, StreamReport, run_streams
+from tests.data import failing_segmenters
 from tests.data.clips import damage_middle, write_clip
-from tests.data.failing_segmenters import STARTS, opener, starts_s
+from tests.data.failing_segmenters import STARTS, starts_s
 from tests.data.media import make_video
 from tests.data.processes import own_children
 from tests.data.running_command import (
@@ -46,7 +47,8 @@ def worker_opens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
     monkeypatch.setenv(STARTS, str(tmp_path / "starts"))
 
     def opens(name: str, **options: Any) -> None:
-        monkeypatch.setattr(cli_run, "ProcessWorker", partial(ProcessWorker, opener=opener(name), **options))
+        opener = getattr(failing_segmenters, name)
+        monkeypatch.setattr(cli_run, "ProcessWorker", lambda _: ProcessWorker(opener, **options))
 
     return opens
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from nerve_stream.pipeline import (
     run_streams,
 )
 from nerve_stream.sources.base import FrameSource
-from tests.data.stream_doubles import OPENER, DoubleSegmenter, blank, numbered, options_for
+from tests.data.stream_doubles import DoubleSegmenter, blank, numbered, open_double
 
 ROOT = Path(__file__).resolve().parents[4]
 REALTIME = StreamOptions(realtime=True)
@@ -174,7 +175,7 @@ def test_failures_with_good_frames_between_do_not_end_a_source() -> None:
 
 def test_row_30_a_hung_frame_fails_with_code_8_and_an_isolated_run_goes_on() -> None:
     options, written = StreamOptions(hang_timeout_s=0.2), Written()
-    with ProcessWorker(options_for(hang_at=5), opener=OPENER) as worker:
+    with ProcessWorker(partial(open_double, hang_at=5)) as worker:
         report = run_streams([StreamJob("a", numbered(12), written)], worker, options, stop=threading.Event())[0]
     assert 5 not in written
     assert written[-1] == 11
@@ -196,7 +197,7 @@ def test_a_frame_of_a_file_is_waited_for_however_long_it_takes(monkeypatch: pyte
 
 
 def test_a_worker_that_cannot_go_on_ends_the_run_with_its_error() -> None:
-    worker = ProcessWorker(options_for(crash_at=2), opener=OPENER)
+    worker = ProcessWorker(partial(open_double, crash_at=2))
     worker._budget.restarts = 0
     with worker, pytest.raises(Exception, match="the worker process crashed") as caught:
         run_streams([StreamJob("a", numbered(10**6), Written())], worker, stop=threading.Event())
@@ -205,7 +206,7 @@ def test_a_worker_that_cannot_go_on_ends_the_run_with_its_error() -> None:
 
 def test_a_run_through_another_process_gives_the_same_results() -> None:
     written = Written()
-    with ProcessWorker(options_for(), opener=OPENER) as worker:
+    with ProcessWorker(open_double) as worker:
         reports = run_streams([StreamJob("a", numbered(30), written)], worker, stop=threading.Event())
     assert written == list(range(30))
     assert reports[0].counts.done == 30

@@ -1,105 +1,118 @@
 """What the worker's process says and hears, here in a thread of the test so that its lines can be followed."""
 
 import os
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import Pipe
 from typing import Any
 
 import pytest
 
+from nerve_runtime.errors import BundleError
 from nerve_stream.pipeline import worker_child
-from nerve_stream.pipeline.messages import Message, MessageReader, error_from, frame_header, result_from, send_message
-from tests.data.stream_doubles import OPENER, blank, options_for
+from nerve_stream.pipeline.messages import (
+    ForgetRequest,
+    FrameRequest,
+    NotOpened,
+    Opened,
+    OpenRequest,
+    Outcome,
+    Room,
+    receive_message,
+    send_message,
+)
+from tests.data.stream_doubles import blank, open_double
 
 
 class Talk:
     """The parent's side of a child that runs in a thread."""
 
     def __init__(self) -> None:
-        child_reads, self.write_fd = os.pipe()
-        self.read_fd, child_writes = os.pipe()
+        self.connection, childs_end = Pipe()
         self.codes: list[int] = []
-        arguments = [str(child_reads), str(child_writes)]
-        self._fds = [child_reads, child_writes, self.read_fd]
-        self.thread = threading.Thread(target=lambda: self.codes.append(worker_child.main(arguments)))
-        self.reader = MessageReader(self.read_fd)
+        childs_fd = os.dup(childs_end.fileno())  # the child closes its own
+        childs_end.close()
+        self.thread = threading.Thread(target=lambda: self.codes.append(worker_child.main(childs_fd)))
         self.thread.start()
 
-    def open(self, opener: str = OPENER, **faults: Any) -> Message:
-        options = options_for(**faults).as_json()
-        send_message(self.write_fd, {"kind": "open", "options": options, "opener": opener, "overlap": True})
+    def open(self, opener: Callable[[], Any] = open_double, **faults: Any) -> Any:
+        self.send(OpenRequest(partial(opener, **faults), overlap=True))
         return self.heard()
 
-    def heard(self) -> Message:
-        message = self.reader.next(5)
-        assert message is not None
+    def send(self, message: object) -> None:
+        send_message(self.connection, message)
+
+    def heard(self) -> Any:
+        assert self.connection.poll(5)
+        return receive_message(self.connection)
+
+    def outcome(self) -> Outcome:
+        while isinstance(message := self.heard(), Room):
+            pass
+        assert isinstance(message, Outcome)
         return message
 
-    def frame(self, index: int) -> None:
-        frame = blank(index)
-        header = {"kind": "frame", "number": 10 + index, "video": "a", **frame_header(frame)}
-        send_message(self.write_fd, header, (frame.rgb,))
-
     def end(self) -> int:
-        os.close(self.write_fd)
+        with socket.socket(fileno=os.dup(self.connection.fileno())) as half:
+            half.shutdown(socket.SHUT_WR)  # a child that cannot send ends its process, which is the test's
         self.thread.join(5)
-        for descriptor in self._fds:
-            os.close(descriptor)
+        self.connection.close()
         return self.codes[0]
 
 
 @pytest.fixture
 def talk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
-    monkeypatch.setattr(worker_child, "_exit_with_parent", lambda read_fd: None)  # it would end the test with the pipe
+    monkeypatch.setattr(worker_child, "_exit_with_parent", lambda connection_fd: None)  # it would end the test
     talk = Talk()
     yield talk
     if not talk.codes:
         talk.end()
 
 
-def kinds_until_settled(talk: Talk) -> Message:
-    while (message := talk.heard()).kind == "room":
-        pass
-    return message
-
-
 def test_it_asks_for_a_frame_and_answers_with_its_result(talk: Talk) -> None:
-    opened = talk.open(fail_at=1)
-    assert (opened.kind, opened.header["backend"], opened.header["class_names"]) == ("opened", "a double", ["a", "b"])
-    assert talk.heard().kind == "room"
-    talk.frame(0)
-    done = kinds_until_settled(talk)
-    assert (done.kind, done.header["number"], done.header["ready"]) == ("result", 10, True)
-    assert result_from(done).index == 0
-    send_message(talk.write_fd, {"kind": "forget", "video": "a"})
-    talk.frame(1)
-    failed = kinds_until_settled(talk)
-    assert (failed.kind, str(error_from(failed.header))) == ("failed", "frame 1 failed on purpose")
+    assert talk.open(fail_at=1) == Opened("a double", ("a", "b"))
+    assert talk.heard() == Room()
+    talk.send(FrameRequest(10, "a", blank(0)))
+    done = talk.outcome()
+    assert (done.number, done.ready, getattr(done.result, "index", None)) == (10, True, 0)
+    talk.send(ForgetRequest("a"))
+    talk.send(FrameRequest(11, "a", blank(1)))
+    failed = talk.outcome()
+    assert (failed.number, str(failed.result)) == (11, "frame 1 failed on purpose")
     assert talk.end() == 0
 
 
 def test_it_says_why_it_cannot_open(talk: Talk) -> None:
     refused = talk.open(refuse="BundleError")
-    assert (refused.kind, refused.header["error"]) == ("refused", "BundleError")
+    assert isinstance(refused, NotOpened)
+    assert type(refused.error) is BundleError
     assert talk.end() == 0
 
 
-def test_a_bug_while_opening_or_segmenting_comes_with_its_traceback(talk: Talk) -> None:
-    bug = talk.open(opener="nowhere:at_all")
-    assert (bug.kind, "number" in bug.header) == ("bug", False)
-    assert "No module named 'nowhere'" in bug.header["traceback"]
+def broken() -> None:
+    """Has a bug."""
+    raise ValueError("a bug in opening")
+
+
+def test_a_bug_while_opening_comes_with_its_traceback(talk: Talk) -> None:
+    bug = talk.open(broken)
+    assert isinstance(bug, NotOpened)
+    assert isinstance(bug.error, RuntimeError)
+    assert "ValueError: a bug in opening" in str(bug.error)
     assert talk.end() == 1
 
 
 def test_a_bug_in_a_frame_is_told_with_its_number(talk: Talk) -> None:
     talk.open(bug_at=2)
-    assert talk.heard().kind == "room"
-    talk.frame(2)
-    bug = kinds_until_settled(talk)
-    assert (bug.kind, bug.header["number"]) == ("bug", 12)
-    assert "a bug at frame 2" in bug.header["traceback"]
+    assert talk.heard() == Room()
+    talk.send(FrameRequest(12, "a", blank(2)))
+    bug = talk.outcome()
+    assert (bug.number, type(bug.result)) == (12, RuntimeError)
+    assert "a bug at frame 2" in str(bug.result)
     assert talk.end() == 0
 
 
-def test_it_ends_with_the_pipe_before_anything_was_asked(talk: Talk) -> None:
+def test_it_ends_with_the_connection_before_anything_was_asked(talk: Talk) -> None:
     assert talk.end() == 0

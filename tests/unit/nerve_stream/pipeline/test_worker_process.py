@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,12 @@ import psutil
 import pytest
 
 from nerve_runtime import errors
-from nerve_runtime.errors import CompatibilityError, HungError, NerveError, ResourceError
+from nerve_runtime.errors import CompatibilityError, HungError, ResourceError
 from nerve_runtime.result import FrameResult
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.pipeline import FrameLostError, ProcessWorker, child_process
 from tests.data.processes import own_children
-from tests.data.stream_doubles import OPENER, blank, options_for
+from tests.data.stream_doubles import blank, open_double
 
 ROOT = Path(__file__).resolve().parents[4]
 Outcome = FrameResult | BaseException
@@ -27,7 +29,7 @@ SOON = Backoff(first_s=0.01)
 
 
 def opened(**faults: Any) -> ProcessWorker:
-    return ProcessWorker(options_for(**faults), opener=OPENER, backoff=Backoff(first_s=0.01))
+    return ProcessWorker(partial(open_double, **faults), backoff=Backoff(first_s=0.01))
 
 
 def wait_for(holds: Callable[[], bool], timeout_s: float = 10.0) -> bool:
@@ -89,7 +91,7 @@ def test_a_crash_costs_the_frame_and_the_next_one_is_a_keyframe() -> None:
 def test_row_30_a_hung_frame_is_ended_with_its_process_and_the_next_one_is_done(
     deaf: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "TERM_GRACE_S", 0.5)
+    monkeypatch.setattr(child_process, "TERMINATE_TIMEOUT_S", 0.5)
     outcomes: list[Outcome] = []
     with opened(hang_at=0, deaf=deaf) as worker:
         worker.hang_limit.fixed_s = 0.3
@@ -108,7 +110,7 @@ def test_row_30_a_hung_frame_is_ended_with_its_process_and_the_next_one_is_done(
 
 def test_a_process_that_never_gives_the_interpreter_back_is_ended() -> None:
     with pytest.raises(HungError, match=r"did not open its segmenter within 0\.5 s"):
-        ProcessWorker(options_for(hold_the_interpreter=True), opener=OPENER, open_timeout_s=0.5)
+        ProcessWorker(partial(open_double, hold_the_interpreter=True), open_timeout_s=0.5)
     assert not own_children()
 
 
@@ -130,14 +132,17 @@ def test_the_error_of_a_frame_keeps_its_type_and_the_process_goes_on() -> None:
     assert isinstance(outcomes[1], FrameResult)
 
 
-def test_a_bug_comes_with_its_traceback() -> None:
+def test_a_bug_comes_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: list[Outcome] = []
     with opened(bug_at=0) as worker:
         submit(worker, 0, outcomes)
     assert isinstance(outcomes[0], RuntimeError)
     assert "ValueError: a bug at frame 0" in str(outcomes[0])
+    nowhere = ModuleType("nowhere")
+    exec("def at_all(): pass", vars(nowhere))  # a module that the other process does not find
+    monkeypatch.setitem(sys.modules, "nowhere", nowhere)
     with pytest.raises(RuntimeError, match="No module named 'nowhere'"):
-        ProcessWorker(options_for(), opener="nowhere:at_all")
+        ProcessWorker(nowhere.at_all)
 
 
 def test_row_32_a_process_that_always_dies_is_started_five_times_again_and_then_left_alone() -> None:
@@ -148,7 +153,7 @@ def test_row_32_a_process_that_always_dies_is_started_five_times_again_and_then_
         return 0.0
 
     with pytest.raises(CompatibilityError, match=r"exit code 3.*after 5 restarts within 60 s") as caught:
-        ProcessWorker(options_for(die=3), opener=OPENER, backoff=Backoff(first_s=0.02, source=without_jitter))
+        ProcessWorker(partial(open_double, die=3), backoff=Backoff(first_s=0.02, source=without_jitter))
     assert caught.value.exit_code == 4
     assert len(delays) == 5  # it waits before each restart, ever longer, and does not spin meanwhile
     assert psutil.Process().cpu_times().user - before_s < 0.5
@@ -157,8 +162,8 @@ def test_row_32_a_process_that_always_dies_is_started_five_times_again_and_then_
 
 def test_a_worker_whose_budget_is_spent_has_failed_and_says_why() -> None:
     outcomes: list[Outcome] = []
-    options = options_for(crash_at=0)
-    with ProcessWorker(options, opener=OPENER, backoff=SOON, budget=RestartBudget(restarts=1)) as worker:
+    opener = partial(open_double, crash_at=0)
+    with ProcessWorker(opener, backoff=SOON, budget=RestartBudget(restarts=1)) as worker:
         submit(worker, 0, outcomes)
         submit(worker, 0, outcomes)
         assert wait_for(lambda: worker.state == "failed")
@@ -219,9 +224,10 @@ def test_closing_frees_every_file_thread_and_process() -> None:
 
 ORPHAN = """
 import sys, time
+from functools import partial
 from nerve_stream.pipeline import ProcessWorker
-from tests.data.stream_doubles import OPENER, blank, options_for
-worker = ProcessWorker(options_for(**{faults}), opener=OPENER)
+from tests.data.stream_doubles import blank, open_double
+worker = ProcessWorker(partial(open_double, **{faults}))
 worker.wait_room(5)
 worker.submit("a", blank(0), [].append)
 print(worker.pid, flush=True)
@@ -241,7 +247,11 @@ def test_the_process_ends_when_its_parent_is_killed(faults: dict[str, Any]) -> N
     assert wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 3)
 
 
-def test_an_error_of_no_known_type_is_still_ours() -> None:
-    from nerve_stream.pipeline.messages import error_from
+def test_an_error_of_a_users_own_type_arrives_as_the_nearest_of_ours() -> None:
+    from nerve_stream.pipeline.messages import without_traceback
 
-    assert type(error_from({"error": "SystemExit", "message": "no"})) is NerveError
+    class EngineMissingError(ResourceError):
+        """One that the other process could not unpickle."""
+
+    assert type(without_traceback(EngineMissingError("no engine"))) is ResourceError
+    assert str(without_traceback(EngineMissingError("no engine"))) == "no engine"

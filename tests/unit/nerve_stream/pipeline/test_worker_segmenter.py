@@ -1,7 +1,7 @@
 """Both workers with the real segmenter: the same labels as one after another, whatever runs side by side."""
 
 import threading
-from dataclasses import asdict
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from nerve_runtime.result import FrameResult
 from nerve_runtime.segmenter import Constants, Segmenter
 from nerve_runtime.temporal import Temporal
 from nerve_stream.pipeline import LocalWorker, ProcessWorker, SegmenterOptions, StreamJob, Worker, run_streams
-from nerve_stream.pipeline.segmenter_options import open_segmenter
 
 CLASSES = ("grass, green", "blue sky", "red ball")
 
@@ -27,7 +26,7 @@ def frames(seed: int, count: int = 6) -> list[Frame]:
 
 
 def options(bundle: Path) -> SegmenterOptions:
-    constants, temporal = Constants(tau=50.0), asdict(Temporal(keyframe_every=3))
+    constants, temporal = Constants(tau=50.0), Temporal(keyframe_every=3)
     return SegmenterOptions(
         str(bundle), CLASSES, backend="fake", cache_dir=None, constants=constants, temporal=temporal
     )
@@ -45,9 +44,9 @@ def finished(worker: Worker) -> dict[str, list[FrameResult]]:
 
 @pytest.mark.parametrize("kind", ["side by side", "in one thread", "in a process"])
 def test_two_videos_side_by_side_come_out_as_each_alone(kind: str, bundle: Path) -> None:
-    with open_segmenter(options(bundle)) as segmenter:  # type: ignore[attr-defined]
+    with options(bundle).open() as segmenter:
         if kind == "in a process":
-            worker: Worker = ProcessWorker(options(bundle))
+            worker: Worker = ProcessWorker(options(bundle).open)
         else:
             worker = LocalWorker(segmenter, overlap=kind == "side by side")
         with worker:
@@ -70,14 +69,18 @@ def test_a_bundle_that_is_none_is_refused_across_the_border_as_here(bundle: Path
         (SegmenterOptions(str(bundle), (), backend="fake"), UsageError),
     ):
         with pytest.raises(kind) as here:
-            open_segmenter(wrong)
+            wrong.open()
         with pytest.raises(kind) as there:
-            ProcessWorker(wrong)
+            ProcessWorker(wrong.open)
         assert str(there.value) == str(here.value)
 
 
-def test_options_have_every_plain_argument_of_the_segmenter() -> None:
+def test_options_have_every_argument_of_the_segmenter_and_can_be_sent(bundle: Path) -> None:
     import inspect
+    import pickle
 
     arguments = set(inspect.signature(Segmenter.open).parameters)
     assert set(SegmenterOptions.__dataclass_fields__) == arguments
+    for classes in (("a", "b"), "a; b", Path("words.txt")):
+        sent = replace(options(bundle), classes=classes)
+        assert pickle.loads(pickle.dumps(sent)) == sent
