@@ -21,7 +21,7 @@ from nerve_runtime.result import FrameResult
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.pipeline import FrameLostError, ProcessWorker, child_process
 from tests.data.processes import own_children
-from tests.data.stream_doubles import blank, open_double
+from tests.data.stream_doubles import DoubleSegmenter, blank, open_double
 
 ROOT = Path(__file__).resolve().parents[4]
 Outcome = FrameResult | BaseException
@@ -111,6 +111,19 @@ def test_row_30_a_hung_frame_is_ended_with_its_process_and_the_next_one_is_done(
 def test_a_process_that_never_gives_the_interpreter_back_is_ended() -> None:
     with pytest.raises(HungError, match=r"did not open its segmenter within 0\.5 s"):
         ProcessWorker(partial(open_double, hold_the_interpreter=True), open_timeout_s=0.5)
+    assert not own_children()
+
+
+def open_half_a_message() -> DoubleSegmenter:
+    """Stops in the middle of what it says, as a process that the system suspends may."""
+    os.write(int(sys.argv[1]), b"\0\0\1\0half")
+    time.sleep(60)
+    return DoubleSegmenter()
+
+
+def test_a_process_that_stops_within_a_message_is_ended() -> None:
+    with pytest.raises(HungError, match=r"did not open its segmenter within 0\.5 s"):
+        ProcessWorker(open_half_a_message, open_timeout_s=0.5)
     assert not own_children()
 
 
@@ -226,7 +239,7 @@ ORPHAN = """
 import sys, time
 from functools import partial
 from nerve_stream.pipeline import ProcessWorker
-from tests.data.stream_doubles import blank, open_double
+from tests.data.stream_doubles import DoubleSegmenter, blank, open_double
 worker = ProcessWorker(partial(open_double, **{faults}))
 worker.wait_room(5)
 worker.submit("a", blank(0), [].append)
