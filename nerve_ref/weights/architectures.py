@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nerve_ref.params import NerveParams
+from nerve_ref.weights.errors import WeightError
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[1] / "models" / "tiny"
@@ -47,6 +48,17 @@ class LayerShape:
     heads: int
     width: int
     grid_hw: tuple[int, int]
+
+
+def packaged_tiny() -> Path:
+    """The folder of the tiny models.
+
+    Raises:
+        WeightError: this installation does not carry them.
+    """
+    if not (TINY_FOLDER / "unet" / "config.json").is_file():
+        raise WeightError("the tiny models are not in this checkout; make them: python benchmarks/run.py train-tiny")
+    return TINY_FOLDER
 
 
 def _clip(text: dict[str, int], vision: dict[str, int], projection_dim: int) -> dict[str, Any]:

@@ -4,36 +4,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerve_ref.weights.architectures import TINY, TINY_FOLDER, Backbones, is_dinov2
-from nerve_ref.weights.download import (
-    Fetched,
-    WeightFolders,
-    WeightStore,
-    fetch,
-    locked_network,
-    open_store,
-    user_folders,
-)
+from nerve_ref.weights.architectures import TINY, Backbones, is_dinov2, packaged_tiny
+from nerve_ref.weights.digests import RememberedDigests, file_sha256
+from nerve_ref.weights.download import WeightFolders, WeightStore, fetch, open_store, user_folders
 from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.hub import Hub, HuggingFaceHub
-from nerve_ref.weights.local import RoleFiles, checkpoint_roles, role_files
-from nerve_ref.weights.lock import LockedNetwork
-from nerve_ref.weights.whole_files import RememberedDigests, file_sha256
+from nerve_ref.weights.formats import safetensors_name
+from nerve_ref.weights.hub import Hub
+from nerve_ref.weights.local import ADVICE, checkpoint_roles, role_files
 
 TOKENIZER_NETWORK = "clip-tokenizer"
 """All of OpenAI's CLIPs read the same byte pairs, so one tokenizer.json serves them."""
-LOCAL = "local"
-PACKAGED = "packaged"
 TINY_LICENCE = "Apache-2.0"
-_ADVICE = {
-    "clip": "give a local folder or file with --clip PATH",
-    "tokenizer": "give a tokenizer.json with --tokenizer PATH",
-    "unet": "give a local pipeline or checkpoint with --sd PATH",
-    "text_encoder": "give a local pipeline or checkpoint with --sd PATH",
-    "scheduler": "give a local pipeline with --sd PATH",
-    "vae": "give a local folder or file with --vae PATH",
-    "dinov2": "give a local folder or file with --dinov2 PATH",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +74,6 @@ class ResolvedWeights:
     records: tuple[WeightFile, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    role: str
-    path: Path
-    records: tuple[WeightFile, ...]
-
-
 def resolve_weights(
     backbones: Backbones,
     choice: WeightChoice,
@@ -113,7 +87,7 @@ def resolve_weights(
     Args:
         backbones: which networks.
         choice: what the user gave.
-        progress: told one line at a time: what is downloaded and its size, warnings.
+        progress: gets one line at a time: what is downloaded and its size, warnings.
         hub: the public one by default.
         folders: those of this user by default.
 
@@ -123,15 +97,20 @@ def resolve_weights(
     _refuse_unused(backbones, choice)
     if TINY in (backbones.clip, backbones.affinity):
         return _packaged()
-    store = open_store(
-        hub or HuggingFaceHub(), folders or user_folders(), progress, offline=choice.offline, locked=choice.locked
-    )
-    parts = [_clip(backbones, choice, store), _tokenizer(choice, store), *_affinity(backbones, choice, store)]
-    if not is_dinov2(backbones):
-        parts += _vae(backbones, choice, store)
-    return ResolvedWeights(
-        {part.role: part.path for part in parts}, tuple(record for part in parts for record in part.records)
-    )
+    store = open_store(hub, folders or user_folders(), progress, offline=choice.offline, locked=choice.locked)
+    files: dict[str, Path] = {}
+    records: list[WeightFile] = []
+    for network, paths in _needed(backbones, choice):
+        for role, path in paths.items():
+            if path is not None:
+                records += _local_records(role, path, network, store)
+                # Not resolved: files of the hub's own cache are links whose targets have no suffix.
+                files[role] = path.absolute()
+        if remote := [role for role, path in paths.items() if path is None]:
+            fetched = _from_hub(network, remote, store)
+            files |= fetched.files
+            records += fetched.records
+    return ResolvedWeights(files, tuple(records))
 
 
 def weight_digests(weights: ResolvedWeights, *, folders: WeightFolders | None = None) -> dict[str, str]:
@@ -165,7 +144,7 @@ def licences_text(records: Iterable[WeightFile]) -> str:
 
 
 def _refuse_unused(backbones: Backbones, choice: WeightChoice) -> None:
-    """A path that would not be read is a mistake; saying nothing would hide it."""
+    """A path that would not be read is a mistake; ignoring it would hide it."""
     tiny, dinov2 = TINY in (backbones.clip, backbones.affinity), is_dinov2(backbones)
     unused = {
         "clip": tiny,
@@ -182,126 +161,86 @@ def _refuse_unused(backbones: Backbones, choice: WeightChoice) -> None:
 
 
 def _packaged() -> ResolvedWeights:
-    if not (TINY_FOLDER / "unet" / "config.json").is_file():
-        raise WeightError("the tiny models are not in this checkout; make them: python benchmarks/run.py train-tiny")
-    files = {role: TINY_FOLDER / role for role in ("clip", "unet", "vae", "scheduler")}
+    tiny = packaged_tiny()
+    files = {role: tiny / role for role in ("clip", "unet", "vae", "scheduler")}
     records = tuple(
-        WeightFile(role, f"packaged:models/tiny/{role}/{path.name}", PACKAGED, file_sha256(path), TINY_LICENCE)
+        WeightFile(role, f"packaged:models/tiny/{role}/{path.name}", "packaged", file_sha256(path), TINY_LICENCE)
         for role, folder in files.items()
         for path in role_files(role, folder).weights
     )
-    return ResolvedWeights({**files, "tokenizer": files["clip"] / "tokenizer.json"}, records)
+    return ResolvedWeights({**files, "tokenizer": tiny / "clip" / "tokenizer.json"}, records)
 
 
-def _clip(backbones: Backbones, choice: WeightChoice, store: WeightStore) -> _Part:
-    if choice.clip is not None:
-        return _local("clip", choice.clip, backbones.clip, store)
-    return _from_hub(backbones.clip, ("clip",), store)[0]
-
-
-def _tokenizer(choice: WeightChoice, store: WeightStore) -> _Part:
-    if choice.tokenizer is not None:
-        return _local_tokenizer(choice.tokenizer, store)
-    if choice.clip is not None and (choice.clip / "tokenizer.json").is_file():
-        return _local_tokenizer(choice.clip, store)
-    part = _from_hub(TOKENIZER_NETWORK, ("tokenizer",), store)[0]
-    return _Part("tokenizer", part.path / "tokenizer.json", ())
-
-
-def _local_tokenizer(given: Path, store: WeightStore) -> _Part:
-    path = given / "tokenizer.json" if given.is_dir() else given
-    return _local("tokenizer", path, TOKENIZER_NETWORK, store)
-
-
-def _affinity(backbones: Backbones, choice: WeightChoice, store: WeightStore) -> tuple[_Part, ...]:
-    """The network of the affinity: DINOv2, or Stable Diffusion with its own autoencoder unless another is chosen."""
-    network = backbones.affinity
+def _needed(backbones: Backbones, choice: WeightChoice) -> list[tuple[str, dict[str, Path | None]]]:
+    """The networks with the local path of each of their roles, None where the hub serves it."""
+    needed: list[tuple[str, dict[str, Path | None]]] = [
+        (backbones.clip, {"clip": choice.clip}),
+        (TOKENIZER_NETWORK, {"tokenizer": _tokenizer_path(choice)}),
+    ]
     if is_dinov2(backbones):
-        if choice.dinov2 is not None:
-            return (_local("dinov2", choice.dinov2, network, store),)
-        return _from_hub(network, ("dinov2",), store)
-    own_vae = backbones.vae is None and choice.vae is None
-    roles = ("unet", "text_encoder", "scheduler", *(("vae",) if own_vae else ()))
-    if choice.sd is None:
-        return _from_hub(network, roles, store)
-    if choice.sd.is_dir():
-        return tuple(_local(role, choice.sd / role, network, store) for role in roles)
-    return _checkpoint(choice.sd, roles, network, store)
+        return [*needed, (backbones.affinity, {"dinov2": choice.dinov2})]
+    other_vae = choice.vae is not None or backbones.vae is not None
+    roles = ("unet", "text_encoder", "scheduler", *(() if other_vae else ("vae",)))
+    needed.append((backbones.affinity, _diffusion_paths(choice.sd, roles)))
+    if other_vae:
+        needed.append((backbones.vae or backbones.affinity, {"vae": choice.vae}))
+    return needed
 
 
-def _checkpoint(path: Path, roles: tuple[str, ...], network: str, store: WeightStore) -> tuple[_Part, ...]:
-    """A single file that serves several roles; its noise schedule is that of the architecture."""
-    served = checkpoint_roles(path)
-    needed = tuple(role for role in roles if role != "scheduler")
+def _tokenizer_path(choice: WeightChoice) -> Path | None:
+    if choice.tokenizer is not None:
+        return choice.tokenizer / "tokenizer.json" if choice.tokenizer.is_dir() else choice.tokenizer
+    beside_clip = choice.clip / "tokenizer.json" if choice.clip is not None else None
+    return beside_clip if beside_clip is not None and beside_clip.is_file() else None
+
+
+def _diffusion_paths(given: Path | None, roles: tuple[str, ...]) -> dict[str, Path | None]:
+    """Path of each role of Stable Diffusion; with a single file the noise schedule is that of the architecture."""
+    if given is None:
+        return dict.fromkeys(roles)
+    if given.is_dir():
+        return {role: given / role for role in roles}
+    served = checkpoint_roles(given)
+    needed = [role for role in roles if role != "scheduler"]
     missing = [role for role in needed if role not in served]
     if missing:
         flag = "--vae PATH" if missing == ["vae"] else "--sd with the folder of a whole pipeline"
-        raise WeightError(f"{path} holds {', '.join(served)}, but no {', no '.join(missing)}; give {flag}")
-    return tuple(_local(role, path, network, store) for role in needed)
+        raise WeightError(f"{given} holds {', '.join(served)}, but no {', no '.join(missing)}; give {flag}")
+    return dict.fromkeys(needed, given)
 
 
-def _vae(backbones: Backbones, choice: WeightChoice, store: WeightStore) -> tuple[_Part, ...]:
-    """The autoencoder, if it does not come with the rest of Stable Diffusion."""
-    if choice.vae is not None:
-        return (_local("vae", choice.vae, backbones.vae or backbones.affinity, store),)
-    if backbones.vae is not None:
-        return _from_hub(backbones.vae, ("vae",), store)
-    return ()
-
-
-def _local(role: str, path: Path, network: str, store: WeightStore) -> _Part:
-    if not path.exists():
-        raise WeightError(f"no {role} at {path}: there is no such file or folder; {_ADVICE[role]}")
+def _local_records(role: str, path: Path, network: str, store: WeightStore) -> list[WeightFile]:
+    """Check the files of a role and, with --locked, their hashes; one record per weight file."""
     files = role_files(role, path)
-    entry = locked_network(store.lock, network)
+    entry = store.entry(network)
     pinned = {pin.sha256 for mirror in entry.mirrors for pin in mirror.files.values()}
     digests = {file: store.digests.sha256(file) for file in files.all()}
-    if store.locked:
-        _refuse_unknown(digests, pinned, network)
-    records = tuple(
-        WeightFile(
-            role, f"local:{file.name}", LOCAL, digests[file], _local_licence(entry, network, digests[file], pinned)
+    unknown = [file for file in files.all() if digests[file] not in pinned]
+    if store.locked and unknown:
+        raise WeightError(
+            f"--locked refuses {unknown[0]}: its sha256 {digests[unknown[0]]} is none that the lock pins for {network}; "
+            "leave --locked out, or leave the path out to fetch the pinned file"
         )
+    foreign = f"not known, a local file; {network} itself: {entry.licence}"
+    return [
+        WeightFile(role, f"local:{file.name}", "local", digests[file], foreign if file in unknown else entry.licence)
         for file in files.weights
-    )
-    # Not resolved: files of the hub's own cache are links whose targets have no suffix.
-    return _Part(role, path.absolute(), records)
+    ]
 
 
-def _refuse_unknown(digests: Mapping[Path, str], pinned: set[str | None], network: str) -> None:
-    for file, digest in digests.items():
-        if digest not in pinned:
-            raise WeightError(
-                f"--locked refuses {file}: its sha256 {digest} is none that the lock pins for {network}; "
-                "leave --locked out, or leave the path out to fetch the pinned file"
-            )
-
-
-def _local_licence(entry: LockedNetwork, network: str, digest: str, pinned: set[str | None]) -> str:
-    if digest in pinned:
-        return entry.licence
-    return f"not known, a local file; {network} itself: {entry.licence}"
-
-
-def _from_hub(network: str, roles: tuple[str, ...], store: WeightStore) -> tuple[_Part, ...]:
-    """Roles of one network, all from the same mirror."""
-    paths = {path for mirror in locked_network(store.lock, network).mirrors for path in mirror.files}
+def _from_hub(network: str, roles: list[str], store: WeightStore) -> ResolvedWeights:
+    """Roles of one network, all from the same mirror; a repository has a folder for each, or one role at its top."""
+    paths = {path for mirror in store.entry(network).mirrors for path in mirror.files}
     prefixes = {role: f"{role}/" if any(path.startswith(f"{role}/") for path in paths) else "" for role in roles}
-    fetched = fetch(network, lambda path: path.startswith(tuple(prefixes.values())), _ADVICE[roles[0]], store)
-    return tuple(_fetched_part(role, prefix, fetched) for role, prefix in prefixes.items())
-
-
-def _fetched_part(role: str, prefix: str, fetched: Fetched) -> _Part:
-    files: RoleFiles = role_files(role, fetched.folder / prefix)
-    sources = {file.here: file for file in fetched.files}
+    mirror = fetch(network, tuple(prefixes.values()), ADVICE[roles[0]], store)
+    folder, licence = store.folder(mirror), store.entry(network).licence
+    served = {folder / safetensors_name(path): (path, str(pin.sha256)) for path, pin in mirror.files.items()}
+    files = {role: folder / prefix for role, prefix in prefixes.items()}
+    if "tokenizer" in files:
+        files["tokenizer"] /= "tokenizer.json"
     records = tuple(
-        WeightFile(
-            role,
-            f"hub:{fetched.repository}@{fetched.commit}:{sources[here].path}",
-            fetched.commit,
-            sources[here].sha256,
-            fetched.licence,
-        )
-        for here in files.weights
+        WeightFile(role, f"hub:{mirror.repository}@{mirror.revision}:{path}", str(mirror.revision), sha256, licence)
+        for role in roles
+        for path, sha256 in (served[file] for file in role_files(role, files[role]).weights)
     )
-    return _Part(role, fetched.folder / prefix, records)
+    return ResolvedWeights(files, records)

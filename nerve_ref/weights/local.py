@@ -6,15 +6,16 @@ from pathlib import Path
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.formats import CONVERT, PICKLED, check_config, check_safetensors
 
-INDEX_SUFFIX = ".safetensors.index.json"
-_CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer.json"}
-_STEMS = {
-    "clip": "model",
-    "text_encoder": "model",
-    "dinov2": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
+ADVICE = {
+    **dict.fromkeys(("unet", "text_encoder", "scheduler"), "give a local pipeline or checkpoint with --sd PATH"),
+    **{role: f"give a local folder or file with --{role} PATH" for role in ("clip", "vae", "dinov2")},
+    "tokenizer": "give a tokenizer.json with --tokenizer PATH",
 }
+"""What a user can do where a role cannot be had."""
+_CONFIGS = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer.json"}
+"""Roles without weights, and the file that they are."""
+_STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+"""How diffusers calls its weights; those of transformers are called "model"."""
 _CLASSES = {
     "clip": ("model_type", ("clip",)),
     "text_encoder": ("model_type", ("clip_text_model",)),
@@ -55,7 +56,7 @@ def role_files(role: str, path: Path) -> RoleFiles:
     if path.is_dir():
         return _folder_files(role, path)
     if not path.is_file():
-        raise WeightError(f"no {role} at {path}: there is no file or folder; give the path of one")
+        raise WeightError(f"no {role} at {path}: there is no such file or folder; {ADVICE[role]}")
     if role in _CONFIGS:
         check_config(path)
         return RoleFiles((path,), ())
@@ -65,65 +66,60 @@ def role_files(role: str, path: Path) -> RoleFiles:
 
 def _folder_files(role: str, folder: Path) -> RoleFiles:
     config = folder / _CONFIGS.get(role, "config.json")
+    single = folder / f"{_STEMS.get(role, 'model')}.safetensors"
     if not config.is_file():
-        raise WeightError(f"no {role} at {folder}: it has no {config.name}; give a folder with {_expected(role)}")
+        expected = config.name if role in _CONFIGS else f"{config.name} and {single.name}"
+        raise WeightError(f"no {role} at {folder}: it has no {config.name}; give a folder with {expected}")
     content = check_config(config)
-    index = (config,)
     if role in _CONFIGS:
-        return RoleFiles(index, ())
+        return RoleFiles((config,), ())
     key, classes = _CLASSES[role]
     if content.get(key) not in classes:
         raise WeightError(
             f"{config} describes a {content.get(key)!r}, expected {' or '.join(classes)}; give the folder of the {role}"
         )
-    single = folder / f"{_STEMS[role]}.safetensors"
-    shards = folder / f"{_STEMS[role]}{INDEX_SUFFIX}"
+    index = single.with_name(f"{single.name}.index.json")
     if single.is_file():
         check_safetensors(single)
-        return RoleFiles(index, (single,))
-    if shards.is_file():
-        return RoleFiles((*index, shards), _checked_shards(shards))
-    raise _without_weights(role, folder, single.name)
+        return RoleFiles((config,), (single,))
+    if index.is_file():
+        return RoleFiles((config, index), _checked_shards(index))
+    raise _without_weights(role, single)
 
 
-def _expected(role: str) -> str:
-    if role in _CONFIGS:
-        return _CONFIGS[role]
-    return f"config.json and {_STEMS[role]}.safetensors"
-
-
-def _without_weights(role: str, folder: Path, expected: str) -> WeightError:
-    if (folder / expected).is_symlink():
-        return WeightError(f"{folder / expected} is a link to a file that is not there; fetch the {role} again")
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLED)
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    if others:
+def _without_weights(role: str, expected: Path) -> WeightError:
+    folder = expected.parent
+    if expected.is_symlink():
+        return WeightError(f"{expected} is a link to a file that is not there; fetch the {role} again")
+    if others := sorted(path.name for path in folder.glob("*.safetensors")):
         return WeightError(
-            f"{folder} has {', '.join(others)} for the {role}, expected {expected}; rename what is meant"
+            f"{folder} has {', '.join(others)} for the {role}, expected {expected.name}; rename what is meant"
         )
-    if pickles:
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLED):
         return WeightError(
             f"{folder} holds the {role} only as {', '.join(pickles)}, which is refused: such a file can run code when "
             f"it is opened; {CONVERT}"
         )
-    return WeightError(f"no {role} at {folder}: it has no {expected}; give a folder with {_expected(role)}")
+    return WeightError(
+        f"no {role} at {folder}: it has no {expected.name}; give a folder with config.json and this file"
+    )
 
 
 def _checked_shards(index: Path) -> tuple[Path, ...]:
     """All shards of an index: plain names beside it, each sound, together holding exactly the tensors it lists."""
-    places = check_config(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+    listed = check_config(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
         raise WeightError(f"{index} has no weight_map from tensors to files; fetch it again from where it came")
     held: dict[str, str] = {}
-    shards = sorted(set(places.values()))
+    shards = sorted(set(listed.values()))
     for name in shards:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise WeightError(f"{index} names {name!r}, expected a safetensors file beside it; fetch it again")
         if not (index.parent / name).is_file():
             raise WeightError(f"{index.parent} lacks the shard {name} of {index.name}; fetch it from where it came")
         held |= dict.fromkeys(check_safetensors(index.parent / name), name)
-    if held != places:
-        wrong = sorted(held.items() ^ places.items())[0][0]
+    if held != listed:
+        wrong = sorted(held.items() ^ listed.items())[0][0]
         raise WeightError(f"{index} and its shards disagree about tensor {wrong!r}; fetch all of them again")
     return tuple(index.parent / name for name in shards)
 

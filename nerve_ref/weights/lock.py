@@ -2,22 +2,32 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.whole_files import read_json_object, write_text_whole
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from nerve_ref.weights.digests import file_sha256, write_text_whole
+from nerve_ref.weights.errors import MirrorError, WeightError
+from nerve_ref.weights.formats import MOST_JSON_BYTES, read_json_object
+from nerve_ref.weights.hub import Hub, HuggingFaceHub
 
 PACKAGED_LOCK = Path(__file__).parent / "weights.lock.json"
 FORMAT_VERSION = 1
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NOTHING_ELSE = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True, slots=True)
+def _path_inside(path: str) -> str:
+    if "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("expected a path inside the repository")
+    return path
+
+
+@dataclass(frozen=True, slots=True, config=_NOTHING_ELSE)
 class FilePin:
     """What a file must be.
 
@@ -26,26 +36,26 @@ class FilePin:
         bytes: its size, or None.
     """
 
-    sha256: str | None = None
-    bytes: int | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    bytes: Annotated[int, Field(ge=0, strict=True)] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_NOTHING_ELSE)
 class Mirror:
     """One repository of the hub that serves a network.
 
     Attributes:
         repository: "owner/name".
-        revision: 40 hex digits of a commit; None or a branch is asked for at first use.
+        revision: 40 hex digits of a commit; None or a branch is resolved at first use.
         files: pins by path in the repository.
     """
 
-    repository: str
+    repository: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
     revision: str | None
-    files: Mapping[str, FilePin]
+    files: Mapping[Annotated[str, AfterValidator(_path_inside)], FilePin]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_NOTHING_ELSE)
 class LockedNetwork:
     """One network.
 
@@ -55,22 +65,23 @@ class LockedNetwork:
     """
 
     licence: str
-    mirrors: tuple[Mirror, ...]
+    mirrors: Annotated[tuple[Mirror, ...], Field(min_length=1)]
 
 
 Lock = Mapping[str, LockedNetwork]
+_NETWORKS = TypeAdapter(dict[str, LockedNetwork])
 
 
 def is_commit(revision: str | None) -> bool:
     """Whether a revision names one commit for ever: 40 hex digits, no branch and no tag."""
-    return revision is not None and _COMMIT.fullmatch(revision) is not None
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def read_lock(path: Path) -> dict[str, LockedNetwork]:
     """The networks of a lock file, by name.
 
     Raises:
-        WeightError: it is missing, or a line of it is not what it should be.
+        WeightError: it is missing, or a field of it is not what it should be.
     """
     content = read_json_object(path)
     if content.get("format_version") != FORMAT_VERSION:
@@ -79,60 +90,22 @@ def read_lock(path: Path) -> dict[str, LockedNetwork]:
             "take the lock of this version of nerve-deploy"
         )
     try:
-        return {name: _network(entry) for name, entry in content["networks"].items()}
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise WeightError(f"{path} is no sound lock ({error}); make it anew with: nerve-build lock") from error
-
-
-def _network(entry: Mapping[str, Any]) -> LockedNetwork:
-    mirrors = tuple(_mirror(mirror) for mirror in entry["mirrors"])
-    if not mirrors or not isinstance(entry["licence"], str):
-        raise ValueError("a network needs a licence and at least one mirror")
-    return LockedNetwork(entry["licence"], mirrors)
-
-
-def _mirror(entry: Mapping[str, Any]) -> Mirror:
-    repository, revision = entry["repository"], entry["revision"]
-    if not _REPOSITORY.fullmatch(repository):
-        raise ValueError(f"repository is {repository!r}, expected 'owner/name'")
-    if revision is not None and not isinstance(revision, str):
-        raise ValueError(f"revision of {repository} is {revision!r}, expected text or null")
-    return Mirror(repository, revision, {path: _pin(path, pin) for path, pin in entry["files"].items()})
-
-
-def _pin(path: str, entry: Mapping[str, Any]) -> FilePin:
-    if not path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
-        raise ValueError(f"file {path!r} is no path inside a repository")
-    sha256, size = entry["sha256"], entry["bytes"]
-    if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise ValueError(f"sha256 of {path} is {sha256!r}, expected 64 hex digits or null")
-    if size is not None and (type(size) is not int or size < 0):
-        raise ValueError(f"bytes of {path} is {size!r}, expected a count or null")
-    return FilePin(sha256, size)
+        return _NETWORKS.validate_python(content.get("networks"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in ("networks", *first["loc"]))
+        raise WeightError(
+            f"{path} is no sound lock: {field} is {first['input']!r}: {first['msg']}; make it anew with: nerve-build lock"
+        ) from error
 
 
 def lock_text(lock: Lock) -> str:
-    """A lock as the text of its file: sorted, so that a change shows as few lines."""
-    networks = {
-        name: {
-            "licence": entry.licence,
-            "mirrors": [
-                {
-                    "repository": mirror.repository,
-                    "revision": mirror.revision,
-                    "files": {
-                        path: {"sha256": pin.sha256, "bytes": pin.bytes} for path, pin in sorted(mirror.files.items())
-                    },
-                }
-                for mirror in entry.mirrors
-            ],
-        }
-        for name, entry in sorted(lock.items())
-    }
+    """A lock as the text of its file."""
+    networks = _NETWORKS.dump_python(dict(lock))
     return json.dumps({"format_version": FORMAT_VERSION, "networks": networks}, indent=2) + "\n"
 
 
-def write_lock_file(path: Path, lock: Lock) -> None:
+def write_lock(path: Path, lock: Lock) -> None:
     """Write a lock, whole or not at all.
 
     Raises:
@@ -156,38 +129,93 @@ def completed(packaged: Lock, user: Lock) -> dict[str, LockedNetwork]:
 
 def _completed(mirror: Mirror, user: LockedNetwork | None) -> Mirror:
     for known in user.mirrors if user else ():
-        if known.repository != mirror.repository:
-            continue
-        if is_commit(mirror.revision) and mirror.revision != known.revision:
-            continue  # pinned at another commit, by an older version of the packaged lock
-        files = {path: _filled(pin, known.files.get(path)) for path, pin in mirror.files.items()}
-        return replace(mirror, revision=known.revision, files=files)
+        # A user's pins of another commit were made under an older version of the packaged lock.
+        same_commit = not is_commit(mirror.revision) or mirror.revision == known.revision
+        if known.repository == mirror.repository and same_commit:
+            files = {path: _merged(pin, known.files.get(path)) for path, pin in mirror.files.items()}
+            return replace(mirror, revision=known.revision, files=files)
     return mirror
 
 
-def _filled(pin: FilePin, known: FilePin | None) -> FilePin:
+def _merged(pin: FilePin, known: FilePin | None) -> FilePin:
     if known is None or (pin.sha256 is not None and pin.sha256 != known.sha256):
         return pin
     return FilePin(pin.sha256 or known.sha256, known.bytes if pin.bytes is None else pin.bytes)
 
 
 def with_pins(lock: Lock, name: str, licence: str, pinned: Mirror) -> dict[str, LockedNetwork]:
-    """The lock with the facts of one mirror added, or put in the place of those of another commit."""
-    entry = lock.get(name, LockedNetwork(licence, ()))
-    older = [mirror for mirror in entry.mirrors if mirror.repository == pinned.repository]
-    if older and older[0].revision == pinned.revision:
-        pinned = replace(pinned, files={**older[0].files, **pinned.files})
-    others = tuple(mirror for mirror in entry.mirrors if mirror.repository != pinned.repository)
-    return {**lock, name: replace(entry, mirrors=(*others, pinned))}
+    """The lock with the pins of one mirror added, or put in the place of those of another commit."""
+    mirrors = {mirror.repository: mirror for mirror in lock[name].mirrors} if name in lock else {}
+    older = mirrors.get(pinned.repository)
+    if older is not None and older.revision == pinned.revision:
+        pinned = replace(pinned, files={**older.files, **pinned.files})
+    return {**lock, name: LockedNetwork(licence, tuple({**mirrors, pinned.repository: pinned}.values()))}
 
 
 def expected_pins(entry: LockedNetwork, mirror: Mirror, paths: tuple[str, ...]) -> dict[str, FilePin]:
-    """What the files of a mirror must be; where it has no pin, the first mirror that has one binds it too."""
-    return {path: _expected(entry, mirror.files[path], path) for path in paths}
+    """What the files of a mirror must be; where it has no hash, the first mirror that has one binds it too."""
+    candidates = (mirror, *entry.mirrors)
+    pins = {path: [other.files[path] for other in candidates if path in other.files] for path in paths}
+    return {path: next((pin for pin in known if pin.sha256 is not None), known[0]) for path, known in pins.items()}
 
 
-def _expected(entry: LockedNetwork, pin: FilePin, path: str) -> FilePin:
-    if pin.sha256 is not None:
-        return pin
-    others = (mirror.files.get(path, FilePin()) for mirror in entry.mirrors)
-    return next((other for other in others if other.sha256 is not None), pin)
+def fill_lock(
+    path: Path, progress: Callable[[str], None], *, hub: Hub | None = None, source: Path = PACKAGED_LOCK
+) -> tuple[str, ...]:
+    """Write a copy of a lock in which every gap is filled that a mirror can fill; pins are never changed.
+
+    Args:
+        path: of the lock to write; may be that of `source`.
+        progress: gets one line per mirror.
+        hub: the public one by default.
+        source: the lock to start from.
+
+    Returns:
+        What is still open, one line each: "network owner/name path"; empty if all is pinned.
+
+    Raises:
+        WeightError: the source is not sound, or the lock cannot be written.
+    """
+    hub = hub or HuggingFaceHub()
+    lock = read_lock(source)
+    for name, entry in lock.items():
+        mirrors = tuple(_filled(name, mirror, hub, progress) for mirror in entry.mirrors)
+        lock[name] = replace(entry, mirrors=mirrors)
+    write_lock(path, lock)
+    return tuple(
+        f"{name} {mirror.repository} {file}"
+        for name, entry in lock.items()
+        for mirror in entry.mirrors
+        for file, pin in sorted(mirror.files.items())
+        if not is_commit(mirror.revision) or pin.sha256 is None
+    )
+
+
+def _filled(name: str, mirror: Mirror, hub: Hub, progress: Callable[[str], None]) -> Mirror:
+    """The mirror with its commit, sizes and hashes; as it was, with a warning, where the hub has no such files."""
+    try:
+        commit, facts = hub.files(mirror.repository, mirror.revision or "main")
+        files = {
+            path: _filled_pin(mirror.repository, commit, path, pin, facts, hub) for path, pin in mirror.files.items()
+        }
+    except MirrorError as error:
+        progress(f"warning: {name}: {mirror.repository}: {error}; left as it was")
+        return mirror
+    progress(f"{name}: {mirror.repository} at {commit}")
+    return replace(mirror, revision=commit, files=files)
+
+
+def _filled_pin(
+    repository: str, commit: str, path: str, pin: FilePin, facts: Mapping[str, tuple[int, str | None]], hub: Hub
+) -> FilePin:
+    if path not in facts:
+        raise MirrorError(f"it has no {path} at commit {commit}")
+    size, sha256 = facts[path]
+    if sha256 is None and size > MOST_JSON_BYTES:
+        raise MirrorError(f"the hub knows no sha256 of {path}, and {size} bytes are too many to fetch for it")
+    if sha256 is None:  # of large files only; a configuration is fetched for its hash
+        with tempfile.TemporaryDirectory() as folder:
+            sha256 = file_sha256(hub.download(repository, commit, path, Path(folder)))
+    if pin.sha256 not in (None, sha256) or pin.bytes not in (None, size):
+        raise MirrorError(f"{path} is now {sha256} of {size} bytes, pinned are {pin.sha256} of {pin.bytes}")
+    return FilePin(sha256, size)

@@ -17,7 +17,7 @@ from transformers import CLIPModel
 
 from nerve_ref.providers.provider import AffinityProvider, DinoV2, StableDiffusion
 from nerve_ref.weights import architectures
-from nerve_ref.weights.architectures import TINY, Backbones, context_length, is_dinov2, network_config
+from nerve_ref.weights.architectures import TINY, Backbones, context_length, is_dinov2, network_config, packaged_tiny
 from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dinov2, read_text_encoder, read_unet
 from nerve_ref.weights.random import (
     random_autoencoder,
@@ -134,11 +134,9 @@ def tiny_models() -> Models:
     """The packaged models of preset `tiny`.
 
     Raises:
-        ValueError: if this installation does not carry them.
+        WeightError: if this installation does not carry them.
     """
-    folder = architectures.TINY_FOLDER
-    if not (folder / "unet" / "config.json").is_file():
-        raise ValueError("the tiny models are not in this checkout; make them: python benchmarks/run.py train-tiny")
+    folder = packaged_tiny()
     files = {role: folder / role for role in ("clip", "vae", "unet", "scheduler")}
     return open_models(Backbones(TINY, TINY), files, context_tokens=TINY_CONTEXT_TOKENS)
 

@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 
 from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.lock import PACKAGED_LOCK
-from nerve_ref.weights.relock import write_lock
+from nerve_ref.weights.lock import PACKAGED_LOCK, fill_lock
 from nerve_runtime.atomic import refuse_existing
 from nerve_runtime.errors import SourceError
 
@@ -28,7 +27,7 @@ def lock(
     refuse_existing(output, force=True)
     console = Console(stderr=True)
     try:
-        still_open = write_lock(
+        still_open = fill_lock(
             output.resolve(),
             lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
             source=source or PACKAGED_LOCK,

@@ -15,7 +15,7 @@ import nerve_ref
 from nerve_export import plan as plan_module
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights, tool_versions
 from nerve_ref.params import TINY
-from nerve_ref.weights import files as weight_files
+from nerve_ref.weights import architectures
 from nerve_runtime.bundle import spec
 from nerve_runtime.errors import UsageError
 from tests.contracts.checkout import PACKAGES, imported_modules, rooms_environment, sources
@@ -70,7 +70,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
         shutil.copytree(PACKAGES[name], folders[name], ignore=shutil.ignore_patterns("__pycache__"))
         here = Path(str(module.__file__)).relative_to(PACKAGES[name])
         monkeypatch.setattr(module, "__file__", str(folders[name] / here))
-    monkeypatch.setattr("nerve_ref.weights.files.TINY_FOLDER", folders["nerve_ref"] / "models" / "tiny")
+    monkeypatch.setattr("nerve_ref.weights.architectures.TINY_FOLDER", folders["nerve_ref"] / "models" / "tiny")
     return folders
 
 
@@ -152,7 +152,7 @@ def test_a_missing_tool_is_absent_and_no_error(monkeypatch: pytest.MonkeyPatch) 
 def test_another_checkout_has_the_same_key(request: pytest.FixtureRequest) -> None:
     here = key_of(planned())
     elsewhere = request.getfixturevalue("copies")["nerve_ref"]
-    assert vars(weight_files)["TINY_FOLDER"].is_relative_to(elsewhere)
+    assert architectures.TINY_FOLDER.is_relative_to(elsewhere)
     assert key_of(planned()) == here
 
 

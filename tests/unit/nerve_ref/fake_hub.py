@@ -39,14 +39,11 @@ class FolderHub:
         self.large = ".safetensors", ".bin"
         self.asked: list[str] = []
 
-    def commit(self, repository: str, revision: str) -> str:
-        self._answer("commit", repository)
-        return self.branches[repository]
-
-    def file_facts(self, repository: str, commit: str) -> dict[str, tuple[int, str | None]]:
-        self._answer("facts", repository)
+    def files(self, repository: str, revision: str) -> tuple[str, dict[str, tuple[int, str | None]]]:
+        self._answer("files", repository)
+        commit = self.branches.get(repository, revision) if len(revision) < 40 else revision
         folder = self._folder(repository, commit)
-        return {
+        return commit, {
             path.relative_to(folder).as_posix(): (
                 path.stat().st_size,
                 sha256(path) if path.name.endswith(self.large) else None,
@@ -55,9 +52,11 @@ class FolderHub:
             if path.is_file()
         }
 
-    def download(self, repository: str, commit: str, path: str, to: Path) -> Path:
+    def download(self, repository: str, commit: str, path: str, folder: Path) -> Path:
         self._answer(path, repository)
-        target = to / path
+        if not (self._folder(repository, commit) / path).is_file():
+            raise MirrorError(f"it no longer has the file {path}")
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self._folder(repository, commit) / path, target)
         content = target.read_bytes()

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nerve_ref.weights import whole_files
+from nerve_ref.weights import digests as digests_module
 from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.digests import RememberedDigests
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.files import WeightChoice, WeightFile, licences_text, resolve_weights, weight_digests
 from nerve_ref.weights.local import checkpoint_roles, role_files
-from nerve_ref.weights.whole_files import RememberedDigests
 from tests.unit.nerve_ref.fake_hub import CONFIGS, make_pipeline, make_role, sha256
 from tests.unit.nerve_ref.weight_world import DINO, SD, World
 
@@ -255,7 +255,7 @@ def test_digests_change_with_any_file(world: World, local: WeightChoice) -> None
 def test_a_large_file_is_hashed_once_and_again_after_a_change(tmp_path: Path) -> None:
     large, digests = tmp_path / "large", RememberedDigests(tmp_path / "digests.json", from_bytes=4)
     large.write_bytes(b"0123")
-    with patch.object(whole_files, "file_sha256", wraps=whole_files.file_sha256) as hashed:
+    with patch.object(digests_module, "file_sha256", wraps=digests_module.file_sha256) as hashed:
         for _ in range(3):
             assert RememberedDigests(tmp_path / "digests.json", from_bytes=4).sha256(large) == sha256(large)
         assert hashed.call_count == 1
@@ -281,7 +281,7 @@ def test_nothing_of_this_imports_torch() -> None:
     use = (
         "from nerve_ref.weights.architectures import Backbones\n"
         "from nerve_ref.weights.files import WeightChoice, resolve_weights, weight_digests\n"
-        "import nerve_ref.weights.relock\n"
+        "import nerve_ref.weights.lock\n"
         "weights = resolve_weights(Backbones('tiny', 'tiny'), WeightChoice(), print)\n"
         "print(len(weight_digests(weights)))\n"
     )

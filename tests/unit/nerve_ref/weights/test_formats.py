@@ -11,11 +11,16 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from nerve_ref.weights.conversion import convert_pickle, is_conversion_of, safetensors_name
+from nerve_ref.weights.digests import RememberedDigests
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.files import WeightChoice
-from nerve_ref.weights.formats import check_config, check_safetensors
-from nerve_ref.weights.whole_files import RememberedDigests
+from nerve_ref.weights.formats import (
+    check_config,
+    check_safetensors,
+    convert_pickle,
+    is_conversion_of,
+    safetensors_name,
+)
 from tests.unit.nerve_ref.fake_hub import COMMIT, make_pipeline, make_role, mirror, sha256, write_lock_json
 from tests.unit.nerve_ref.weight_world import SD, World
 

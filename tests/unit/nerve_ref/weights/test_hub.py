@@ -9,24 +9,23 @@ from threading import Thread
 
 import pytest
 
+from nerve_ref.weights.download import fetch, open_store
 from nerve_ref.weights.errors import MirrorError
 from nerve_ref.weights.hub import HuggingFaceHub
-from tests.unit.nerve_ref.fake_hub import COMMIT
+from tests.unit.nerve_ref.fake_hub import COMMIT, places_in, write_lock_json
 
 pytest.importorskip("huggingface_hub")
 
 WEIGHTS = b"w" * 1000
 CONFIG = b'{"model_type": "clip"}'
 FILES = {"config.json": CONFIG, "unet/model.safetensors": WEIGHTS}
-TREE = [
-    {"type": "file", "path": "config.json", "size": len(CONFIG), "oid": "0" * 40},
-    {"type": "directory", "path": "unet", "oid": "1" * 40},
+SIBLINGS = [
+    {"rfilename": "config.json", "size": len(CONFIG), "blobId": "0" * 40},
     {
-        "type": "file",
-        "path": "unet/model.safetensors",
+        "rfilename": "unet/model.safetensors",
         "size": len(WEIGHTS),
-        "oid": "2" * 40,
-        "lfs": {"oid": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS), "pointerSize": 134},
+        "blobId": "2" * 40,
+        "lfs": {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS), "pointerSize": 134},
     },
 ]
 REFUSALS = {
@@ -53,9 +52,7 @@ class Answers(BaseHTTPRequestHandler):
                 self._send(code, b"{}", {"X-Error-Code": error, "X-Error-Message": error}, with_body=with_body)
                 return
         if path == "/api/models/owner/whole/revision/main":
-            body = json.dumps({"id": "owner/whole", "sha": COMMIT}).encode()
-        elif path == f"/api/models/owner/whole/tree/{COMMIT}":
-            body = json.dumps(TREE).encode()
+            body = json.dumps({"id": "owner/whole", "sha": COMMIT, "siblings": SIBLINGS}).encode()
         elif path.removeprefix(f"/owner/whole/resolve/{COMMIT}/") in FILES:
             body = FILES[path.removeprefix(f"/owner/whole/resolve/{COMMIT}/")]
         else:
@@ -88,15 +85,14 @@ def hub() -> Iterator[HuggingFaceHub]:
         server.server_close()
 
 
-def test_a_branch_is_resolved_to_its_commit(hub: HuggingFaceHub) -> None:
-    assert hub.commit("owner/whole", "main") == COMMIT
-
-
-def test_the_hub_tells_sizes_of_all_and_hashes_of_large_files(hub: HuggingFaceHub) -> None:
-    assert hub.file_facts("owner/whole", COMMIT) == {
-        "config.json": (len(CONFIG), None),
-        "unet/model.safetensors": (len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest()),
-    }
+def test_a_branch_is_resolved_to_its_commit_sizes_of_all_and_hashes_of_large_files(hub: HuggingFaceHub) -> None:
+    assert hub.files("owner/whole", "main") == (
+        COMMIT,
+        {
+            "config.json": (len(CONFIG), None),
+            "unet/model.safetensors": (len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest()),
+        },
+    )
 
 
 @pytest.mark.parametrize("path", list(FILES))
@@ -118,9 +114,26 @@ def test_a_file_arrives_as_a_real_file_under_its_path(hub: HuggingFaceHub, tmp_p
 )
 def test_a_refusal_is_told_in_a_few_words(hub: HuggingFaceHub, name: str, said: str) -> None:
     with pytest.raises(MirrorError, match=said):
-        hub.file_facts(f"owner/{name}", COMMIT)
+        hub.files(f"owner/{name}", COMMIT)
 
 
 def test_a_file_that_is_not_there_is_told(hub: HuggingFaceHub, tmp_path: Path) -> None:
-    with pytest.raises(MirrorError, match="it no longer has the file"):
+    with pytest.raises(MirrorError, match=r"it no longer has the file more\.json"):
         hub.download("owner/whole", COMMIT, "more.json", tmp_path)
+
+
+def test_a_file_that_was_damaged_since_is_fetched_again_though_the_library_would_keep_it(
+    hub: HuggingFaceHub, tmp_path: Path
+) -> None:
+    pins = {
+        path: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for path, content in FILES.items()
+    }
+    mirror = {"repository": "owner/whole", "revision": COMMIT, "files": pins}
+    folders = places_in(tmp_path)
+    write_lock_json(folders.packaged_lock, whole={"licence": "MIT", "mirrors": [mirror]})
+    store = open_store(hub, folders, lambda line: None, offline=False, locked=True)
+    fetched = store.folder(fetch("whole", ("",), "no advice", store)) / "config.json"
+    fetched.write_bytes(b"{}")
+    assert hub.download("owner/whole", COMMIT, "config.json", fetched.parent).read_bytes() == b"{}"
+    fetch("whole", ("",), "no advice", store)
+    assert fetched.read_bytes() == CONFIG
