@@ -273,6 +273,12 @@ def test_run_lengths_give_the_mask_back(rows: list[list[bool]]) -> None:
     np.testing.assert_array_equal(np.array(flat).reshape(mask.shape, order="F"), mask)
 
 
+def test_pycocotools_reads_our_run_lengths() -> None:
+    coco: Any = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed")
+    for mask in np.random.default_rng(0).random((20, 7, 5)) < 0.5:
+        np.testing.assert_array_equal(coco.decode(coco.frPyObjects(run_lengths(mask), *mask.shape)), mask)
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
