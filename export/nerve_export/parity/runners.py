@@ -101,7 +101,7 @@ class Runner(ABC):
     def _inner_session(graph: bytes, folder: Path) -> Any:
         library = import_onnxruntime()
         options = _session_options(library)
-        options.add_session_config_entry(EXTERNAL_FOLDER_KEY, str(folder))
+        options.add_session_config_entry(EXTERNAL_FOLDER_KEY, os.fsencode(folder).decode())
         return library.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
@@ -164,7 +164,9 @@ class PolygraphyRunner(Runner):
 
         library, path = import_onnxruntime(), self.verified(stage)
         providers = ["CPUExecutionProvider"]
-        return OnnxrtRunner(lambda: library.InferenceSession(str(path), _session_options(library), providers)), None
+        return OnnxrtRunner(
+            lambda: library.InferenceSession(os.fsencode(path).decode(), _session_options(library), providers)
+        ), None
 
     def _engine(self, stage: StageName) -> tuple[Any, int | None]:
         from polygraphy.backend.common import BytesFromPath

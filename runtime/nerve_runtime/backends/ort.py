@@ -92,8 +92,7 @@ class OrtBackend(Backend):
 
     def _open(self, path: Path) -> Any:
         try:
-            name = str(path)
-            name.encode()  # Python keeps bytes of a name that are not UTF-8 as halves of surrogate pairs
+            name = os.fsencode(path).decode()  # UTF-8, whatever the locale takes the bytes of the name for
             # enable_fallback would print on stdout and try again on the processor.
             session = self._library.InferenceSession(
                 name, self._session_options(), providers=[self._provider], enable_fallback=0
@@ -105,7 +104,7 @@ class OrtBackend(Backend):
 
     def _open_error(self, path: Path, error: Exception) -> NerveError:
         library = f"onnxruntime {self._library.__version__}"
-        if isinstance(error, UnicodeEncodeError):
+        if isinstance(error, UnicodeDecodeError):
             return UsageError(
                 f"{library} opens files by names in UTF-8 only, {path} is none; rename or move the bundle"
             )

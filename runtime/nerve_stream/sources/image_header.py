@@ -1,4 +1,4 @@
-"""What an image is by its first bytes: its size, so that one too large is refused before it is decoded.
+"""What an image is by its header: its size, so that one too large is refused before it is decoded, and how many it holds.
 
 OpenCV has such a limit, but reads it once, when whoever comes first imports it (docs/decisions.md).
 
@@ -18,6 +18,7 @@ JPEG_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})
 BMP_CORE_HEADER_BYTES = 12
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257
 TIFF_SHORT = 3
+DIRECTORIES_LIMIT = 100
 
 
 def image_size_hw(content: bytes) -> tuple[int, int] | None:
@@ -34,6 +35,17 @@ def image_size_hw(content: bytes) -> tuple[int, int] | None:
             except (struct.error, IndexError):
                 return None
     return None
+
+
+def picture_count(content: bytes) -> int:
+    """How many pictures a file holds: directories of a TIFF (100 are counted), animation frames of a WebP, else 1.
+
+    `cv2.imcount` takes a path instead, and crashes on one that the locale cannot decode.
+    """
+    if content.startswith(TIFF_MAGIC):
+        return len(_tiff_directories(content))
+    animated_webp = content[:4] == b"RIFF" and content[12:16] == b"VP8X" and (content[20:21] or b"\0")[0] & 2
+    return max(1, content.count(b"ANMF")) if animated_webp else 1
 
 
 def looks_like_image(start: bytes) -> bool:
@@ -89,6 +101,21 @@ def _jpeg(content: bytes) -> tuple[int, int] | None:
             (length,) = struct.unpack_from(">H", content, position + 2)
             position += 2 + length
     return None
+
+
+def _tiff_directories(content: bytes) -> list[int]:
+    """Offsets of the directories, up to 100; each ends with the offset of the next, 0 in the last."""
+    order = "<" if content.startswith(b"II") else ">"
+    directories: list[int] = []
+    try:
+        (offset,) = struct.unpack_from(f"{order}I", content, 4)
+        while offset and offset not in directories and len(directories) < DIRECTORIES_LIMIT:
+            directories.append(offset)
+            (entries,) = struct.unpack_from(f"{order}H", content, offset)
+            (offset,) = struct.unpack_from(f"{order}I", content, offset + 2 + 12 * entries)
+    except struct.error:  # cut off; decoding will say so
+        pass
+    return directories
 
 
 def _tiff(content: bytes) -> tuple[int, int] | None:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from nerve_runtime import Frame, SourceError
 from nerve_runtime.opencv import cv2
 from nerve_stream.sources.base import FrameSource
-from nerve_stream.sources.image_header import IMAGE_KINDS, image_size_hw
+from nerve_stream.sources.image_header import IMAGE_KINDS, image_size_hw, picture_count
 from nerve_stream.sources.limits import refuse_too_large
 from nerve_stream.sources.options import Part
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-SEVERAL_PICTURES_SUFFIXES = frozenset({".webp", ".tif", ".tiff"})
 IMAGE_FILE_LIMIT_BYTES = 500_000_000
 IMAGES_PER_SECOND = 25  # pictures of a folder carry no time; they are counted as frames of an ordinary video
 
@@ -47,7 +46,6 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     buffer = np.frombuffer(content, dtype=np.uint8)
     try:
         bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-        pictures = cv2.imcount(str(path)) if path.suffix.lower() in SEVERAL_PICTURES_SUFFIXES else 1
     except cv2.error as error:
         raise SourceError(f"image {path} cannot be decoded: {error.err}") from error
     if bgr is None:
@@ -55,6 +53,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             f"image {path} cannot be decoded: its data are damaged, or its samples are not of 8 or 16 bit; "
             "copy it again, or convert it"
         )
+    pictures = picture_count(content)
     if pictures > 1:
         raise SourceError(
             f"image {path} holds {pictures} pictures, expected one; save each as a file, or all as a video or animated PNG"

@@ -324,6 +324,15 @@ def test_external_data_are_verified_before_the_graph_is_opened(own_bundle: Path)
 
 
 @pytest.mark.onnx
+def test_a_bundle_in_a_folder_whose_name_the_locale_cannot_decode_is_opened(tmp_path: Path) -> None:
+    make_fake_bundle(tmp_path / "bundle").rename(tmp_path / "bö")
+    folder = tmp_path / "b\udcc3\udcb6"  # the same name as Python gives it where the locale is ASCII
+    doubling(folder / "text.onnx")
+    with OrtBackend(folder, manifest_of(folder, "text", DOUBLING)) as backend:
+        assert backend.open_session("text").stage == "text"
+
+
+@pytest.mark.onnx
 def test_a_bundle_in_a_folder_whose_name_is_not_utf_8_is_refused_with_what_to_do(tmp_path: Path) -> None:
     folder = make_fake_bundle(tmp_path / "bundle").rename(tmp_path / "b\udcff")
     doubling(folder / "text.onnx")

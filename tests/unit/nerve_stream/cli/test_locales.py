@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.contracts.checkout import rooms_environment
@@ -40,6 +42,15 @@ def test_a_source_of_any_name_is_segmented_in_a_locale_of_plain_letters(
     *artefacts, summary = [json.loads(line) for line in ended.stdout.decode("utf-8").splitlines()]
     assert summary["summary"] == shown
     assert {Path(artefact["path"]).parent.name for artefact in artefacts} == {"öut"}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp", ".png"])
+def test_a_picture_of_any_name_is_read_in_a_locale_of_plain_letters(suffix: str, bundle: Path, tmp_path: Path) -> None:
+    written, encoded = cv2.imencode(suffix, np.zeros((8, 8, 3), dtype=np.uint8))
+    assert written
+    (tmp_path / f"möwe{suffix}").write_bytes(encoded.tobytes())
+    ended = segment(bundle, tmp_path, tmp_path / f"möwe{suffix}", "--jsonl", tmp_path / "l.jsonl")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_lines_on_a_stdout_of_plain_letters_are_sound_json(bundle: Path, tmp_path: Path) -> None:

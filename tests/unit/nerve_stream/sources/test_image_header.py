@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerve_stream.sources.image_header import image_size_hw, looks_like_image
+from nerve_stream.sources.image_header import image_size_hw, looks_like_image, picture_count
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
@@ -44,6 +44,27 @@ def test_tiff_of_the_other_byte_order_is_read() -> None:
     assert image_size_hw(b"MM\0*" + struct.pack(">IH", 8, 0)) is None
 
 
+def test_the_directories_of_a_tiff_are_counted_also_in_a_circle_or_cut_off() -> None:
+    def directory(following: int) -> bytes:
+        return struct.pack("<HHHIIi", 1, 256, 3, 1, 4, following)
+
+    assert len(directory(0)) == 18
+    assert picture_count(b"II*\0" + struct.pack("<I", 8) + directory(0)) == 1
+    assert picture_count(b"II*\0" + struct.pack("<I", 8) + directory(26) + directory(0)) == 2
+    assert picture_count(b"II*\0" + struct.pack("<I", 8) + directory(26) + directory(8)) == 2
+    assert picture_count(b"II*\0" + struct.pack("<I", 8) + directory(26)) == 2
+    many = b"".join(directory(26 + 18 * n) for n in range(300))
+    assert picture_count(b"II*\0" + struct.pack("<I", 8) + many) == 100
+
+
+def test_the_frames_of_a_webp_are_counted_where_it_says_that_it_is_animated() -> None:
+    def webp(flags: int) -> bytes:
+        return b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0" + bytes([flags]) + bytes(9) + b"ANMF....ANMF...."
+
+    assert (picture_count(webp(2)), picture_count(webp(0)), picture_count(webp(2)[:20])) == (2, 1, 1)
+    assert picture_count(b"\x89PNG\r\n\x1a\nANMFANMF") == 1
+
+
 @given(
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b""]),
     st.binary(max_size=60),
@@ -51,3 +72,4 @@ def test_tiff_of_the_other_byte_order_is_read() -> None:
 def test_any_bytes_give_a_size_or_none(magic: bytes, rest: bytes) -> None:
     size_hw = image_size_hw(magic + rest)
     assert size_hw is None or len(size_hw) == 2
+    assert 0 <= picture_count(magic + rest) <= 100
