@@ -139,7 +139,7 @@ class FakeCudart:
         return kept + [type(graph).__name__ for graph in self._graphs]
 
     def cudaGetErrorString(self, error: FakeErrorCode) -> tuple[FakeErrorCode, bytes]:
-        """Words for a code."""
+        """The text of an error code."""
         return FakeErrorCode.cudaSuccess, b"out of memory" if error == 2 else error.name.encode()
 
     def cudaGetDevice(self) -> tuple[FakeErrorCode, int | None]:

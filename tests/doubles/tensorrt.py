@@ -235,7 +235,7 @@ class FakeCudaEngine:
 
 
 class FakeExecutionContext:
-    """Runs an engine; knows what it was told in which order."""
+    """Runs an engine; refuses calls out of order."""
 
     def __init__(self, engine: FakeCudaEngine) -> None:
         self._engine = engine
@@ -276,7 +276,7 @@ class FakeExecutionContext:
         return True
 
     def infer_shapes(self) -> list[str]:
-        """Names of inputs that are not known well enough."""
+        """Names of the inputs whose shape or values are missing."""
         inputs = self._engine.spec.inputs
         missing = [tensor.name for tensor in inputs if tensor.name not in self._shapes]
         if SHAPE_INPUT in self._engine.tensors and SHAPE_INPUT not in self._addresses:
@@ -315,10 +315,10 @@ class FakeExecutionContext:
             raise MisuseError(f"a run was asked for before the addresses of {unset} were set")
         faults = engine.trt.faults
         if faults.runs_without_room or faults.failing_runs:
-            said = "out of memory" if faults.runs_without_room else "a kernel could not be launched"
+            message = "out of memory" if faults.runs_without_room else "a kernel could not be launched"
             faults.runs_without_room = max(0, faults.runs_without_room - 1)
-            faults.failing_runs = max(0, faults.failing_runs - 1) if said != "out of memory" else faults.failing_runs
-            engine.logger.log(ILogger.ERROR, said)
+            faults.failing_runs = max(0, faults.failing_runs - 1) if message != "out of memory" else faults.failing_runs
+            engine.logger.log(ILogger.ERROR, message)
             return False
         shapes, addresses = dict(self._shapes), dict(self._addresses)
         for name in engine.tensors:
