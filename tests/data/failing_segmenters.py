@@ -58,3 +58,17 @@ def hangs_at_the_fourth_frame() -> DoubleSegmenter:
 def is_slow() -> DoubleSegmenter:
     """Takes 0.2 s for a frame."""
     return DoubleSegmenter(encode_s=0.1, decode_s=0.1)
+
+
+class _SlowKeyframe(DoubleSegmenter):
+    """Takes 11 s for the first frame."""
+
+    def misbehave(self, frame: Frame) -> None:
+        """Take longer than the least limit of a hung frame."""
+        time.sleep(11.0 if frame.index == 0 else 0.0)
+
+
+def takes_11_s_for_the_first_frame() -> DoubleSegmenter:
+    """As a true-size bundle does on a processor."""
+    _note_start()
+    return _SlowKeyframe()

@@ -1,4 +1,4 @@
-"""What a frame of a large bundle takes on this processor, said before the first one is waited for."""
+"""Estimates what a frame of a large bundle takes on this processor, before the first one is done."""
 
 import time
 
@@ -26,10 +26,7 @@ def slow_frame_notice(manifest: Manifest, backend: str) -> str | None:
     if gmac < SMALL_GMAC or "cpu" not in backend.lower():
         return None
     seconds = gmac / (SHARE_OF_PRODUCTS * _gmac_per_second())
-    return (
-        f"a keyframe takes about {seconds:.2g} s on this processor ({gmac:.0f} GMAC); frames of files are waited for, "
-        "however long they take"
-    )
+    return f"a keyframe takes about {seconds:.2g} s on this processor ({gmac:.0f} GMAC)"
 
 
 def _gmac_per_second() -> float:

@@ -230,7 +230,7 @@ class RunOptions:
         float | None,
         typer.Option(
             help="Seconds after which a frame in the graphs counts as hung (default: frames of files are waited for; with "
-            "--realtime 5 times as long as the slowest of the latest frames took, at least 10).",
+            "--realtime or --isolate 5 times as long as the slowest of the latest frames took, at least 10).",
             show_default=False,
         ),
     ] = None

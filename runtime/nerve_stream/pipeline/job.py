@@ -42,7 +42,7 @@ class StreamOptions:
             fast as it was recorded, anything else has to pace itself. Otherwise no frame is lost, and each source waits
             until its frames are through.
         hang_timeout_s: a frame that is with the worker for longer has failed; None follows what frames take, see
-            HangLimit, where `realtime`, and waits for ever otherwise: a frame of a file can be late, never too late.
+            HangLimit, where `realtime` or where the worker is a process, and otherwise waits for ever.
         failures_in_a_row: so many frames of a source lost to errors that may pass (memory, time, a worker that
             crashed) end the source; any other error ends it at once.
 

@@ -211,7 +211,7 @@ class LocalWorker(Worker):
                 return
             self._tasks.discard(task)
         if isinstance(outcome, FrameResult):
-            self.hang_limit.note(self._awake.awake_s - task.since_s)
+            self.hang_limit.add(self._awake.awake_s - task.since_s, keyframe=outcome.keyframe)
         task.settle(outcome)
 
     def _settle_all(self, error: BaseException) -> None:

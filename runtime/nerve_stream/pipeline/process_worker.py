@@ -59,6 +59,8 @@ class ProcessWorker(Worker):
         NerveError: the segmenter cannot be opened; of the same type as in this process.
     """
 
+    ends_hung_frames = True
+
     def __init__(
         self,
         opener: Callable[[], VideoSegmenter],
@@ -255,7 +257,7 @@ class ProcessWorker(Worker):
             return
         if isinstance(outcome.result, FrameResult):
             self._backoff.reset()
-            self.hang_limit.note(self._awake.awake_s - task.since_s)
+            self.hang_limit.add(self._awake.awake_s - task.since_s, keyframe=outcome.result.keyframe)
         task.settle(outcome.result)
 
     def _overdue(self, awake_s: float) -> _Failure | None:

@@ -95,8 +95,10 @@ class _Run:
         self.queues = FrameQueues([job.live for job in jobs], realtime=options.realtime)
         self.sources = [RunningSource(job, number, self.queues) for number, job in enumerate(jobs)]
         self._worker, self._options, self._stop = worker, options, stop
-        waits_for_ever = options.hang_timeout_s is None and not options.realtime
-        worker.hang_limit.fixed_s = math.inf if waits_for_ever else options.hang_timeout_s
+        follows = options.realtime or worker.ends_hung_frames
+        worker.hang_limit.fixed_s = (
+            math.inf if options.hang_timeout_s is None and not follows else options.hang_timeout_s
+        )
         self._fatal: BaseException | None = None
         self._ending = threading.Event()
         self._dispatching_over = threading.Event()

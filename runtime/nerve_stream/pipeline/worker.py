@@ -66,9 +66,11 @@ class Worker(ABC):
 
     Attributes:
         hang_limit: a frame that is in the worker for longer has failed.
+        ends_hung_frames: a hung frame costs that frame only; otherwise it ends the worker.
         error: why it cannot go on, once `state` is "failed"; not a NerveError if it is a bug.
     """
 
+    ends_hung_frames = False
     error: BaseException | None = None
 
     def __init__(self) -> None:

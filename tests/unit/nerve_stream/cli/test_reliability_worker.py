@@ -72,6 +72,17 @@ def test_row_30_a_hung_frame_is_lost_and_counted_and_the_others_are_written(
     assert own_children() == []
 
 
+@pytest.mark.slow
+def test_a_frame_that_takes_longer_than_the_least_limit_is_waited_for_by_one_segmenter(
+    bundle: Path, tmp_path: Path, worker_opens: Callable[..., None]
+) -> None:
+    worker_opens("takes_11_s_for_the_first_frame")
+    ended = segment(bundle, write_clip(tmp_path / "clip.mp4", 3), "--isolate", "--jsonl", tmp_path / "l.jsonl")
+    assert ended.exit_code == 0, ended.output
+    assert [line["index"] for line in json_lines(tmp_path / "l.jsonl")] == [0, 1, 2]
+    assert len(starts_s()) == 1
+
+
 def test_row_30_a_source_whose_every_frame_hangs_ends_with_exit_code_8(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,17 @@ def test_row_30_a_hung_frame_fails_with_code_8_and_an_isolated_run_goes_on() -> 
     assert report.counts.failed == 12 - len(written)
 
 
+def test_row_30_an_isolated_run_over_a_file_ends_a_hung_frame_without_being_told_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hang_limit, "LEAST_S", 0.5)
+    written = Written()
+    with ProcessWorker(partial(open_double, hang_at=5)) as worker:
+        report = run_streams([StreamJob("a", numbered(12), written)], worker, stop=threading.Event())[0]
+    assert (written[-1], report.counts.failed) == (11, 12 - len(written))
+    assert report.counts.failed in (1, 2)
+
+
 def test_row_30_a_hung_frame_in_this_process_ends_the_run() -> None:
     with pytest.raises(HungError, match=r"frame 5 of a was not segmented within 0\.2 s; use --isolate"):
         run_all({"a": numbered(12)}, segmenter=DoubleSegmenter(hang_at=5), options=StreamOptions(hang_timeout_s=0.2))
@@ -191,7 +202,7 @@ def test_row_30_a_hung_frame_in_this_process_ends_the_run() -> None:
 
 def test_a_frame_of_a_file_is_waited_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hang_limit, "LEAST_S", 0.01)
-    monkeypatch.setattr(hang_limit, "TIMES_THE_USUAL", 0)
+    monkeypatch.setattr(hang_limit, "TIMES_THE_SLOWEST", 0)
     reports, written = run_all({"a": numbered(3)}, segmenter=DoubleSegmenter(encode_s=0.2))
     assert (written["a"], reports[0].error) == ([0, 1, 2], None)
 

@@ -181,11 +181,19 @@ def test_the_limit_of_a_frame_follows_what_frames_take() -> None:
         assert worker.hang_limit.seconds == 10.0
     limit = HangLimit()
     for seconds in (9.0, 12.0, 3.0):
-        limit.note(seconds)
+        limit.add(seconds, keyframe=False)
     assert limit.seconds == 60.0
     for _ in range(32):
-        limit.note(3.0)
+        limit.add(3.0, keyframe=False)
     assert limit.seconds == 15.0
+
+
+def test_the_limit_allows_a_keyframe_after_many_frames_that_were_none() -> None:
+    limit = HangLimit()
+    limit.add(30.0, keyframe=True)
+    for _ in range(100):
+        limit.add(1.0, keyframe=False)
+    assert limit.seconds == 150.0
 
 
 def test_a_thread_that_does_not_come_back_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
