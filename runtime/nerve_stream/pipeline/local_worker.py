@@ -1,4 +1,4 @@
-"""A worker in this process: one thread looks at a frame while another labels the one before."""
+"""A worker in this process: one thread encodes a frame while another decodes the one before."""
 
 import math
 import threading
@@ -13,14 +13,14 @@ from nerve_stream.pipeline.clocks import AwakeClock
 from nerve_stream.pipeline.worker import FrameLostError, SegmentedVideo, Settle, VideoSegmenter, Worker, hung_error
 
 WATCH_S = 0.05
-STOP_GRACE_S = 2.0
-"""A graph that is told to stop ends within a node; one that does not within this time will not."""
+STOP_TIMEOUT_S = 2.0
+"""A graph that is told to stop ends after the node that runs; one that takes longer than this never will."""
 JOIN_TIMEOUT_S = 2.0
 
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """A frame in the worker, since when, and after the look whose state it belongs to and what it saw."""
+    """A frame in the worker since `since_s`; once it is encoded, with the state of its video and the encoded frame."""
 
     video: str
     frame: Frame
@@ -31,13 +31,13 @@ class _Task:
 
 
 class LocalWorker(Worker):
-    """Segments in threads of this process; a frame that hangs there ends it, as a native call cannot be taken back.
+    """Segments in threads of this process; a frame that hangs ends the worker, as a native call cannot be cancelled.
 
-    State: a `Video` for each video, and up to three frames: one looked at, one between, one labelled.
+    State: a `Video` for each video, and up to three frames: one being encoded, one encoded, one being decoded.
 
     Args:
         segmenter: in use until the worker is closed, and then the caller's to close.
-        overlap: look at the next frame while one is labelled; off, one thread does both, which is easier to debug.
+        overlap: encode a frame while the one before is decoded; off, one thread does both, which is easier to debug.
     """
 
     restarts = 0
@@ -57,9 +57,9 @@ class LocalWorker(Worker):
         self._aborted = False
         self._closed = threading.Event()
         self._awake = AwakeClock()
-        loops = {"look": self._encode_loop, "watchdog": self._watch_loop}
+        loops = {"encoder": self._encode_loop, "watchdog": self._watch_loop}
         if overlap:
-            loops["label"] = self._decode_loop
+            loops["decoder"] = self._decode_loop
         self._threads = [
             threading.Thread(target=self._run_guarded, args=(loop,), name=f"nerve-{name}", daemon=True)
             for name, loop in loops.items()
@@ -87,9 +87,9 @@ class LocalWorker(Worker):
         return self._segmenter.backend
 
     def wait_room(self, timeout_s: float) -> bool:
-        """Wait until no frame is looked at or waits between; then a frame could be begun at once."""
+        """Wait until no frame is being encoded or waits to be decoded; then a frame could be begun at once."""
         with self._changed:
-            # Frames between the halves would only grow old there: two service times are the most a frame may take.
+            # Frames that queue between the halves would only age: two service times are the most a frame may take.
             return self._changed.wait_for(self._has_room, None if math.isinf(timeout_s) else timeout_s)
 
     def _has_room(self) -> bool:
@@ -148,7 +148,7 @@ class LocalWorker(Worker):
         except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
             self._fail(error)
 
-    def _over(self) -> bool:
+    def _has_ended(self) -> bool:
         return self._state in ("failed", "closed")
 
     def _encode_loop(self) -> None:
@@ -168,7 +168,7 @@ class LocalWorker(Worker):
     def _decode_loop(self) -> None:
         while (task := self._take_task("_encoded", "_decoding")) is not None:
             outcome: FrameResult | BaseException
-            # The state that looked, though the video may have been forgotten meanwhile.
+            # The state that encoded it, even if the video was forgotten meanwhile.
             state = task.state or self._video(task.video)
             try:
                 outcome = state.decode(task.encoded)
@@ -179,10 +179,10 @@ class LocalWorker(Worker):
             self._settle(task, outcome)
 
     def _take_task(self, waiting: str, running: str) -> _Task | None:
-        """Move the task that waits at one place to the next; None when the worker is over."""
+        """Move the task from `waiting` to `running`; None when the worker has ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._over() or getattr(self, waiting) is not None)
-            if self._over():
+            self._changed.wait_for(lambda: self._has_ended() or getattr(self, waiting) is not None)
+            if self._has_ended():
                 return None
             task: _Task = getattr(self, waiting)
             setattr(self, waiting, None)
@@ -194,7 +194,7 @@ class LocalWorker(Worker):
         with self._changed:
             task = getattr(self, running)
             setattr(self, running, None)
-            # A task that was given up meanwhile, at a restart, goes no further.
+            # A task that was settled meanwhile goes no further.
             if following is not None and task in self._tasks:
                 setattr(self, following, task)
             self._changed.notify_all()
@@ -225,12 +225,12 @@ class LocalWorker(Worker):
         with self._changed:
             if self._state == "closed":
                 return
-            self.error, self._state = error, "failed"  # in this order: who sees the state looks for the error
+            self.error, self._state = error, "failed"  # the error first: whoever sees the state reads it
             self._changed.notify_all()
         self._settle_all(error)
 
     def _watch_loop(self) -> None:
-        while not self._over():
+        while not self._has_ended():
             self._closed.wait(WATCH_S)
             awake_s, limit_s = self._awake.tick(), self.hang_limit.seconds
             with self._changed:
@@ -246,7 +246,7 @@ class LocalWorker(Worker):
         self._settle_all(reason)
         self._segmenter.stop()
         with self._changed:
-            ended = self._changed.wait_for(lambda: self._encoding is None and self._decoding is None, STOP_GRACE_S)
+            ended = self._changed.wait_for(lambda: self._encoding is None and self._decoding is None, STOP_TIMEOUT_S)
         self._fail(
-            reason if ended else HungError(f"{reason}; it did not end {STOP_GRACE_S:g} s after it was told to stop")
+            reason if ended else HungError(f"{reason}; it did not end {STOP_TIMEOUT_S:g} s after it was told to stop")
         )

@@ -1,4 +1,4 @@
-"""A worker in a process of its own: what hangs or crashes there is ended and started again, and the run goes on."""
+"""A worker in a process of its own, which is ended and started again when it hangs or crashes, while the run goes on."""
 
 import threading
 import time
@@ -45,7 +45,7 @@ class _Failure:
 class ProcessWorker(Worker):
     """Segments in a child process, which opens the segmenter itself.
 
-    A child that crashes, or keeps a frame for longer than `hang_limit`, is ended (asked, and killed 2 s later) and
+    A child that crashes, or keeps a frame for longer than `hang_limit`, is terminated (and killed 2 s later) and
     another is started when it is gone; the frames in it are lost. After 5 restarts in 60 s the worker has failed.
 
     Args:
@@ -300,5 +300,5 @@ class ProcessWorker(Worker):
     def _finish(self, state: WorkerState, error: BaseException | None) -> None:
         self._settle_all(error or FrameLostError("the worker was closed"))
         with self._changed:
-            self.error, self._state = error, state  # in this order: who sees the state looks for the error
+            self.error, self._state = error, state  # the error first: whoever sees the state reads it
             self._changed.notify_all()

@@ -21,15 +21,14 @@ from nerve_stream.sources.base import FrameSource
 
 POLL_S = 0.05
 FROZEN_TIMEOUTS = 3
-"""A file may take so many hang timeouts for a frame: it may lie on a disk that has to spin up, or on a network."""
-READER_GRACE_S = 0.2
-WORKER_GRACE_S = 1.5
-ABORT_GRACE_S = 1.0
+"""Hang timeouts that a file may take to deliver a frame: its disk may have to spin up, or be on a network."""
+READER_TIMEOUT_S = 0.2
+WORKER_TIMEOUT_S = 1.5
+ABORT_TIMEOUT_S = 1.0
 WRITE_DEADLINE_S = 4.0
 STOP_DEADLINE_S = 4.8
-"""After a stop: until when readers may end by themselves, before their sources are closed; until when frames in the
-worker may, and how long once they are told to; until when what is segmented may be written; until when every thread has
-to be over. SIGTERM to exit may take 5 s."""
+"""Seconds after a stop: when sources whose readers still run are closed; when the worker is aborted, and how long that
+may take; when results not yet written are dropped; when every thread has to have ended. SIGTERM to exit may take 5 s."""
 
 logger = logging.getLogger("nerve_runtime")
 
@@ -127,16 +126,16 @@ class _Run:
             thread.start()
 
     def wait(self, idle: Callable[[], None] | None) -> None:
-        """Wait until every source is through, the run is stopped, or something fails for all."""
-        while not self._over() and not self._stop.is_set() and not self._ending.is_set():
+        """Wait until every source has ended, the run is stopped, or something fails for all."""
+        while not self._all_finished() and not self._stop.is_set() and not self._ending.is_set():
             if self._worker.state in ("failed", "closed"):
                 self._fail_run(self._worker.error or UsageError("the worker was closed; make another"))
             self._watch_readers()
             if idle is not None:
                 idle()
 
-    def _over(self) -> bool:
-        """Whether every source is through and has finished its outputs, which may take a slow disk a while."""
+    def _all_finished(self) -> bool:
+        """Whether every source has ended and its outputs are finished, which may take a slow disk a while."""
         if not self.queues.wait_until_finished(POLL_S):
             return False
         writers = [self._threads[f"writer-{source.name}"] for source in self.sources]
@@ -234,7 +233,7 @@ class _Run:
         self._finish(source)
 
     def _finish(self, source: RunningSource) -> None:
-        """Let the outputs of a source that is complete be put in place, while others go on."""
+        """Finish the outputs of a source that is complete, while others go on."""
         report = source.report(stopped=self._stop.is_set())
         whole = source.read_to_end and source.error is None and report.counts.failed == report.counts.stopped == 0
         if not whole or source.job.finished is None:
@@ -245,7 +244,7 @@ class _Run:
             self._note_failure(source, error)
 
     def _fail(self, source: RunningSource, error: NerveError) -> None:
-        """End one source with an error; what is in flight of it is dropped."""
+        """End one source with an error and drop its frames in flight."""
         self._note_failure(source, error)
         self.queues.give_up(source.number, "failed")
         closed_soon(source.job.frames, source.name)
@@ -256,13 +255,13 @@ class _Run:
             logger.warning("%s: %s", source.name, error)
 
     def end(self) -> None:
-        """End every thread: nothing is read any more, what is segmented is written, what is left is dropped."""
+        """End every thread: reading stops, results that are ready are written, the other frames are dropped."""
         started_s = time.monotonic()
         self._ending.set()
         for source in self.sources:
             self.queues.end_reading(source.number, "stopped")
-        self._close_sources(started_s + READER_GRACE_S)
-        self._empty_worker(started_s + WORKER_GRACE_S)
+        self._close_sources(started_s + READER_TIMEOUT_S)
+        self._empty_worker(started_s + WORKER_TIMEOUT_S)
         self._dispatching_over.set()
         self.queues.wait_until_finished(max(0.0, started_s + WRITE_DEADLINE_S - time.monotonic()))
         for source in self.sources:
@@ -270,7 +269,7 @@ class _Run:
         self._join(started_s + STOP_DEADLINE_S)
 
     def _close_sources(self, deadline_s: float) -> None:
-        """Close the sources whose readers do not end by themselves: they wait for a frame, and closing may take 3 s."""
+        """Close the sources whose readers still wait for a frame; closing may take 3 s."""
         for source in self.sources:
             reader = self._threads[f"reader-{source.name}"]
             if reader.ident is not None:
@@ -279,13 +278,13 @@ class _Run:
                 closed_soon(source.job.frames, source.name)
 
     def _empty_worker(self, deadline_s: float) -> None:
-        """Give frames in the worker time to come out, and then have them ended."""
+        """Wait for the frames in the worker, and abort it when they take too long."""
         while self.queues.at_worker():
             if time.monotonic() >= deadline_s:
                 self._worker.abort()
                 break
             time.sleep(POLL_S / 10)
-        deadline_s = time.monotonic() + ABORT_GRACE_S
+        deadline_s = time.monotonic() + ABORT_TIMEOUT_S
         while self.queues.at_worker() and time.monotonic() < deadline_s:
             time.sleep(POLL_S / 10)
         self.queues.give_up_worker("stopped")

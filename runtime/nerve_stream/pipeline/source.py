@@ -28,7 +28,7 @@ class RunningSource:
         last_failure: the error of the last frame that was lost to one, or None.
         failures_in_a_row: frames lost to errors since the last good one.
         asked_s: when its next frame was asked for, while that is not there; None otherwise.
-        frozen: it did not answer in time, and its reader cannot be waited for.
+        frozen: it delivered no frame in time; its reader thread may never end.
         read_to_end: it gave all its frames.
     """
 
@@ -43,12 +43,12 @@ class RunningSource:
         self.asked_s: float | None = None
         self.frozen = False
         self.read_to_end = False
-        self._trays = queues
+        self._queues = queues
         self._started_s = time.monotonic()
         self._ended_s: float | None = None
 
     def asked_frames(self, now_s: Callable[[], float]) -> Iterator[Frame]:
-        """The frames; while one is waited for, `asked_s` says since when."""
+        """The frames of the job; `asked_s` is set while the next one has been asked for and is not there."""
         self.asked_s = now_s()
         for frame in self.job.frames:
             self.asked_s = None
@@ -66,10 +66,10 @@ class RunningSource:
         return ObservedSource(
             name=self.name,
             frames=self.job.frames,
-            counts=lambda: self._trays.counts(self.number),
+            counts=lambda: self._queues.counts(self.number),
             counters=self.counters,
             error=lambda: self.error,
-            ended=lambda: self._trays.finished(self.number),
+            ended=lambda: self._queues.finished(self.number),
             last_failure=lambda: self.last_failure,
         )
 
@@ -79,7 +79,7 @@ class RunningSource:
         Args:
             stopped: the run was asked to stop.
         """
-        counts, progress = self._trays.counts(self.number), self.counters.progress()
+        counts, progress = self._queues.counts(self.number), self.counters.progress()
         ended_s = time.monotonic() if self._ended_s is None else self._ended_s
         return StreamReport(
             name=self.name,
@@ -98,7 +98,7 @@ class RunningSource:
 
 
 def closed_soon(frames: object, name: str) -> None:
-    """Have a source closed by a thread of its own, for it may take seconds; a reader that waits for a frame then ends."""
+    """Close a source in a thread of its own, as that may take seconds; a reader that waits for a frame then ends."""
     if isinstance(frames, FrameSource):
         threading.Thread(target=_close, args=(frames, name), name=f"nerve-close-{name}", daemon=True).start()
 

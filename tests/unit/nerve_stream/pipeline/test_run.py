@@ -303,8 +303,8 @@ def test_on_a_stop_what_is_segmented_is_written_and_the_rest_is_counted() -> Non
 
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_stop_is_over_within_five_seconds_even_with_a_hung_frame(deaf: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "WORKER_GRACE_S", 0.3)
-    monkeypatch.setattr(run, "ABORT_GRACE_S", 0.3)
+    monkeypatch.setattr(run, "WORKER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(run, "ABORT_TIMEOUT_S", 0.3)
     monkeypatch.setattr(local_worker, "JOIN_TIMEOUT_S", 0.2)
     stop, segmenter = threading.Event(), DoubleSegmenter(hang_at=3, deaf=deaf)
     worker = LocalWorker(segmenter)

@@ -197,7 +197,7 @@ def test_the_limit_allows_a_keyframe_after_many_frames_that_were_none() -> None:
 
 
 def test_a_thread_that_does_not_come_back_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_worker, "STOP_GRACE_S", 0.1)
+    monkeypatch.setattr(local_worker, "STOP_TIMEOUT_S", 0.1)
     monkeypatch.setattr(local_worker, "JOIN_TIMEOUT_S", 0.1)
     segmenter, outcomes = DoubleSegmenter(hang_at=0, deaf=True), list[Outcome]()
     worker = LocalWorker(segmenter)
@@ -205,7 +205,7 @@ def test_a_thread_that_does_not_come_back_ends_the_worker(monkeypatch: pytest.Mo
     submit(worker, 0, outcomes)
     assert wait_for(lambda: worker.state == "failed")
     assert "it did not end 0.1 s after it was told to stop" in str(worker.error)
-    with pytest.raises(HungError, match=r"threads nerve-look did not end within 0\.1 s of closing"):
+    with pytest.raises(HungError, match=r"threads nerve-encoder did not end within 0\.1 s of closing"):
         worker.close()
     segmenter.stopped.set()
     worker.close()
