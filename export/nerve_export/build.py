@@ -56,7 +56,7 @@ SMALL_AT_ONCE = 2
 WORKER = "nerve_export.stage_worker"
 GRAPH_INPUTS = ("tau", "alpha", "beta", "head_temperature", "threshold")
 Progress = Callable[[str], None]
-"""Called with a short text whenever a new part of the build begins; what follows a colon is a part of that part."""
+"""Called with a short text when a step of the build begins; text after a colon names a part of the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Artefact:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What a build ended with: `artefacts` is empty when the installed bundle was up to date already."""
+    """Result of a build; `artefacts` is empty when the installed bundle was up to date."""
 
     manifest: Manifest
     artefacts: tuple[Artefact, ...]
@@ -96,16 +96,16 @@ def build(
     resolved = plan_weights(plan, progress)
     key = plan_key(plan, resolved)
     with bundle_lock(plan.out, lambda: progress(f"looking for weights: waiting for another builder of {plan.out}")):
-        found = None if force else installed_manifest(plan.out, key)
-        if found is not None and {engine.target for engine in found.engines} == set(targets):
-            return BuildResult(found, (), None)
+        current = None if force else installed_manifest(plan.out, key)
+        if current is not None and {engine.target for engine in current.engines} == set(targets):
+            return BuildResult(current, (), None)
         refuse_foreign(plan.out)
         with staging_folder(plan.out) as folder:
             return _build_into(folder, plan, key, resolved, targets, progress)
 
 
 def build_steps(plan: BuildPlan, targets: tuple[str, ...]) -> int:
-    """How often `progress` is called: loading, each graph, each engine, the reference, the comparison."""
+    """Number of steps that `progress` is called for: weights, each graph, each engine, reference, comparison."""
     return 3 + len(stages_of(plan.params)) * (1 + len(targets))
 
 
@@ -123,7 +123,7 @@ def _build_into(
     _write_documents(folder, plan, resolved, exported)
     manifest = _manifest(folder, plan, key, sizes, {stage: done.record for stage, done in exported.items()}, resolved)
     artefacts = [_graph_artefact(stage, done) for stage, done in exported.items()]
-    report, checking_peak_mb = _checked(folder, manifest, plan, resolved, progress)
+    report, checking_peak_mb = _compare(folder, manifest, plan, resolved, progress)
     (folder / PARITY_NAME).write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     if targets:
         from nerve_export.engines.build import build_engines
@@ -131,13 +131,15 @@ def _build_into(
         def report_progress(what: str, _share: float) -> None:
             progress(f"compiling {what}")
 
-        engines, made = build_engines(folder, manifest, targets, progress=report_progress, earlier=_earlier(plan.out))
+        engines, made = build_engines(
+            folder, manifest, targets, progress=report_progress, earlier=_previous_bundle(plan.out)
+        )
         manifest = manifest.model_copy(update={"engines": tuple(engines)})
         artefacts += [_engine_artefact(fact, manifest) for fact in made]
     manifest = manifest.model_copy(update={"files": file_records(folder)})
     write_manifest(folder, manifest)
     install(folder, plan.out)
-    artefacts.append(_whole(manifest, artefacts, checking_peak_mb, time.monotonic() - started))
+    artefacts.append(_bundle_artefact(manifest, artefacts, checking_peak_mb, time.monotonic() - started))
     kept = tuple(
         f"{stage}: {path}" for stage, done in exported.items() if done.precision for path in done.precision.keep_fp32
     )
@@ -163,7 +165,7 @@ def _export_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(future.done() for future in waiting.values()):
-                kill_running()  # until all have ended: one may have been starting
+                kill_running()  # until all have ended, as one may be starting
                 time.sleep(0.1)
             raise
     progress(f"exporting {MERGED}")
@@ -174,7 +176,7 @@ def _export_all(
 def _write_documents(
     folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, exported: "dict[StageName, Exported]"
 ) -> None:
-    """What lies beside the graphs: tokenizer, licences, and which layers stayed in float32."""
+    """The files beside the graphs: tokenizer, licences, and which layers stayed in float32."""
     run_isolated("writing the tokenizer", f"{WORKER}:write_tokenizer", plan, resolved, folder / TOKENIZER_NAME)
     licences = (
         "random weights: no licence; labels mean nothing\n" if resolved is None else licences_text(resolved.records)
@@ -188,10 +190,10 @@ def _write_documents(
         (folder / PRECISION_NAME).write_text(f"{text}\n", encoding="utf-8")
 
 
-def _checked(
+def _compare(
     folder: Path, manifest: Manifest, plan: BuildPlan, resolved: ResolvedWeights | None, progress: Progress
 ) -> tuple[ParityReport, float]:
-    """Compare the staged bundle with the reference; returns the greater peak of memory of the two processes too.
+    """Compare the staged bundle with the reference; also returns the greater peak of memory of the two processes.
 
     Raises:
         NumericError: they do not agree.
@@ -212,8 +214,8 @@ def _checked(
     return report, max(reference_mb, comparison_mb)
 
 
-def _earlier(out: Path) -> Path | None:
-    """The bundle to be replaced, where there is a whole one: its engines of the same key need no compiling."""
+def _previous_bundle(out: Path) -> Path | None:
+    """The bundle to be replaced, if it is intact: its engines of the same key need no compiling."""
     try:
         load_manifest(out)
     except BundleError:
@@ -232,7 +234,9 @@ def _engine_artefact(fact: "EngineFacts", manifest: Manifest) -> Artefact:
     return Artefact(fact.stage, "engine", fact.target, fact.path, fact.bytes, fact.seconds, fact.peak_rss_mb, gmac)
 
 
-def _whole(manifest: Manifest, artefacts: list[Artefact], checking_peak_mb: float, seconds: float) -> Artefact:
+def _bundle_artefact(
+    manifest: Manifest, artefacts: list[Artefact], checking_peak_mb: float, seconds: float
+) -> Artefact:
     """The bundle as one line: all bytes, the time of the whole build, the greatest peak, a cold frame's cost."""
     size = sum(record.bytes for record in manifest.files.values())
     peak_mb = max(checking_peak_mb, *(artefact.peak_rss_mb for artefact in artefacts))

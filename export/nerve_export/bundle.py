@@ -1,4 +1,4 @@
-"""Writes a bundle whole or not at all: into a folder beside the final one, checked there, then renamed."""
+"""Writes a bundle atomically: into a folder beside the final one, which is renamed when all is checked."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def bundle_lock(out: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a killed builder left behind; called under the lock.
+    """Remove leftovers of a killed builder; called under the lock.
 
     A builder killed between the two renames of `install` has moved the old bundle aside: it is put back.
     """
@@ -97,7 +97,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def refuse_foreign(out: Path) -> None:
-    """Refuse to replace anything but a bundle, old or damaged ones included, or an empty folder.
+    """Refuse to replace anything but a bundle, also an old or damaged one, or an empty folder.
 
     Raises:
         BundleError: there is something else at `out`; it is left alone.
@@ -132,7 +132,7 @@ def install(staged: Path, out: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk itself before anything relies on them."""
+    """Flush a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -159,6 +159,6 @@ def _verify_touched(out: Path, manifest: Manifest) -> None:
     """
     written_ns = (out / MANIFEST_NAME).stat().st_mtime_ns
     for relative, record in manifest.files.items():
-        found = (out / relative).lstat()
-        if found.st_size != record.bytes or found.st_mtime_ns > written_ns:
+        status = (out / relative).lstat()
+        if status.st_size != record.bytes or status.st_mtime_ns > written_ns:
             verify_file(out, manifest, relative)

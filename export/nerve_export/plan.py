@@ -1,4 +1,4 @@
-"""What to build: presets, and the key that tells, without importing torch, whether anything that matters changed."""
+"""What to build: presets, and the key that changes with anything that shapes a bundle; without torch."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from nerve_runtime.labels import CLASSES_LIMIT
 Opset = Literal[20, 23]
 TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnx-ir", "onnxscript", "numpy", "tokenizers")
 SHAPING_EXPORT_SOURCES = ("*.py", "engines/*.py", "graphs/*.py", "parity/*.py")
-"""What decides the bytes of a bundle; commands and the doctor do not."""
+"""Sources that shape a bundle; commands and the doctor do not."""
 SHARED_RUNTIME_SOURCES = ("spec.py", "manifest.py")
 ANY_CLASSES = "person; dog, puppy; car; road; tree; sky; building; grass"
 """What parity frames are segmented with where the vocabulary is open."""
@@ -78,7 +78,7 @@ def presets() -> dict[str, Preset]:
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
-    """One build, decided.
+    """One build, with all choices made.
 
     Attributes:
         preset: name of the preset.
@@ -146,12 +146,12 @@ def make_plan(
     folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
     if folder.is_symlink():
         folder = folder.resolve()  # the link stays; what it leads to is replaced
-    kept: Opset = 20 if opset == 20 else 23
+    known_opset: Opset = 20 if opset == 20 else 23
     return BuildPlan(
         preset,
         params,
         known[preset].backbones,
-        kept,
+        known_opset,
         max_classes,
         folder,
         PRECISIONS[PRECISIONS.index(precision)],
@@ -178,11 +178,11 @@ def _check_precision_flags(precision: str, precision_plan: Path | None, audit_fr
 
 
 def _check_weight_flags(preset: Preset, name: str, choice: WeightChoice, random_seed: int | None) -> None:
-    given = [flag for flag in ("clip", "sd", "vae", "dinov2") if getattr(choice, flag) is not None]
-    if preset.is_packaged and given:
-        raise UsageError(f"preset {name!r} carries its own weights; leave out --{given[0]}")
-    if given and random_seed is not None:
-        raise UsageError(f"--random-weights and --{given[0]} contradict each other; leave one out")
+    named = [flag for flag in ("clip", "sd", "vae", "dinov2") if getattr(choice, flag) is not None]
+    if preset.is_packaged and named:
+        raise UsageError(f"preset {name!r} carries its own weights; leave out --{named[0]}")
+    if named and random_seed is not None:
+        raise UsageError(f"--random-weights and --{named[0]} contradict each other; leave one out")
     if choice.tokenizer is not None and preset.is_packaged:
         raise UsageError(f"preset {name!r} carries its own tokenizer; leave out --tokenizer")
 

@@ -1,4 +1,4 @@
-"""What runs in processes of their own: the export of one stage. Imports PyTorch and its company on purpose, once."""
+"""Functions that run in child processes: the export of one stage, the reference, the comparison. Imports PyTorch."""
 
 import time
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ AUDIT_FRAMES_TINY, AUDIT_FRAMES = 4, 1
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One stage on disk: its record, what its precision came to, and what making it took."""
+    """One exported stage: its record, precision, size, and the time and memory it took."""
 
     record: StageRecord
     precision: StagePrecision | None
@@ -64,11 +64,11 @@ def export_stage(
         models = plan_models(plan, resolved) if row.network else None
         module = row.module(models, plan.params, sizes, plan.opset >= 23)
         if models is not None and plan.precision != "fp32":
-            precision = _lowered(module, plan, stage, models)
+            precision = _to_half_precision(module, plan, stage, models)
         model, external = export_graph(module, row.spec(sizes), plan.opset, stamp, path)
     record = StageRecord(onnx=path.name, external_data=external, spec=row.spec(sizes), gmac=round(count_gmac(model), 6))
-    own = [folder / name for name in external if stage != MERGED]
-    size = sum(file.stat().st_size for file in (path, *own))
+    files = [folder / name for name in external if stage != MERGED]
+    size = sum(file.stat().st_size for file in (path, *files))
     return Exported(record, precision, size, round(time.monotonic() - started, 2), peak_rss_mb())
 
 
@@ -83,20 +83,20 @@ def _merge(
     parts = [(name, onnx.load(str(folder / f"{name}.onnx"), load_external_data=False)) for name in MERGED_PARTS]
     model = merged_graph([*parts, ("readout", end)], TABLE[MERGED].spec(sizes))
     write_graph(model, stamp, path)
-    places = [
+    locations = [
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     ]
-    return model, tuple(dict.fromkeys(places))
+    return model, tuple(dict.fromkeys(locations))
 
 
-def _lowered(module: NetworkStage, plan: BuildPlan, stage: StageName, models: Models) -> StagePrecision:
-    """Audit a stage's network in float32, then write half precision into it."""
-    given = read_precision_plan(plan.precision_plan, plan.precision) if plan.precision_plan else None
-    chosen = None if given is None else given.stages.get(stage, StagePrecision())
+def _to_half_precision(module: NetworkStage, plan: BuildPlan, stage: StageName, models: Models) -> StagePrecision:
+    """Audit a stage's network in float32, then convert it to half precision."""
+    choices = read_precision_plan(plan.precision_plan, plan.precision) if plan.precision_plan else None
+    chosen = None if choices is None else choices.stages.get(stage, StagePrecision())
     inputs = _audit_inputs(module, plan, models) if plan.precision == "fp16" else []
     with torch.no_grad(), watched_ranges(module.network) as largest:
-        for one in inputs:
-            module.network(one)
+        for example in inputs:
+            module.network(example)
     result = audited(stage, plan.precision, largest, len(inputs), chosen)
     lower(module.network, plan.precision, result.keep_fp32)
     return result
@@ -110,7 +110,7 @@ def _audit_inputs(module: NetworkStage, plan: BuildPlan, models: Models) -> list
 
 
 def audit_frames(plan: BuildPlan) -> list[NDArray[np.uint8]]:
-    """The frames, uint8 (H,W,3) RGB, that activations are looked at on: a person's own pictures, or seeded ones.
+    """The frames, uint8 (H,W,3) RGB, for the audit of activations: the user's pictures, or seeded ones.
 
     Raises:
         UsageError: the folder holds no picture that can be read.

@@ -74,7 +74,7 @@ def test_a_clip_gets_the_references_labels_cold_and_warm(
 
 
 def test_a_clip_that_is_followed_gets_the_references_labels(world: World, bundle: Path) -> None:
-    """The reference is told the motion that the runtime measured; all that follows from it is computed twice."""
+    """The reference gets the motion that the runtime measured; all that follows from it is computed twice."""
     frames = [frame.rgb for frame in moving_scene(CLIP_SEED, 16, size_px=128, cuts=1)]
     temporal = Temporal(keyframe_every=6, smoothing=0.5)
     video = VideoReference(world.models, world.bank, world.params, 100, smoothing=temporal.smoothing)
@@ -84,15 +84,13 @@ def test_a_clip_that_is_followed_gets_the_references_labels(world: World, bundle
         for rgb in frames:
             encoded = runtime.encode(rgb)
             motion = encoded.motion
-            report_progress = None if motion is None else Motion(
+            measured = None if motion is None else Motion(
                 torch.from_numpy(motion.origin_tokens), torch.from_numpy(motion.origin_visible),
                 torch.from_numpy(motion.previous_tokens), torch.from_numpy(motion.previous_weights),
             )  # fmt: skip
             found.append(runtime.decode(encoded).labels)
             expected.append(
-                video.step(
-                    torch.from_numpy(rgb), report_progress, keyframe=encoded.decision != "between"
-                ).labels.numpy()
+                video.step(torch.from_numpy(rgb), measured, keyframe=encoded.decision != "between").labels.numpy()
             )
             kinds.append(encoded.decision)
     assert min(agreements(found, expected)) >= LEAST_AGREEMENT

@@ -1,4 +1,4 @@
-"""What every graph of the bundle is, and is not: its doors, its size, its secrets."""
+"""What every graph of the bundle is, and is not: its inputs and outputs, its size, its metadata."""
 
 import math
 import re
@@ -46,7 +46,7 @@ def graphs(bundle: Path, manifest: Manifest) -> dict[StageName, ModelProto]:
     return {stage: onnx.load(bundle / record.onnx) for stage, record in manifest.stages.items()}
 
 
-def doors(values: object) -> list[tuple[str, int, tuple[int | str, ...]]]:
+def signature(values: object) -> list[tuple[str, int, tuple[int | str, ...]]]:
     """Name, element type and axes of each input or output; a free axis is its letter."""
     return [
         (
@@ -101,7 +101,7 @@ def test_the_bundle_has_every_stage(manifest: Manifest) -> None:
 def test_the_inputs_are_those_of_the_manifest(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
-    assert doors(graphs[stage].graph.input) == promised(manifest.stages[stage].spec.inputs)
+    assert signature(graphs[stage].graph.input) == promised(manifest.stages[stage].spec.inputs)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -109,7 +109,7 @@ def test_the_outputs_are_those_of_the_manifest(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
     """A free axis that comes from values, as the read-out's, has a name of the exporter's."""
-    found, expected = doors(graphs[stage].graph.output), promised(manifest.stages[stage].spec.outputs)
+    found, expected = signature(graphs[stage].graph.output), promised(manifest.stages[stage].spec.outputs)
     assert [tensor_spec[:2] for tensor_spec in found] == [tensor_spec[:2] for tensor_spec in expected]
     for (_, _, axes), (_, _, wanted) in zip(found, expected, strict=True):
         assert [axis if isinstance(axis, int) else "free" for axis in axes] == [
@@ -131,9 +131,9 @@ def test_a_graph_says_what_it_is_and_nothing_else(
     stage: StageName, graphs: dict[StageName, ModelProto], manifest: Manifest
 ) -> None:
     stamp = {"nerve_stage": stage, "nerve_preset": manifest.preset, "nerve_precision": manifest.precision}
-    said = {entry.key: entry.value for entry in graphs[stage].metadata_props}
-    taps = {key.partition(":")[2]: value for key, value in said.items() if key.startswith("nerve_tap:")}
-    assert {key: value for key, value in said.items() if not key.startswith("nerve_tap:")} == stamp
+    metadata = {entry.key: entry.value for entry in graphs[stage].metadata_props}
+    taps = {key.partition(":")[2]: value for key, value in metadata.items() if key.startswith("nerve_tap:")}
+    assert {key: value for key, value in metadata.items() if not key.startswith("nerve_tap:")} == stamp
     assert sorted(taps) == sorted(TAPS.get(stage, []))
     made = {name for node in graphs[stage].graph.node for name in node.output}
     assert set(taps.values()) <= made - {value.name for value in graphs[stage].graph.output}
@@ -175,7 +175,7 @@ def test_attention_gives_rows_over_pooled_keys_and_no_attention_map(
 ) -> None:
     sizes = manifest.geometry
     assert sizes.pooled_keys < sizes.tokens
-    shapes = [shape for _, _, shape in doors(graphs["attention"].graph.output)]
+    shapes = [shape for _, _, shape in signature(graphs["attention"].graph.output)]
     assert shapes == [(sizes.heads, sizes.tokens, sizes.pooled_keys), (8, *sizes.grid_hw)]
 
 
@@ -294,8 +294,8 @@ def test_the_merged_graph_holds_no_node_that_its_parts_do_not(graphs: dict[Stage
     parts = sum(len(graphs[part].graph.node) for part in ("scores", "attention", "mix", "walk"))
     merged = len(graphs["frame"].graph.node)
     assert merged < parts + 60, "and the read-out at working size"
-    doors = {"seed_scores", "head_affinity", "local_weights", "affinity", "label_scores"}
-    assert doors <= {name for node in graphs["frame"].graph.node for name in node.output}
+    expected = {"seed_scores", "head_affinity", "local_weights", "affinity", "label_scores"}
+    assert expected <= {name for node in graphs["frame"].graph.node for name in node.output}
 
 
 @pytest.mark.slow

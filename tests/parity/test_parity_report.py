@@ -16,7 +16,7 @@ import pytest
 from nerve_export.bundle import write_manifest
 from nerve_export.cli import parity as parity_cli
 from nerve_export.graphs.stages import Tolerance
-from nerve_export.parity.album import Comparison, compare_labels, illustrated_comparison
+from nerve_export.parity.album import Comparison, compare_with_polygraphy, illustrated_comparison
 from nerve_export.parity.measures import ParityReport, compared
 from nerve_export.parity.report import rows, verdict, write_html, write_markdown
 from nerve_runtime.bundle.manifest import Manifest
@@ -107,19 +107,19 @@ def test_markdown_has_a_table_of_equal_rows_and_its_pictures_beside_it(broken: C
 
 def test_polygraphys_comparator_measures_what_we_measure(broken: Comparison) -> None:
     ours = {(tap.stage, tap.tensor): tap for tap in broken.report.taps if tap.frame == 0 and tap.max_abs_limit}
-    assert set(broken.opinions) == set(ours)
-    for name, opinion in broken.opinions.items():
-        assert opinion.max_abs == pytest.approx(ours[name].max_abs, rel=1e-6)
-        assert opinion.passed == (ours[name].max_abs <= (ours[name].max_abs_limit or 0))
-    assert not all(opinion.passed for opinion in broken.opinions.values())
+    assert set(broken.polygraphy) == set(ours)
+    for name, result in broken.polygraphy.items():
+        assert result.max_abs == pytest.approx(ours[name].max_abs, rel=1e-6)
+        assert result.passed == (ours[name].max_abs <= (ours[name].max_abs_limit or 0))
+    assert not all(result.passed for result in broken.polygraphy.values())
 
 
-def test_a_second_opinion_on_broken_numbers_is_no_pass() -> None:
+def test_polygraphy_passes_no_broken_numbers() -> None:
     expected = np.ones(8)
     found = np.array([1, 1, 1, 1, 1, 1, 1, np.nan])
-    assert not compare_labels(0.1, expected, found).passed
-    assert compare_labels(0.1, expected, expected + 0.05).passed
-    assert not compare_labels(0.1, expected, expected + 0.15).passed
+    assert not compare_with_polygraphy(0.1, expected, found).passed
+    assert compare_with_polygraphy(0.1, expected, expected + 0.05).passed
+    assert not compare_with_polygraphy(0.1, expected, expected + 0.15).passed
 
 
 def test_the_table_shows_each_tensor_once_by_its_worst_frame(broken: Comparison) -> None:
@@ -261,8 +261,8 @@ def test_the_whole_command_compares_a_sound_bundle_with_itself(
     with pytest.raises(SystemExit) as ended:
         run_command(monkeypatch, bundle, "--against", bundle, "--frames", "1", "--html", tmp_path / "r.html")
     assert ended.value.code == 0
-    said = capsys.readouterr().out
-    assert said.count("taps agree with the reference") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("taps agree with the reference") == 2
     assert len(pictures_of((tmp_path / "r.html").read_text(encoding="utf-8"))) == 28
 
 

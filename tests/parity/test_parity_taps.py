@@ -100,10 +100,10 @@ def test_the_manifest_says_every_constant(manifest: Manifest, preset: Preset) ->
     assert params_of(manifest) == preset.params
 
 
-def test_a_constant_that_the_manifest_does_not_say_is_named(manifest: Manifest) -> None:
+def test_a_constant_that_the_manifest_lacks_is_named(manifest: Manifest) -> None:
     baked = BakedConstants(**manifest.method.baked.model_dump(exclude={"sigma"}))
     other = manifest.model_copy(update={"method": manifest.method.model_copy(update={"baked": baked})})
-    with pytest.raises(BundleError, match=r"the manifest does not say sigma"):
+    with pytest.raises(BundleError, match=r"the manifest lacks sigma"):
         params_of(other)
 
 

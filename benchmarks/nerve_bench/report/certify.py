@@ -24,8 +24,9 @@ from nerve_export.cli.parity import record_engine_parity
 from nerve_export.engines.compile import gpu_capability
 from nerve_export.isolation import run_isolated
 from nerve_export.parity.album import Comparison, comparable_stages, illustrated_comparison
-from nerve_export.parity.compare import ParityReport, compare_bundle
+from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.frames import parity_frames
+from nerve_export.parity.measures import ParityReport
 from nerve_export.parity.reference import reference_of_bundle
 from nerve_export.parity.runners import BackendRunner
 from nerve_export.plan import presets

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nerve_export.cli import options
+from nerve_export.cli.console import stderr_console
 from nerve_export.cli.engines import engines
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
@@ -108,7 +109,7 @@ def _key_without_downloads(plan: BuildPlan) -> str | None:
         note = str(error)
         if not plan.weights.offline and "was not downloaded before" in note:
             note = f"weights of {plan.preset} are not here yet; a build downloads them, and has no plan key before"
-        Console(stderr=True).print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+        stderr_console().print(f"note: {note}")
         return None
 
 
@@ -116,14 +117,14 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     from nerve_export.build import build, build_steps
     from nerve_export.engines.compile import resolve_targets
 
-    console = Console(stderr=True)
+    console = stderr_console()
     targets, why = resolve_targets(target)
     if not force and _is_up_to_date(plan, targets):
         _print_up_to_date(plan, as_json=as_json)
         return
-    console.print(f"building {plan.out}: {why}", highlight=False, soft_wrap=True)
+    console.print(f"building {plan.out}: {why}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting", total=build_steps(plan, targets))
 
         steps: list[str] = []
@@ -134,7 +135,7 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
             steps.append(step)
             bar.update(task, description=what, advance=1 if is_new else 0)
             if is_new and not console.is_terminal:
-                console.print(step, highlight=False, soft_wrap=True)
+                console.print(step)
 
         result = build(plan, targets, progress, force=force)
     if not result.artefacts:
@@ -182,10 +183,10 @@ def run_command(command: typer.Typer) -> None:
     try:
         command()
     except NerveError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        stderr_console().print(f"error: {error}", style="red")
         sys.exit(error.exit_code)
     except OSError as error:
-        Console(stderr=True).print(f"error: {error}; check the path and its rights", style="red", markup=False)
+        stderr_console().print(f"error: {error}; check the path and its rights", style="red")
         sys.exit(ResourceError.exit_code)
 
 

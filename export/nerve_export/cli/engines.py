@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nerve_export.bundle import bundle_lock
+from nerve_export.cli.console import stderr_console
 from nerve_export.engines.build import EngineFacts, EnginePlan, build_engines, plan_engines
-from nerve_export.engines.compile import Progress as Told
-from nerve_export.engines.compile import available_memory, resolve_targets
+from nerve_export.engines.compile import ProgressCallback, available_memory, resolve_targets
 from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.bundle.manifest import (
     MANIFEST_NAME,
@@ -55,9 +55,9 @@ def engines(
 
     Exit codes: 0 built or up to date, 2 usage, 3 bad bundle, 4 missing library or unsupported GPU, 6 no memory or space.
     """
-    console = Console(stderr=True)
+    console = stderr_console()
     targets, why = resolve_targets(target)
-    console.print(f"{bundle}: {why}", highlight=False, soft_wrap=True)
+    console.print(f"{bundle}: {why}")
     stages = cast("list[StageName] | None", stage)
     if dry_run:
         for plan in plan_engines(bundle, load_manifest(bundle), targets, stages):
@@ -65,21 +65,21 @@ def engines(
         return
     load_manifest(bundle)  # refuses what is no bundle before a lock is made beside it
     if not targets:
-        console.print("nothing to compile", highlight=False)
+        console.print("nothing to compile")
         return
     with bundle_lock(bundle.resolve()):
         plans = plan_engines(bundle, load_manifest(bundle), targets, stages)
         _print_memory(console, [plan for plan in plans if force or not plan.is_there])
-        with _bar(console) as report_progress:
+        with _bar() as report_progress:
             for number, plan in enumerate(plans):
                 fact = _one_engine(bundle, plan, report_progress, number / len(plans), 1 / len(plans), force=force)
                 typer.echo(json.dumps(asdict(fact)) if as_json else _line(bundle, fact))
 
 
 def _one_engine(
-    bundle: Path, plan: EnginePlan, report_progress: Told, done: float, share_of_all: float, *, force: bool
+    bundle: Path, plan: EnginePlan, report_progress: ProgressCallback, done: float, share_of_all: float, *, force: bool
 ) -> EngineFacts:
-    """Compile one engine and list it at once: what was made in minutes outlives a compiler killed at the next one."""
+    """Compile one engine and list it at once, so that it outlives a compiler killed at the next one."""
 
     def report_all(what: str, share: float) -> None:
         report_progress(what, done + share * share_of_all)
@@ -90,36 +90,33 @@ def _one_engine(
     return fact
 
 
-def _print_memory(console: Console, wanted: list[EnginePlan]) -> None:
-    """Say, before it starts, what the largest engine takes; builders on small boards get killed for memory."""
-    if not wanted:
+def _print_memory(console: Console, plans: list[EnginePlan]) -> None:
+    """Print the memory that the largest engine takes, before it starts: on small boards the system kills compilers."""
+    if not plans:
         return
-    largest = max(wanted, key=lambda plan: plan.memory_bytes)
+    largest = max(plans, key=lambda plan: plan.memory_bytes)
     takes, available = largest.memory_bytes, available_memory()
     room = "" if available is None else f", {available / GIGABYTE:.1f} GB are available"
     console.print(
-        f"{len(wanted)} engines to compile; the largest, {largest.stage}, takes about {takes / GIGABYTE:.1f} GB of memory{room}",
-        highlight=False,
-        soft_wrap=True,
+        f"{len(plans)} engines to compile; the largest, {largest.stage}, takes about {takes / GIGABYTE:.1f} GB of memory{room}",
     )
     if available is not None and takes > available:
         console.print(
             "warning: that is more than is available, and the system may kill the compiler: close other programs, add "
             "swap, or compile on a larger machine of the same kind",
             style="yellow",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
 @contextmanager
-def _bar(console: Console) -> Iterator[Told]:
+def _bar() -> Iterator[ProgressCallback]:
     columns = (
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
+    console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("starting", total=1.0)
 
@@ -133,19 +130,19 @@ def _install(bundle: Path, manifest: Manifest, records: list[EngineRecord]) -> N
     """List the engines in the manifest, then remove the files of those that they replace."""
     replaced = {(record.stage, record.target) for record in records}
     kept = [record for record in manifest.engines if (record.stage, record.target) not in replaced]
-    now = (*kept, *records)
-    if now != manifest.engines:
-        old = {record.path for record in manifest.engines}
-        files = {path: record for path, record in manifest.files.items() if path not in old}
-        for record in now:
+    listed = (*kept, *records)
+    if listed != manifest.engines:
+        before = {record.path for record in manifest.engines}
+        files = {path: record for path, record in manifest.files.items() if path not in before}
+        for record in listed:
             known = manifest.files.get(record.path) if record in kept else None
             files[record.path] = known or _file_record(bundle / record.path)
-        changed = manifest.model_copy(update={"engines": now, "files": files})
+        changed = manifest.model_copy(update={"engines": listed, "files": files})
         Manifest.model_validate(changed.model_dump())
         write_bytes_whole(bundle / MANIFEST_NAME, manifest_bytes(changed))
-    listed = {record.path for record in now}
+    paths = {record.path for record in listed}
     for path in (bundle / "engines").rglob("*"):
-        if path.is_file() and path.relative_to(bundle).as_posix() not in listed:
+        if path.is_file() and path.relative_to(bundle).as_posix() not in paths:
             path.unlink()  # replaced, or left behind by a build that was killed
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from nerve_export.cli.console import stderr_console
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.lock import PACKAGED_LOCK, fill_lock
 from nerve_runtime.atomic import refuse_existing
@@ -25,15 +25,15 @@ def lock(
     Exit codes: 0 written (what is still open is listed), 2 usage, 5 the lock cannot be read or written.
     """
     refuse_existing(output, force=True)
-    console = Console(stderr=True)
+    console = stderr_console()
     try:
         still_open = fill_lock(
             output.resolve(),
-            lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+            console.print,
             source=source or PACKAGED_LOCK,
         )
     except WeightError as error:
         raise SourceError(str(error)) from error
     for line in still_open:
-        console.print(f"not pinned: {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"not pinned: {line}")
     typer.echo(output)

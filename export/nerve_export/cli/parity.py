@@ -92,7 +92,7 @@ def parity(
     weights = WeightChoice(clip=clip, sd=sd, vae=vae, tokenizer=tokenizer, offline=offline, dinov2=dinov2)
     comparisons = _compare(bundles, backend, weights, frames)
     for folder, comparison in zip(bundles, comparisons, strict=True):
-        _say(comparison, as_json=as_json)
+        _print_comparison(comparison, as_json=as_json)
         if comparison.engines:
             record_engine_parity(folder, comparison)
     _write_reports(comparisons, html, markdown)
@@ -155,7 +155,7 @@ def _compare(bundles: Sequence[Path], backend: str, weights: WeightChoice, frame
     return comparisons
 
 
-def _say(comparison: Comparison, *, as_json: bool) -> None:
+def _print_comparison(comparison: Comparison, *, as_json: bool) -> None:
     report = comparison.report
     if as_json:
         for tap in report.in_method_order():
@@ -186,7 +186,7 @@ def table_lines(comparison: Comparison) -> list[str]:
 
 
 def worst_frames(report: ParityReport) -> list[Tap]:
-    """Of each tensor of each stage the first frame that breaks, or else the one with the largest difference."""
+    """One tap of each tensor of each stage: the first frame that breaks, or else that of the largest difference."""
     groups: dict[tuple[str, str], Tap] = {}
     for tap in report.in_method_order():
         kept = groups.setdefault((tap.stage, tap.tensor), tap)
@@ -196,9 +196,9 @@ def worst_frames(report: ParityReport) -> list[Tap]:
 
 
 def _terminal_cells(tap: Tap, comparison: Comparison) -> tuple[str, ...]:
-    verdict_cell = "ok" if tap.passed else "FIRST BROKEN" if tap is comparison.report.first_broken() else "broken"
+    state = "ok" if tap.passed else "FIRST BROKEN" if tap is comparison.report.first_broken() else "broken"
     return (
-        verdict_cell,
+        state,
         tap.stage,
         tensor_name(tap, comparison.layers),
         "" if tap.cosine is None else f"{tap.cosine:.7f}",
@@ -231,5 +231,5 @@ def record_engine_parity(bundle: Path, comparison: Comparison) -> None:
 def _engine_verdict(report: ParityReport, stage: str) -> str:
     alone_all = all(tap.passed for tap in report.taps if tap.stage != CHAIN)
     blame_all = alone_all and not report.passed
-    own = [tap.passed for tap in report.taps if tap.stage == stage]
-    return "passed" if own and all(own) and not blame_all else "failed"
+    passes = [tap.passed for tap in report.taps if tap.stage == stage]
+    return "passed" if passes and all(passes) and not blame_all else "failed"

@@ -45,8 +45,8 @@ def doctor(
     Exit codes: 0 something can be built or run here, 4 nothing can.
     """
     facts = gather_facts()
-    able, found = abilities(facts), findings(facts)
-    lines = _json_lines(facts, able, found) if as_json else _lines(facts, able, found)
+    able, problems = abilities(facts), findings(facts)
+    lines = _json_lines(facts, able, problems) if as_json else _lines(facts, able, problems)
     for line in lines:
         typer.echo(line)
     if not any(ability.possible for ability in able):
@@ -79,7 +79,7 @@ def _version(name: str) -> str | None:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """NVIDIA GPUs and the driver's version: as the driver's own tool says, or as the system's files do."""
+    """NVIDIA GPUs and the driver's version: from nvidia-smi, or from the system's files."""
     if JETSON_RELEASE.is_file():
         return _jetson_gpu(), None
     if shutil.which(ASK_GPU[0]) is not None:
@@ -117,8 +117,8 @@ def parsed_gpus(answer: str) -> tuple[tuple[Gpu, ...], str | None]:
 def _gpus_by_files() -> tuple[Gpu, ...]:
     gpus = []
     for path in sorted(DRIVER_FOLDER.glob("*/information")):
-        found = re.search(r"^Model:\s*(.+)$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        gpus.append(Gpu(found[1] if found else "NVIDIA GPU", None, None))
+        match = re.search(r"^Model:\s*(.+)$", path.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        gpus.append(Gpu(match[1] if match else "NVIDIA GPU", None, None))
     return tuple(gpus)
 
 
@@ -134,20 +134,20 @@ def _jetson_gpu() -> tuple[Gpu, ...]:
 def _jetpack() -> str | None:
     """Release of Jetson's system software, such as "R36.4.3"."""
     try:
-        said = JETSON_RELEASE.read_text(encoding="utf-8", errors="replace")
+        text = JETSON_RELEASE.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    return parsed_jetpack(said)
+    return parsed_jetpack(text)
 
 
-def parsed_jetpack(said: str) -> str:
+def parsed_jetpack(text: str) -> str:
     """Out of the release file's first line.
 
     >>> parsed_jetpack("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic")
     'R36.4.3'
     """
-    found = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", said)
-    return f"R{found[1]}.{found[2]}" if found else "unknown"
+    match = re.search(r"R(\d+).*?REVISION:\s*([\d.]+)", text)
+    return f"R{match[1]}.{match[2]}" if match else "unknown"
 
 
 def _memory_bytes() -> Mapping[str, int]:
@@ -181,7 +181,7 @@ def _is_there(name: str, site: Path) -> bool:
         return False
 
 
-def _lines(facts: Facts, able: tuple[Ability, ...], found: tuple[Finding, ...]) -> list[str]:
+def _lines(facts: Facts, able: tuple[Ability, ...], problems: tuple[Finding, ...]) -> list[str]:
     memory = f"{facts.memory_bytes / GB:.1f} GB, {facts.free_memory_bytes / GB:.1f} GB of it free"
     lines = [
         "Installed",
@@ -192,9 +192,13 @@ def _lines(facts: Facts, able: tuple[Ability, ...], found: tuple[Finding, ...]) 
     lines += [f"  {name} {number}" for name, number in facts.packages.items()]
     for kind, title in (("build", "Can be built here"), ("run", "Can be run here")):
         lines += ["", title]
-        lines += [f"  {'yes' if one.possible else 'no '}  {one.what}: {one.why}" for one in able if one.kind == kind]
-    lines += ["", "To do" if found else "Nothing to do"]
-    for finding in found:
+        lines += [
+            f"  {'yes' if ability.possible else 'no '}  {ability.what}: {ability.why}"
+            for ability in able
+            if ability.kind == kind
+        ]
+    lines += ["", "To do" if problems else "Nothing to do"]
+    for finding in problems:
         lines += [f"  {MARKS[finding.level]:<8}{finding.says}", f"  {'':<8}{finding.do}"]
     return lines
 
@@ -204,13 +208,19 @@ def _gpu_words(gpu: Gpu) -> str:
     return f"{gpu.name} ({gpu.capability or 'compute capability unknown'}{memory})"
 
 
-def _json_lines(facts: Facts, able: tuple[Ability, ...], found: tuple[Finding, ...]) -> list[str]:
+def _json_lines(facts: Facts, able: tuple[Ability, ...], problems: tuple[Finding, ...]) -> list[str]:
     items = [
         {"kind": "facts", **asdict(facts)},
         *(
-            {"kind": "ability", "does": one.kind, "what": one.what, "possible": one.possible, "why": one.why}
-            for one in able
+            {
+                "kind": "ability",
+                "does": ability.kind,
+                "what": ability.what,
+                "possible": ability.possible,
+                "why": ability.why,
+            }
+            for ability in able
         ),
-        *({"kind": "finding", **asdict(finding)} for finding in found),
+        *({"kind": "finding", **asdict(finding)} for finding in problems),
     ]
     return [json.dumps(item) for item in items]

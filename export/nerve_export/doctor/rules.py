@@ -1,4 +1,4 @@
-"""What facts about a machine mean: what is wrong, what is missing, what can be built and run. Pure functions over facts."""
+"""From facts about a machine to what is wrong or missing and what can be built and run; pure functions."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -57,7 +57,7 @@ REPORTED = (
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA GPU: its name, compute capability such as "sm89" (None where nothing tells), and memory."""
+    """One NVIDIA GPU: its name, compute capability such as "sm89" (None if unknown), and memory."""
 
     name: str
     capability: str | None
@@ -66,7 +66,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was found on a machine.
+    """Facts about a machine.
 
     Attributes:
         python: version, such as (3, 11, 7).
@@ -103,7 +103,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know: how bad it is, what it is about, what is the case, and what to do."""
+    """One finding: its level, its subject, what is the case, and what to do."""
 
     level: Level
     about: str
@@ -127,16 +127,16 @@ def version_numbers(text: str) -> tuple[int, ...]:
     >>> version_numbers("2.13.0+cpu")
     (2, 13, 0)
     """
-    found = re.match(r"\d+(\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def findings(facts: Facts) -> tuple[Finding, ...]:
     """All that is wrong, missing or worth knowing, the worst first."""
     rules = (_clashes, _old_versions, _missing, _gpu_findings, _tensorrt_findings, _sizes)
     order = ("problem", "missing", "note")
-    found = [finding for rule in rules for finding in rule(facts)]
-    return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
+    unsorted = [finding for rule in rules for finding in rule(facts)]
+    return tuple(sorted(unsorted, key=lambda finding: order.index(finding.level)))
 
 
 def abilities(facts: Facts) -> tuple[Ability, ...]:
@@ -173,13 +173,13 @@ def _clashes(facts: Facts) -> Iterator[Finding]:
 
 def _old_versions(facts: Facts) -> Iterator[Finding]:
     for name, (least, extra) in LEAST.items():
-        found = facts.version(name)
-        if found and found < least:
-            wanted = ".".join(map(str, least))
+        installed = facts.version(name)
+        if installed and installed < least:
+            expected = ".".join(map(str, least))
             yield Finding(
                 "problem",
                 name,
-                f"{name} {facts.packages[name]} is too old, expected {wanted} or newer",
+                f"{name} {facts.packages[name]} is too old, expected {expected} or newer",
                 f"pip install --upgrade 'nerve-deploy[{extra}]'",
             )
 

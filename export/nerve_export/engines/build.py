@@ -1,4 +1,4 @@
-"""Engines for a bundle, one process each; engines whose key is there already are taken as they are."""
+"""Engines for a bundle, each compiled in a process of its own; those whose key is there already are kept."""
 
 import shutil
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nerve_export.engines.compile import (
     BuilderOptions,
-    Progress,
+    ProgressCallback,
     builder_options,
     compile_engine,
     engine_key,
@@ -35,7 +35,7 @@ LEAST_STEP = 0.005
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What was made: `hit` when an engine of the same key was there already and nothing was compiled."""
+    """One engine of a build; `hit` when one of the same key was there already and nothing was compiled."""
 
     stage: StageName
     target: str
@@ -59,7 +59,7 @@ class CompiledFile:
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """One engine that is wanted: its key and file, what it is made from, and what compiling it takes.
+    """One engine to build: its key and file, its graph, and the memory that compiling takes.
 
     Attributes:
         stage: of the manifest.
@@ -85,20 +85,20 @@ class EnginePlan:
 def plan_engines(
     bundle: Path, manifest: Manifest, targets: Sequence[str], stages: Iterable[StageName] | None = None
 ) -> list[EnginePlan]:
-    """The engines wanted for targets and stages (all by default), and which of them are there already.
+    """The engines for targets and stages (all by default), and which of them are there already.
 
     Raises:
         UsageError: a stage is not in the manifest.
         CompatibilityError: the library of a target is missing.
     """
-    wanted = list(manifest.stages) if stages is None else list(dict.fromkeys(stages))
-    unknown = [stage for stage in wanted if stage not in manifest.stages]
+    chosen = list(manifest.stages) if stages is None else list(dict.fromkeys(stages))
+    unknown = [stage for stage in chosen if stage not in manifest.stages]
     if unknown:
         raise UsageError(f"stages {unknown} are not in the bundle, only {', '.join(manifest.stages)}")
-    return [_planned(bundle, manifest, target, stage) for target in targets for stage in wanted]
+    return [_plan_engine(bundle, manifest, target, stage) for target in targets for stage in chosen]
 
 
-def _planned(bundle: Path, manifest: Manifest, target: str, stage: StageName) -> EnginePlan:
+def _plan_engine(bundle: Path, manifest: Manifest, target: str, stage: StageName) -> EnginePlan:
     record = manifest.stages[stage]
     backend_version = library(library_of(target)).backend_version
     graph = graph_sha256(manifest.files, record)
@@ -112,11 +112,11 @@ def _planned(bundle: Path, manifest: Manifest, target: str, stage: StageName) ->
     )
     path = f"engines/{target}/{stage}-{key[:KEY_LETTERS]}.engine"
     size_bytes = sum(manifest.files[name].bytes for name in (record.onnx, *record.external_data))
-    is_there = _whole_record(bundle, manifest, key) is not None
+    is_there = _intact_record(bundle, manifest, key) is not None
     return EnginePlan(stage, target, key, path, graph, backend_version, memory_estimate(size_bytes), is_there)
 
 
-def _whole_record(bundle: Path, manifest: Manifest, key: str) -> EngineRecord | None:
+def _intact_record(bundle: Path, manifest: Manifest, key: str) -> EngineRecord | None:
     """The bundle's engine of that key, if its file is what the manifest says."""
     for record in manifest.engines:
         if record.key == key:
@@ -133,7 +133,7 @@ def build_engines(
     manifest: Manifest,
     targets: Sequence[str],
     stages: Iterable[StageName] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     *,
     force: bool = False,
     earlier: Path | None = None,
@@ -149,7 +149,7 @@ def build_engines(
         manifest: of the folder, written there or not.
         targets: as given by `resolve_targets`.
         stages: all of the manifest by default.
-        progress: told what is being compiled and the share of all that is done.
+        progress: called with what is being compiled and the share of all that is done.
         force: compile even what is there already.
         earlier: folder of an older bundle, or of the one to be replaced, whose engines of the same key are copied.
         ledger: the user's own by default.
@@ -165,34 +165,30 @@ def build_engines(
     ledger = ledger or Ledger()
     plans = plan_engines(bundle, manifest, targets, stages)
     sources = [(bundle, manifest)] + ([(earlier, load_manifest(earlier))] if earlier and not force else [])
-    taken = [None if force else _taken(bundle, sources, plan) for plan in plans]
-    for stage in dict.fromkeys(plan.stage for plan, found in zip(plans, taken, strict=True) if found is None):
+    existing = [None if force else _copy_existing(bundle, sources, plan) for plan in plans]
+    for stage in dict.fromkeys(plan.stage for plan, record in zip(plans, existing, strict=True) if record is None):
         _refuse_changed_graph(bundle, manifest, stage)
     records, facts = [], []
-    for number, (plan, found) in enumerate(zip(plans, taken, strict=True)):
+    for number, (plan, record) in enumerate(zip(plans, existing, strict=True)):
 
         def report_progress(phase: str, share: float, number: int = number, plan: EnginePlan = plan) -> None:
             if progress:
                 progress(f"{plan.stage} for {plan.target}: {phase}", (number + share) / len(plans))
 
-        if found is None:
-            record, fact = _compiled(bundle, manifest, plan, report_progress)
+        if record is None:
+            record, fact = _compile(bundle, manifest, plan, report_progress)
+            ledger.note(file_sha256(bundle / record.path), f"{plan.stage} for {plan.target}, {plan.backend_version}")
         else:
-            record = found
-            fact = EngineFacts(
-                plan.stage, plan.target, record.path, (bundle / record.path).stat().st_size, 0.0, 0.0, True
-            )
-        if not fact.hit:
-            about = f"{plan.stage} for {plan.target}, {plan.backend_version}"
-            ledger.note(file_sha256(bundle / record.path), about)
+            size = (bundle / record.path).stat().st_size
+            fact = EngineFacts(plan.stage, plan.target, record.path, size, 0.0, 0.0, hit=True)
         records.append(record)
         facts.append(fact)
     return records, facts
 
 
-def _taken(bundle: Path, sources: Sequence[tuple[Path, Manifest]], plan: EnginePlan) -> EngineRecord | None:
+def _copy_existing(bundle: Path, sources: Sequence[tuple[Path, Manifest]], plan: EnginePlan) -> EngineRecord | None:
     for folder, manifest in sources:
-        record = _whole_record(folder, manifest, plan.key)
+        record = _intact_record(folder, manifest, plan.key)
         if record is not None:
             if folder != bundle:
                 with resource_errors(bundle / plan.path):
@@ -203,15 +199,15 @@ def _taken(bundle: Path, sources: Sequence[tuple[Path, Manifest]], plan: EngineP
 
 
 def _refuse_changed_graph(bundle: Path, manifest: Manifest, name: StageName) -> None:
-    """Verify a graph with its external data, and look it over, before any parser of a library sees it."""
+    """Verify and check a graph with its external data before any library parses it."""
     stage = manifest.stages[name]
     for relative in (stage.onnx, *stage.external_data):
         verify_file(bundle, manifest, relative)
     check_graph(bundle, stage.onnx, opset=manifest.opset, external_data=stage.external_data)
 
 
-def _compiled(
-    bundle: Path, manifest: Manifest, plan: EnginePlan, progress: Progress
+def _compile(
+    bundle: Path, manifest: Manifest, plan: EnginePlan, progress: ProgressCallback
 ) -> tuple[EngineRecord, EngineFacts]:
     stage = manifest.stages[plan.stage]
     options = builder_options(stage.spec)
@@ -246,7 +242,7 @@ def _compiled(
 
 
 def compile_to_file(
-    onnx: Path, spec: StageSpec, target: str, options: BuilderOptions, engine_path: Path, *, progress: Progress
+    onnx: Path, spec: StageSpec, target: str, options: BuilderOptions, engine_path: Path, *, progress: ProgressCallback
 ) -> CompiledFile:
     """Compile one engine and write it whole; runs in a process of its own, whose memory is one engine's.
 

@@ -49,7 +49,7 @@ COMPILER_BYTES_PER_BYTE = 3.0
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*, CUDA driver API
 
 BuilderOptions = dict[str, str | int | float | bool]
-Progress = Callable[[str, float], None]
+ProgressCallback = Callable[[str, float], None]
 """Called with what is being done and the share of the whole that is done, 0 to 1."""
 
 
@@ -77,7 +77,7 @@ def gpu_of(target: str) -> str:
 
 
 def resolve_targets(target: str) -> tuple[tuple[str, ...], str]:
-    """Which engines to build for `--target`, and one sentence that says why.
+    """Which engines to build for `--target`, and one sentence why.
 
     Args:
         target: "ort" for graphs only, "rtx:sm86,sm89" for TensorRT-RTX engines, "tensorrt" for TensorRT engines for the
@@ -224,10 +224,10 @@ def engine_key(
 
 
 def library(name: LibraryName) -> Library:
-    """The library that compiles, imported.
+    """The compiling library, imported.
 
     Raises:
-        CompatibilityError: it is missing or too old; says what to install.
+        CompatibilityError: it is missing or too old, with what to install.
     """
     return import_library(name)
 
@@ -238,37 +238,37 @@ def compile_engine(
     target: str,
     *,
     timing_cache: bytes | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     options: BuilderOptions | None = None,
 ) -> Engine:
     """Compile one graph for one target; precision is the graph's own (strongly typed).
 
     Args:
         onnx_path: the graph; external data lie beside it.
-        spec: its doors; free axes get the sizes of `PROFILE`.
+        spec: its inputs and outputs; free axes get the sizes of `PROFILE`.
         target: as given by `resolve_targets`, for example "rtx-sm89".
         timing_cache: of an earlier build by the same version for the same GPU. TensorRT-RTX has none: it measures no
             kernels, and its functions for one do nothing since version 1.2.
-        progress: told the builder's phase and share.
+        progress: called with the builder's phase and share.
         options: see `builder_options`, which is the default.
 
     Raises:
         CompatibilityError: the library is missing, or its parser refuses the graph, naming the node.
-        ResourceError: the builder gave no engine; says what it said last.
+        ResourceError: the builder gave no engine; with its last errors.
     """
     opened = library(library_of(target))
     options = options or builder_options(spec)
     trt = opened.module
     logger = error_logger(trt)
     builder = trt.Builder(logger)
-    network = _parsed(opened, builder, onnx_path, logger)
+    network = _parse(opened, builder, onnx_path, logger)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options["workspace_bytes"])
     if opened.compiles_for_absent_gpus:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, RTX_CAPABILITIES[gpu_of(target)]), 0)
     else:
-        _give_timings(config, timing_cache)
+        _set_timing_cache(config, timing_cache)
     monitor = _monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor
@@ -285,7 +285,7 @@ def compile_engine(
     return Engine(bytes(plan), target, opened.backend_version, profile, options, kept)
 
 
-def _parsed(opened: Library, builder: Any, onnx_path: Path, logger: Any) -> Any:
+def _parse(opened: Library, builder: Any, onnx_path: Path, logger: Any) -> Any:
     trt = opened.module
     # TensorRT 11 knows strongly typed networks only; TensorRT 10 and TensorRT-RTX 1.7 have a flag for them.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -315,7 +315,7 @@ def _let_attention_decompose(trt: Any, network: Any) -> None:
             layer.attention.decomposable = True
 
 
-def _give_timings(config: Any, timing_cache: bytes | None) -> None:
+def _set_timing_cache(config: Any, timing_cache: bytes | None) -> None:
     """Let the builder use and extend earlier timings; those of another version or GPU it refuses and starts anew."""
     if timing_cache:
         earlier = config.create_timing_cache(timing_cache)
@@ -336,41 +336,41 @@ def _add_profile(builder: Any, config: Any, ranges: Mapping[str, list[list[int]]
     config.add_optimization_profile(profile)
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
-    """A progress monitor: phases nest, so the share done is that of the outermost, to the depth that is known."""
+def _monitor(trt: Any, progress: ProgressCallback) -> Any:
+    """A progress monitor; phases nest, and the share done is that of the outermost one."""
 
     class Monitor(trt.IProgressMonitor):
-        """Called by the library. A listener that is gone ends the build: an exception may not pass through the library."""
+        """Called by the library. An OSError of the callback ends the build, as no exception may pass through the library."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.phases: dict[str, tuple[str | None, int, int]] = {}  # name: parent, steps done, steps
             self.share = 0.0
-            self.wanted = True
+            self.keep_building = True
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             """A phase begins."""
             self.phases[phase_name] = (parent_phase, 0, max(1, num_steps))
-            self.send_report(phase_name)
+            self.report(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             """A step is done; False ends the build."""
             if phase_name in self.phases:
                 parent, _, steps = self.phases[phase_name]
                 self.phases[phase_name] = (parent, step + 1, steps)
-                self.send_report(phase_name)
-            return self.wanted
+                self.report(phase_name)
+            return self.keep_building
 
         def phase_finish(self, phase_name: str) -> None:
             """A phase ends, which may come before its last step."""
             if phase_name in self.phases:
                 parent, _, steps = self.phases[phase_name]
                 self.phases[phase_name] = (parent, steps, steps)
-                self.send_report(phase_name)
+                self.report(phase_name)
                 del self.phases[phase_name]
 
-        def send_report(self, phase_name: str) -> None:
-            """Pass on what is done, never less than before."""
+        def report(self, phase_name: str) -> None:
+            """Report the share done, never less than before."""
             share, name = 0.0, phase_name
             seen: set[str] = set()
             while name in self.phases and name not in seen:
@@ -384,6 +384,6 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             try:
                 progress(phase_name, self.share)
             except OSError:
-                self.wanted = False
+                self.keep_building = False
 
     return Monitor()

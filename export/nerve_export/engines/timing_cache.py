@@ -1,7 +1,7 @@
 """Kernel timings that TensorRT measured while building, kept for the next build; TensorRT-RTX measures none.
 
-One file per library version and GPU in the user's cache folder. A digest in front of the content tells a damaged file,
-so that the library never parses one.
+One file per library version and GPU in the user's cache folder. A digest in front of the content detects damage,
+so that the library never parses a damaged file.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def timing_cache_path(backend_version: str, target: str, folder: Path | None = N
 
 
 def read_timings(path: Path) -> tuple[bytes | None, str]:
-    """The timings kept at `path`, None where there are none of use, and a sentence where that is remarkable."""
+    """The timings kept at `path`, None without usable ones, and a message where something is wrong."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -36,7 +36,7 @@ def read_timings(path: Path) -> tuple[bytes | None, str]:
 
 
 def write_timings(path: Path, timings: bytes) -> str:
-    """Keep timings whole; a sentence where they could not be kept, which costs time in the next build and nothing else."""
+    """Keep timings; returns a message where that fails, which costs the next build time only."""
     try:
         write_bytes_whole(path, hashlib.sha256(timings).digest() + timings)
     except ResourceError as error:

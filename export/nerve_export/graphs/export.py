@@ -1,4 +1,4 @@
-"""A torch module to a checked, optimised, stamped ONNX file that says nothing of the machine it was made on."""
+"""A torch module to a checked, optimised ONNX file without traces of the machine that made it."""
 
 import io
 import logging
@@ -32,7 +32,7 @@ def export_graph(
     Args:
         module: torch module whose forward takes the inputs of `spec` in order; inner tensors that it has
             `tap_names` for are named in the metadata.
-        spec: doors; letters become dynamic axes.
+        spec: inputs and outputs; letters become dynamic axes.
         opset: 20 or 23; 23 keeps attention and group normalisation as single ops.
         stamp: strings written into the graph's metadata.
         path: of the graph; large weights go to `NAME.onnx.data` beside it.
@@ -41,7 +41,7 @@ def export_graph(
         The graph, without large weights, and the names of its external data files.
 
     Raises:
-        CompatibilityError: the exported graph does not have the doors of `spec`.
+        CompatibilityError: the exported graph does not have the inputs and outputs of `spec`.
     """
     import onnx
     import torch
@@ -78,7 +78,7 @@ def export_graph(
 
 
 def write_graph(model: "onnx.ModelProto", stamp: Mapping[str, str], path: Path) -> None:
-    """Strip what names this machine or this run, stamp, write and check; external data must lie beside `path` already."""
+    """Remove traces of this machine, write metadata, save and check; external data must lie beside `path` already."""
     import onnx
 
     _strip(model, stamp)
@@ -88,7 +88,7 @@ def write_graph(model: "onnx.ModelProto", stamp: Mapping[str, str], path: Path) 
 
 
 def _with_taps(stage: Any) -> Any:
-    """A stage that also gives its inner tensors out."""
+    """A stage that returns its inner tensors too."""
     from torch import nn
 
     class Tapped(nn.Module):
@@ -107,7 +107,7 @@ def _with_taps(stage: Any) -> Any:
 
 
 def _hide_taps(model: "onnx.ModelProto", taps: Sequence[str]) -> None:
-    """Inner tensors keep their names but are no outputs of the graph."""
+    """Inner tensors keep their names and stop being outputs of the graph."""
     kept = [value for value in model.graph.output if value.name not in taps]
     hidden = [value for value in model.graph.output if value.name in taps]
     del model.graph.output[:]
@@ -130,7 +130,7 @@ def _dynamic_shapes(spec: StageSpec) -> tuple[dict[int, Any], ...]:
 
 
 def _example(tensor: TensorSpec) -> "torch.Tensor":
-    """A tensor of the right form to trace with; its values do not reach the graph."""
+    """A tensor to trace with; its values do not reach the graph."""
     import torch
 
     shape = [EXAMPLE_SIZES[axis] if isinstance(axis, str) else axis for axis in tensor.axes]
@@ -146,7 +146,7 @@ def _example(tensor: TensorSpec) -> "torch.Tensor":
 
 
 def _strip(model: "onnx.ModelProto", stamp: Mapping[str, str]) -> None:
-    """Remove what names this machine or this run (the exporter writes source paths into node metadata), then stamp."""
+    """Remove traces of this machine, such as source paths in node metadata, then write our metadata."""
     import onnx
 
     for graph in (model.graph, *model.functions):
@@ -182,7 +182,7 @@ def _check_signature(model: "onnx.ModelProto", spec: StageSpec) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's chatter: warnings about other libraries' deprecations and progress on stdout."""
+    """Silence the exporter: warnings about deprecations in other libraries, progress on stdout."""
     loggers = [logging.getLogger(name) for name in EXPORTER_LOGGERS]
     levels = [logger.level for logger in loggers]
     try:

@@ -1,7 +1,7 @@
-"""Half precision written into a network, layer by layer, with float32 islands; and the audit that says where.
+"""Half precision in a network, layer by layer, with float32 islands, and the audit that finds them.
 
-Precision is in the graph, never in a builder's flags: every layer casts what comes in to its own type, norms compute in
-float32, and where a float32 tensor meets a half one the sum is float32 until the next half layer.
+Precision is in the graph, never in a builder's flags: every layer casts its inputs to its own type, norms compute in
+float32, and the sum of a float32 and a half tensor is float32 until the next half layer.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, native: bool, mask: Ten
 
 
 def probabilities(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(Q K^T / sqrt d + mask) in float32, whatever comes in: an island."""
+    """softmax(Q K^T / sqrt d + mask) in float32 for inputs of any type: an island."""
     logits = query.float() * query.shape[-1] ** -0.5 @ key.float().transpose(-1, -2)
     return torch.softmax(logits if mask is None else logits + mask, dim=-1)
 
@@ -65,14 +65,14 @@ def lower(network: nn.Module, precision: Precision, keep_fp32: tuple[str, ...] =
         dtype = torch.float32 if kept or norm else half
         if precision == "bf16" and type(module).__name__ == "Upsample2D":
             module.register_forward_pre_hook(_casting(torch.float32), with_kwargs=True)  # no bf16 Resize in TensorRT
-        elif _convert_own(module, dtype, path):
+        elif _convert_weights(module, dtype, path):
             module.register_forward_pre_hook(_casting(dtype), with_kwargs=True)
         if norm and not kept:
             module.register_forward_hook(lambda _module, _given, made: made.to(half))
 
 
-def _convert_own(module: nn.Module, dtype: torch.dtype, path: str) -> bool:
-    """Convert a module's own weights, not those of modules inside it; returns whether it has any."""
+def _convert_weights(module: nn.Module, dtype: torch.dtype, path: str) -> bool:
+    """Convert the weights of a module, not of modules inside it; returns whether it has any."""
     weights = list(module.parameters(recurse=False))
     for weight in weights:
         converted = weight.data.to(dtype)
@@ -106,9 +106,9 @@ def _casting(dtype: torch.dtype) -> Callable[..., tuple[tuple[Any, ...], dict[st
 def watched_ranges(network: nn.Module) -> Iterator[dict[str, float]]:
     """Record the greatest absolute number at every module of a float32 network while it runs; inf where not finite.
 
-    A module counts with what it gives out, a layer with weights also with what it reads: both would be rounded. What a
-    norm reads counts for the module around it, where the sum was made that the norm is to tame. An attention counts with its logits too, which no module gives out: the greatest length of a head's query times that
-    of a key bounds every product of the two. They are added when the watch ends.
+    Of a module the outputs count, of a layer with weights also the inputs: both would be rounded. The input of a norm counts
+    for the module around it, which made the sum. Of an attention the logits count too, which no module returns: the
+    greatest length of a head's query times that of a key bounds every product of the two. They are added at the end.
     """
     largest: dict[str, float] = {}
     lengths: dict[str, float] = {}
@@ -154,7 +154,7 @@ def _has_range(tensor: Any) -> bool:
 
 
 def _heads(attention: nn.Module) -> int:
-    """Heads of an attention of diffusers, of CLIP or of DINOv2; 0 for a module that is none."""
+    """Number of heads of an attention of diffusers, CLIP or DINOv2; 0 for other modules."""
     return next((int(getattr(attention, name)) for name in HEADS if hasattr(attention, name)), 0)
 
 

@@ -1,4 +1,4 @@
-"""The single-graph form: graphs of several stages joined by the names of their doors, sharing their external data."""
+"""The single-graph form: graphs of stages joined by the names of their inputs and outputs, sharing external data."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def merged_graph(parts: "Sequence[tuple[str, onnx.ModelProto]]", spec: StageSpec) -> "onnx.ModelProto":
-    """Join graphs in order: an input of a later one that an earlier one gives out is connected.
+    """Join graphs in order: an input of a later graph is connected to the output of that name of an earlier one.
 
     Args:
         parts: a prefix for inner names and a graph each, of one opset; their initializers may be external, in files
             that lie beside the merged graph too.
-        spec: doors of the result. Outputs of parts that it does not name are dropped.
+        spec: inputs and outputs of the result. Outputs of parts that it does not name are dropped.
 
     Raises:
         CompatibilityError: the parts are of several opsets, have functions or graphs within nodes, or do not give what
@@ -34,19 +34,19 @@ def merged_graph(parts: "Sequence[tuple[str, onnx.ModelProto]]", spec: StageSpec
     merged.ir_version = max(model.ir_version for _, model in parts)
     merged.opset_import.extend(parts[0][1].opset_import)
     merged.graph.name = "frame"
-    doors: dict[str, onnx.ValueInfoProto] = {}
+    boundary: dict[str, onnx.ValueInfoProto] = {}
     for prefix, model in parts:
         graph = model.graph
-        own_doors = {value.name for value in (*graph.input, *graph.output)}
-        doors |= {value.name: value for value in (*graph.input, *graph.output) if value.name not in doors}
-        _append(merged.graph, graph, prefix, own_doors)
+        graph_values = {value.name for value in (*graph.input, *graph.output)}
+        boundary |= {value.name: value for value in (*graph.input, *graph.output) if value.name not in boundary}
+        _append(merged.graph, graph, prefix, graph_values)
     for names, values in ((spec.inputs, merged.graph.input), (spec.outputs, merged.graph.output)):
-        missing = [tensor.name for tensor in names if tensor.name not in doors]
+        missing = [tensor.name for tensor in names if tensor.name not in boundary]
         if missing:
             raise CompatibilityError(f"the merged graph has no {missing}; rebuild all stages of the bundle together")
-        values.extend(doors[tensor.name] for tensor in names)
+        values.extend(boundary[tensor.name] for tensor in names)
     outer = {tensor.name for tensor in (*spec.inputs, *spec.outputs)}
-    merged.graph.value_info.extend(value for name, value in doors.items() if name not in outer)
+    merged.graph.value_info.extend(value for name, value in boundary.items() if name not in outer)
     _drop_unused(merged.graph, {tensor.name for tensor in spec.outputs})
     return merged
 
@@ -55,11 +55,11 @@ def _has_inner_graphs(graph: "onnx.GraphProto") -> bool:
     return any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
 
 
-def _append(merged: "onnx.GraphProto", graph: "onnx.GraphProto", prefix: str, doors: set[str]) -> None:
-    """Copy nodes, weights and shapes; every name but those of doors gets the prefix."""
+def _append(merged: "onnx.GraphProto", graph: "onnx.GraphProto", prefix: str, kept: set[str]) -> None:
+    """Copy nodes, weights and shapes; every name but those of inputs and outputs gets the prefix."""
 
     def renamed(name: str) -> str:
-        return name if not name or name in doors else f"{prefix}.{name}"
+        return name if not name or name in kept else f"{prefix}.{name}"
 
     for node in graph.node:
         copy = merged.node.add()
@@ -74,9 +74,9 @@ def _append(merged: "onnx.GraphProto", graph: "onnx.GraphProto", prefix: str, do
             copy.name = renamed(value.name)
 
 
-def _drop_unused(graph: "onnx.GraphProto", wanted: set[str]) -> None:
+def _drop_unused(graph: "onnx.GraphProto", outputs: set[str]) -> None:
     """Remove nodes and weights that no output needs, such as the head weights that only the separate stage gives."""
-    needed, kept = set(wanted), []
+    needed, kept = set(outputs), []
     for node in reversed(graph.node):
         if needed & set(node.output):
             kept.append(node)

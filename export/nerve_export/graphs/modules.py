@@ -38,7 +38,7 @@ DEVIATION_FLOOR = 1e-3
 KEY_FLOOR = 1e-6
 IGNORE_LABEL = 255
 SUM_LIMIT = 1e4
-"""Scores of a token sum to at most 1; what is beyond this, or compares with nothing, came out of broken numbers."""
+"""Scores of a token sum to at most 1; a larger sum, or NaN, comes from broken numbers."""
 Taps = dict[str, Tensor]
 
 
@@ -113,7 +113,7 @@ class AttentionStage(NetworkStage):
         self.register_buffer("reach", log_reach(grid_hw))
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Take Q and K of the layers in use, and say what they tell about tokens and about neighbours."""
+        """Affinities of tokens and of neighbours from Q and K of the layers in use."""
         return self._structured(frame, *self.network(frame))
 
     def tapped(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Taps]:

@@ -1,4 +1,4 @@
-"""Which layers stay in float32 where a graph runs in half precision: a file that people can read, edit and use again."""
+"""Which layers stay in float32 where a graph runs in half precision: a file for people to read, edit and reuse."""
 
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -14,7 +14,7 @@ LARGEST_FLOAT16 = 65504.0
 RANGE_LIMIT = 0.5 * LARGEST_FLOAT16
 """A layer whose output was seen beyond this in float32 is not run in float16: other frames may double it."""
 LISTED = 12
-"""How many of the largest outputs are written down for a stage."""
+"""Number of largest outputs recorded for a stage."""
 
 ModulePath = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]+$")]
 

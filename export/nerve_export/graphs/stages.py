@@ -1,4 +1,4 @@
-"""THE TABLE: one row per graph, with its doors and how closely it must agree with the reference.
+"""The table of stages: one row per graph, with its inputs, outputs and tolerance against the reference.
 
 A letter in the axes is a size chosen at run time; a number is fixed by the build. Letters as in the method:
 n prompts, r text rows, c classes, k rows of a class, H W pixels of the output.
@@ -96,7 +96,7 @@ class StageRow:
     Attributes:
         name: the stage.
         module: makes the torch module to export; the last argument says whether the opset has an attention operation.
-        spec: its doors for given sizes.
+        spec: its inputs and outputs for given sizes.
         tolerance: per precision.
         network: the network inside, "clip" or "affinity"; None for the method's own arithmetic, always float32.
         exists: whether a variant of the method has this graph.
@@ -318,7 +318,7 @@ TABLE: dict[StageName, StageRow] = {
             _walk_carried_spec,
             _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
         ),
-        # The exact walk is an iteration that was cut off: its bound is that of its steps, not of rounding.
+        # The exact walk is a truncated iteration: its bound is that of its steps, not of rounding.
         StageRow(
             "solve",
             lambda m, p, s, native: _video().SolveStage(p, s.grid_hw),
@@ -362,5 +362,5 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
 
 
 def fixed_readout_spec(s: Sizes) -> StageSpec:
-    """Doors of the read-out inside the merged stage."""
+    """Inputs and outputs of the read-out inside the merged stage."""
     return _signature((_scores("label_scores", s), *_scalars("threshold")), *_labels(*s.working_hw))

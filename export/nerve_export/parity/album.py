@@ -1,4 +1,4 @@
-"""A comparison with pictures and with a second opinion: what `nerve-build parity` shows of one bundle."""
+"""A comparison with pictures and polygraphy's figures: what `nerve-build parity` reports of one bundle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,12 +43,11 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelComparison:
+class PolygraphyResult:
     """What polygraphy's comparator measured at a tap, and whether the largest difference passes."""
 
     max_abs: float
     mean_abs: float
-    median_abs: float
     passed: bool
 
 
@@ -58,9 +57,9 @@ class Comparison:
 
     Attributes:
         bundle: name of its folder.
-        facts: what it is, by words.
+        facts: preset, precision, size and versions, as text.
         report: all taps.
-        opinions: polygraphy's figures by stage and tensor, of the first frame.
+        polygraphy: polygraphy's figures by stage and tensor, of the first frame.
         layers: names of the layers that q0 k0, q1 k1 ... belong to.
         pictures: in the order to show them.
         engines: path in the bundle of each engine that ran, by stage; empty for graphs.
@@ -69,7 +68,7 @@ class Comparison:
     bundle: str
     facts: Mapping[str, str]
     report: ParityReport
-    opinions: Mapping[tuple[str, str], LabelComparison]
+    polygraphy: Mapping[tuple[str, str], PolygraphyResult]
     layers: tuple[str, ...]
     pictures: tuple[Picture, ...]
     engines: Mapping[StageName, str]
@@ -81,14 +80,14 @@ def illustrated_comparison(bundle: Path, taps_folder: Path, runner: str) -> Comp
     Args:
         bundle: an installed bundle.
         taps_folder: the reference's taps.
-        runner: see `open_runner`; polygraphy's give a second opinion too.
+        runner: see `open_runner`; those of polygraphy add its own figures.
 
     Raises:
         NerveError: as `compare_bundle`.
     """
     manifest = load_manifest(bundle)
     reference = TapFolder.open(taps_folder)
-    album = Album(reference, with_opinions=runner.startswith(POLYGRAPHY_PREFIX))
+    album = Album(reference, with_polygraphy=runner.startswith(POLYGRAPHY_PREFIX))
     opened = open_runner(runner, bundle, manifest)
     stages = comparable_stages(manifest, runner)
     report = compare_bundle(bundle, manifest, taps_folder, opened, stages, album)
@@ -105,7 +104,7 @@ def illustrated_comparison(bundle: Path, taps_folder: Path, runner: str) -> Comp
         "built with": ", ".join(f"{name} {version}" for name, version in sorted(manifest.tool_versions.items())),
     }
     return Comparison(
-        bundle.resolve().name, facts, report, album.opinions, reference.facts.layers, album.in_order(), opened.engines
+        bundle.resolve().name, facts, report, album.polygraphy, reference.facts.layers, album.in_order(), opened.engines
     )
 
 
@@ -124,34 +123,34 @@ def comparable_stages(manifest: Manifest, runner: str) -> list[StageName] | None
 
 @dataclass
 class Album:
-    """A witness that draws labels and errors of the first frame.
+    """An observer of a comparison that draws labels and errors of the first frame.
 
-    State: the pictures and opinions so far.
+    State: the pictures and polygraphy's figures so far.
     """
 
     reference: TapFolder
-    with_opinions: bool
+    with_polygraphy: bool
     pictures: list[Picture] = field(default_factory=list)
-    opinions: dict[tuple[str, str], LabelComparison] = field(default_factory=dict)
+    polygraphy: dict[tuple[str, str], PolygraphyResult] = field(default_factory=dict)
 
-    def __call__(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
-        """Look at one comparison."""
+    def __call__(self, tap: Tap, expected: NDArray[Any], actual: NDArray[Any]) -> None:
+        """Draw what a tap of the first or last frame shows."""
         if tap.stage == CHAIN and expected.dtype == np.uint8:
-            self._draw_labels(tap, expected, found)
+            self._draw_labels(tap, expected, actual)
             return
-        if tap.frame > 0 or expected.size != found.size:
+        if tap.frame > 0 or expected.size != actual.size:
             return
-        found = found.reshape(expected.shape)
+        actual = actual.reshape(expected.shape)
         if (tap.stage, tap.tensor) in ERROR_TAPS:
-            self._draw_errors(tap, expected, found)
-        if self.with_opinions and tap.max_abs_limit is not None:
-            self.opinions[tap.stage, tap.tensor] = compare_labels(tap.max_abs_limit, expected, found)
+            self._draw_errors(tap, expected, actual)
+        if self.with_polygraphy and tap.max_abs_limit is not None:
+            self.polygraphy[tap.stage, tap.tensor] = compare_with_polygraphy(tap.max_abs_limit, expected, actual)
 
     def in_order(self) -> tuple[Picture, ...]:
         """Labels first, which anybody can read, then errors."""
         return tuple(sorted(self.pictures, key=lambda picture: not picture.name.startswith("labels")))
 
-    def _draw_labels(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
+    def _draw_labels(self, tap: Tap, expected: NDArray[Any], actual: NDArray[Any]) -> None:
         last = self.reference.facts.chain_frames - 1
         if tap.frame not in (0, last):
             return
@@ -161,15 +160,15 @@ class Album:
         name = tap.tensor
         self._add(f"{name}_frame", f"{kind}: the frame", frame)
         self._add(f"{name}_reference", f"{kind}: labels of the reference", label_colors(expected))
-        self._add(f"{name}_bundle", f"{kind}: labels of the bundle", label_colors(found))
-        count = int((expected != found).sum())
-        where = differences(frame, expected, found)
-        self._add(f"{name}_differ", f"{kind}: where they differ, {count} of {found.size} pixels", where)
+        self._add(f"{name}_bundle", f"{kind}: labels of the bundle", label_colors(actual))
+        count = int((expected != actual).sum())
+        where = differences(frame, expected, actual)
+        self._add(f"{name}_differ", f"{kind}: where they differ, {count} of {actual.size} pixels", where)
 
-    def _draw_errors(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
+    def _draw_errors(self, tap: Tap, expected: NDArray[Any], actual: NDArray[Any]) -> None:
         limit = tap.max_abs_limit or tap.max_abs
         title = ERROR_TAPS[tap.stage, tap.tensor]
-        errors = np.abs(expected.astype(np.float64) - found.astype(np.float64))
+        errors = np.abs(expected.astype(np.float64) - actual.astype(np.float64))
         grid_hw = self.reference.facts.grid_hw
         by_token = errors.max(0) if expected.shape[-1] == grid_hw[0] * grid_hw[1] else _largest_by_token(errors)
         caption = f"{title}: largest error of each token; dark 1e-9, pale {limit:.1g}, the limit, red beyond it"
@@ -188,7 +187,7 @@ def _largest_by_token(errors: NDArray[Any]) -> NDArray[Any]:
     return by_row.max(0) if by_row.ndim > 1 else by_row
 
 
-def compare_labels(limit: float, expected: NDArray[Any], found: NDArray[Any]) -> LabelComparison:
+def compare_with_polygraphy(limit: float, expected: NDArray[Any], actual: NDArray[Any]) -> PolygraphyResult:
     """Let polygraphy's comparator judge two arrays by their largest absolute difference.
 
     Raises:
@@ -199,17 +198,17 @@ def compare_labels(limit: float, expected: NDArray[Any], found: NDArray[Any]) ->
 
     results = comparator.RunResults()
     results.add([{"tensor": expected.astype(np.float64)}], runner_name="reference")
-    results.add([{"tensor": found.astype(np.float64)}], runner_name="bundle")
-    # polygraphy 0.60 will have lost the older name; the oldest that we allow lacks the newer one.
+    results.add([{"tensor": actual.astype(np.float64)}], runner_name="bundle")
+    # polygraphy 0.60 drops the older name; our floor, 0.49, lacks the newer one.
     simple = getattr(comparator, "SimpleCompareFunc", None) or comparator.CompareFunc.simple
     judge = simple(check_error_stat="max", atol=limit, rtol=0.0)
     measured: dict[str, Any] = {}
 
-    def keeping(first: Any, second: Any) -> Any:
-        # The comparator wraps what a judge says differently from version to version.
+    def record(first: Any, second: Any) -> Any:
+        # What the comparator returns differs between versions; what `judge` returns does not.
         measured.update(judge(first, second))
         return measured
 
-    passed = bool(comparator.Comparator.compare_accuracy(results, compare_func=keeping))
-    said = measured["tensor"]
-    return LabelComparison(float(said.max_absdiff), float(said.mean_absdiff), float(said.median_absdiff), passed)
+    passed = bool(comparator.Comparator.compare_accuracy(results, compare_func=record))
+    result = measured["tensor"]
+    return PolygraphyResult(float(result.max_absdiff), float(result.mean_absdiff), passed)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_export.graphs.stages import TABLE, Tolerance
-from nerve_export.parity.frames import FRAMES, parity_frames
+from nerve_export.parity.frames import FRAMES
 from nerve_export.parity.measures import CHAIN, STAGE_ORDER, ParityReport, Tap, compared, compared_inner
 from nerve_export.parity.reference import reference_taps
 from nerve_export.parity.runners import Run, Runner, open_runner
@@ -27,29 +27,19 @@ if TYPE_CHECKING:
     from nerve_ref.params import NerveParams
     from nerve_ref.weights.networks import Models
 
-__all__ = [
-    "FRAMES",
-    "ParityReport",
-    "Tap",
-    "check_parity",
-    "compare_bundle",
-    "compared",
-    "parity_frames",
-    "reference_taps",
-]
 DOUBT = {"fp32": 2e-4, "fp16": 0.02, "bf16": 0.1}
 """End to end a label counts where the reference's best class leads the next by more than this probability.
 
-Twice the error that rounding makes in P: where the reference itself all but draws, either label is right. With true
+Twice the error that rounding makes in P: where the two are that close, either label is right. With true
 weights few pixels are left out, with random ones many.
 """
 CHAIN_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
 CHAIN_EXPECTED = ("label_scores", "labels", MARGIN)
-"""Of a frame of the chain what the reference found; the rest is what a caller hands over."""
+"""Results of the reference for a frame of the chain; the other tensors are inputs."""
 ONCE: frozenset[StageName] = frozenset({"attention", "mix", "walk"})
 """Stages that only the keyframe of the chain runs."""
-Witness = Callable[[Tap, NDArray[Any], NDArray[Any]], None]
-"""Sees each comparison with what was expected and what was found, for instance to draw pictures."""
+Observer = Callable[[Tap, NDArray[Any], NDArray[Any]], None]
+"""Called with each comparison, the expected and the actual tensor, for instance to draw pictures."""
 
 
 def check_parity(
@@ -86,11 +76,12 @@ def compare_bundle(
     taps_folder: Path,
     runner: str | Runner = "ort",
     stages: Collection[str] | None = None,
-    witness: Witness | None = None,
+    observer: Observer | None = None,
 ) -> ParityReport:
     """Compare a bundle with what `reference_taps` wrote; needs no torch and holds one stage in memory at a time.
 
-    Inner tensors are compared on the first frame alone: they tell where a stage goes wrong, not whether it does.
+    Inner tensors are compared on the first frame alone: they show where a stage goes wrong;
+    its outputs show whether it does.
 
     Args:
         bundle: the bundle, installed or staged.
@@ -98,20 +89,20 @@ def compare_bundle(
         taps_folder: the reference's taps.
         runner: what runs the stages; see `open_runner`.
         stages: only these; the chain needs all of its stages.
-        witness: called at each comparison.
+        observer: called at each comparison.
 
     Raises:
         NerveError: the taps or a stage cannot be opened, or a stage cannot run.
     """
     opened = open_runner(runner, bundle, manifest) if isinstance(runner, str) else runner
-    return _Comparison(opened, TapFolder.open(taps_folder), stages, witness).report()
+    return _Comparison(opened, TapFolder.open(taps_folder), stages, observer).report()
 
 
 class _Comparison:
     """State: the taps so far, and what the stages made of the short video so far."""
 
     def __init__(
-        self, runner: Runner, reference: TapFolder, stages: Collection[str] | None, witness: Witness | None
+        self, runner: Runner, reference: TapFolder, stages: Collection[str] | None, observer: Observer | None
     ) -> None:
         self.runner = runner
         self.reference = reference
@@ -119,14 +110,14 @@ class _Comparison:
         self.stages = [
             name for name in STAGE_ORDER if name in runner.manifest.stages and (stages is None or name in stages)
         ]
-        self.witness = witness
+        self.observer = observer
         self.taps: list[Tap] = []
         self.chain: list[dict[str, NDArray[Any]]] | None = None
         if set(CHAIN_STAGES) <= set(self.stages):
             self.chain = [self._chain_inputs(index) for index in range(reference.facts.chain_frames)]
 
     def report(self) -> ParityReport:
-        """Go through the stages, in the order in which a frame does."""
+        """Go through the stages, in the order in which a frame passes them."""
         for stage in self.stages:
             self._compare_outputs(stage)
             self._compare_inner(stage)
@@ -158,23 +149,23 @@ class _Comparison:
             with self.reference.text() if stage == "text" else self.reference.frame(0) as tensors:
                 self._add(stage, 0, tensors, run(tensors), inner=True)
 
-    def _add(self, stage: StageName, frame: int, expected: Tensors, found: Tensors, *, inner: bool = False) -> None:
+    def _add(self, stage: StageName, frame: int, expected: Tensors, actual: Tensors, *, inner: bool = False) -> None:
         tolerance = stage_tolerance(stage, self.precision)
-        for name, array in found.items():
-            wanted = expected_tensor(expected, stage, name)
+        for name, array in actual.items():
+            target = expected_tensor(expected, stage, name)
             if inner:
-                tap = compared_inner(stage, name, frame, wanted, array, tolerance)
+                tap = compared_inner(stage, name, frame, target, array, tolerance)
             elif stage == "frame":
                 undecided, slack = self._undecided(expected[MARGIN]), self._slack()
-                tap = compared(stage, name, frame, wanted, array, tolerance, undecided, slack)
+                tap = compared(stage, name, frame, target, array, tolerance, undecided, slack)
             else:
-                tap = compared(stage, name, frame, wanted, array, tolerance)
-            self._keep(tap, wanted, array)
+                tap = compared(stage, name, frame, target, array, tolerance)
+            self._keep(tap, target, array)
 
-    def _keep(self, tap: Tap, expected: NDArray[Any], found: NDArray[Any]) -> None:
+    def _keep(self, tap: Tap, expected: NDArray[Any], actual: NDArray[Any]) -> None:
         self.taps.append(tap)
-        if self.witness is not None:
-            self.witness(tap, expected, found)
+        if self.observer is not None:
+            self.observer(tap, expected, actual)
 
     def _undecided(self, margin: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Pixels whose label rounding alone could turn, end to end."""
@@ -212,9 +203,9 @@ class _Comparison:
                 scores, labels = tensors["label_scores"], tensors["labels"]
                 undecided = self._undecided(tensors[MARGIN])
             kind = "cold" if index == 0 else "warm"
-            found = frame["label_scores"]
-            tap = compared(CHAIN, f"label_scores_{kind}", index, scores, found, limits["scores"])
-            self._keep(tap, scores, found)
+            actual = frame["label_scores"]
+            tap = compared(CHAIN, f"label_scores_{kind}", index, scores, actual, limits["scores"])
+            self._keep(tap, scores, actual)
             tap = compared(CHAIN, f"labels_{kind}", index, labels, frame["labels"], limits["frame"], undecided)
             self._keep(tap, labels, frame["labels"])
 
@@ -225,13 +216,13 @@ def stage_tolerance(stage: StageName, precision: str) -> Tolerance:
     Raises:
         CompatibilityError: the table has none: this precision cannot be compared.
     """
-    found = TABLE[stage].tolerance.get(precision)
-    if found is None:
+    tolerance = TABLE[stage].tolerance.get(precision)
+    if tolerance is None:
         raise CompatibilityError(
             f"stage {stage!r} has no tolerance for {precision}, only for {', '.join(TABLE[stage].tolerance)}; "
             "compare a bundle of one of these precisions"
         )
-    return found
+    return tolerance
 
 
 def expected_tensor(tensors: Tensors, stage: str, name: str) -> NDArray[Any]:
@@ -244,5 +235,5 @@ def expected_tensor(tensors: Tensors, stage: str, name: str) -> NDArray[Any]:
         if key in tensors:
             return tensors[key]
     raise CompatibilityError(
-        f"stage {stage!r} gives {name!r}, of which the reference says nothing; build bundle and reference from one version"
+        f"stage {stage!r} gives {name!r}, which the reference does not have; build bundle and reference from one version"
     )

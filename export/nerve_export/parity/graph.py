@@ -1,6 +1,6 @@
-"""Tensors inside a graph: the exporter notes where they are, a copy of the graph makes them outputs.
+"""Tensors inside a graph: the exporter records their names, and a copy of the graph has them as outputs.
 
-Each graph says in its metadata under which value name the tensors of the method lie:
+Each graph's metadata maps tensors of the method to value names:
 
     nerve_tap:latent -> "mul_7"        nerve_tap:q0 -> "val_1204"        nerve_tap:features -> "view_31"
 """
@@ -17,7 +17,7 @@ TAP_PREFIX = "nerve_tap:"
 
 
 def inner_taps(path: Path) -> dict[str, str]:
-    """Value name by tap name, as the graph's metadata says; empty where it says nothing.
+    """Value name by tap name, from the graph's metadata; empty where it has none.
 
     Reads the graph without its external data.
 
@@ -44,7 +44,7 @@ def tapped_graph(path: Path) -> tuple[bytes, dict[str, str]]:
     for tap, value in taps.items():
         if value not in made:
             raise BundleError(
-                f"{path.name} says that {tap} is its tensor {value!r}, but no node makes that; build the bundle again"
+                f"{path.name} lists its tensor {value!r} as {tap}, but no node makes it; build the bundle again"
             )
     del model.graph.output[:]
     # Without a type: ONNX Runtime infers it, and a type that is wrong by a symbol would be refused.

@@ -1,4 +1,4 @@
-"""How one tensor is compared with another, and what all comparisons of a bundle say together."""
+"""How two tensors are compared, and the report of all comparisons of a bundle."""
 
 import math
 import re
@@ -48,8 +48,8 @@ class Tap:
         agreement: share of equal elements, of integer tensors.
         passed: whether it is within the tolerance.
         p99_abs: absolute difference that 99 % of the elements do not exceed.
-        not_finite: NaN and infinite elements in what was found.
-        undecided: share of pixels left out because the reference itself all but draws between two classes.
+        not_finite: NaN and infinite elements of the bundle's tensor.
+        undecided: share of pixels left out because the reference's two best classes are nearly equal.
         cosine_floor: least cosine that passes.
         max_abs_limit: largest difference that passes.
         agreement_floor: least agreement that passes.
@@ -70,7 +70,7 @@ class Tap:
     agreement_floor: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; what is not finite becomes None, since JSON has no word for it."""
+        """Plain values; NaN and infinity become None, as JSON has neither."""
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(self).items()
@@ -117,11 +117,11 @@ def _place(tap: Tap) -> tuple[int, int, int, int, str]:
     """Where a tap comes in the method: by tensor, Q and K layer by layer, then by stage and frame; the chain last."""
     if tap.stage == CHAIN:
         return len(METHOD_ORDER), 0, 0, tap.frame, tap.tensor
-    found = HEADS.fullmatch(tap.tensor)
-    name, layer = ("q", int(found[2])) if found else (tap.tensor, 0)
+    match = HEADS.fullmatch(tap.tensor)
+    name, layer = ("q", int(match[2])) if match else (tap.tensor, 0)
     place = METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER) - 1
     stage = [*map(str, STAGE_ORDER), tap.stage].index(tap.stage)
-    letter = "qk".index(found[1]) if found else 0
+    letter = "qk".index(match[1]) if match else 0
     return place, layer, letter, stage, f"{tap.frame:06d}{tap.tensor}"
 
 
@@ -130,7 +130,7 @@ def compared(
     tensor: str,
     frame: int,
     expected: NDArray[Any],
-    found: NDArray[Any],
+    actual: NDArray[Any],
     tolerance: Tolerance,
     undecided: NDArray[np.bool_] | None = None,
     slack: int = 1,
@@ -144,18 +144,18 @@ def compared(
         tensor: likewise.
         frame: likewise.
         expected: what the reference has.
-        found: what the bundle has.
+        actual: what the bundle has.
         tolerance: of floats the least cosine and the largest difference, of uint8 the least agreement.
         undecided: pixels that do not count.
         slack: levels of 255 by which a confidence may differ and still agree.
     """
-    if expected.shape != found.shape:
+    if expected.shape != actual.shape:
         return Tap(stage, tensor, frame, None, float("inf"), 0.0, passed=False)
-    if found.dtype == np.uint8:
+    if actual.dtype == np.uint8:
         return _compared_levels(
-            stage, tensor, frame, expected, found, tolerance, undecided, slack if tensor == "confidence" else 0
+            stage, tensor, frame, expected, actual, tolerance, undecided, slack if tensor == "confidence" else 0
         )
-    wide, narrow = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    wide, narrow = expected.astype(np.float64).ravel(), actual.astype(np.float64).ravel()
     finite = np.isfinite(narrow)
     differences = np.abs(wide[finite] - narrow[finite])
     not_finite = int(narrow.size - finite.sum())
@@ -183,13 +183,13 @@ def _compared_levels(
     tensor: str,
     frame: int,
     expected: NDArray[Any],
-    found: NDArray[Any],
+    actual: NDArray[Any],
     tolerance: Tolerance,
     undecided: NDArray[np.bool_] | None,
     slack: int,
 ) -> Tap:
     counted = np.ones(expected.shape, bool) if undecided is None else ~undecided
-    differences = np.abs(expected.astype(np.int64) - found.astype(np.int64))
+    differences = np.abs(expected.astype(np.int64) - actual.astype(np.int64))
     # Where no pixel counts, nothing was seen to disagree.
     agreement = float((differences[counted] <= slack).mean()) if counted.any() else 1.0
     return Tap(
@@ -207,18 +207,18 @@ def _compared_levels(
 
 
 def compared_inner(
-    stage: str, tensor: str, frame: int, expected: NDArray[Any], found: NDArray[Any], tolerance: Tolerance
+    stage: str, tensor: str, frame: int, expected: NDArray[Any], actual: NDArray[Any], tolerance: Tolerance
 ) -> Tap:
     """Compare a tensor within a graph: axes may be merged or of size 1, differences are relative to its largest value.
 
     Queries and features have no unit, so the tolerance, which is one of probabilities, is scaled.
     """
-    same_width = bool(expected.shape and found.shape) and expected.shape[-1] == found.shape[-1]
-    if expected.size == found.size and same_width:
-        found = found.reshape(expected.shape)
+    same_width = bool(expected.shape and actual.shape) and expected.shape[-1] == actual.shape[-1]
+    if expected.size == actual.size and same_width:
+        actual = actual.reshape(expected.shape)
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
     scaled = Tolerance(tolerance.cosine, tolerance.max_abs * scale, tolerance.agreement)
-    return compared(stage, tensor, frame, expected, found, scaled)
+    return compared(stage, tensor, frame, expected, actual, scaled)
 
 
 def _p99(differences: NDArray[Any]) -> float:

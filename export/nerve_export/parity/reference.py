@@ -1,4 +1,4 @@
-"""The reference's half of a comparison: runs the paper in torch and writes down every tensor that has a name."""
+"""The reference's half of a comparison: runs the PyTorch reference and writes every named tensor."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ TEMPLATES = 2
 """Prompt templates of the set that are averaged: the embeddings are an input of what is compared, and 80 templates of
 eight names take CLIP L/14's text tower ten times as long as the frame takes all other networks."""
 KEEP = 0.75
-"""How much of the scores of the frame before the compared `carry` keeps; any number between 0 and 1 tells."""
+"""How much of the scores of the frame before the compared `carry` keeps; any number between 0 and 1 will do."""
 SCALARS = ("tau", "alpha", "beta", "head_temperature")
 
 
@@ -61,8 +61,8 @@ def reference_taps(models: "Models", params: "NerveParams", classes: str, frames
         templates = TEMPLATE_SETS[params.template_set][:TEMPLATES]
         bank = text_bank(models.clip, models.tokenizer, parse_classes(classes), templates)
         if models.random_seed is not None:
-            bank = replace(bank, embeddings=_telling_words(models, params, video_frames[0], len(bank.embeddings)))
-        write_tensors(folder, "text", _text(models, params, classes))
+            bank = replace(bank, embeddings=_distinct_embeddings(models, params, video_frames[0], len(bank.embeddings)))
+        write_tensors(folder, "text", _text_tensors(models, params, classes))
         video = VideoReference(models, bank, params, keyframe_every=len(video_frames))
         keyframe = video.step(_torch(video_frames[0]))
         _write_chain(folder, 0, video_frames[0], keyframe, bank, params)
@@ -72,7 +72,7 @@ def reference_taps(models: "Models", params: "NerveParams", classes: str, frames
         for index, frame in enumerate(parity_frames(params.size_hw, frames)):
             reference = keyframe if index == 0 else segment(models, _torch(frame), bank, params)
             start = reference.G if previous is None else previous
-            write_tensors(folder, f"frame_{index}", _frame(frame, reference, bank, params, start))
+            write_tensors(folder, f"frame_{index}", _frame_tensors(frame, reference, bank, params, start))
             previous = reference.P
     layers = tuple(layer.name for layer in keyframe.heads)
     grid_hw = keyframe.grid_hw
@@ -82,7 +82,7 @@ def reference_taps(models: "Models", params: "NerveParams", classes: str, frames
 def reference_of_bundle(bundle: Path, weights: "WeightChoice", frames: int | None, folder: Path) -> None:
     """Rebuild the reference that a bundle was made of and write its taps: `open_reference`, then `reference_taps`.
 
-    Takes plain values, so that it can run in a process of its own.
+    Takes picklable values, for `run_isolated`.
 
     Args:
         bundle: an installed bundle.
@@ -109,7 +109,7 @@ def open_reference(manifest: Manifest, weights: "WeightChoice") -> "tuple[Models
 
     Raises:
         UsageError: the preset is unknown here, or weights are missing.
-        BundleError: the manifest does not say every constant, or a weight file is not what it should be.
+        BundleError: the manifest lacks a constant, or a weight file is not what it should be.
         CompatibilityError: the weights found are not those that the bundle was made of.
     """
     from nerve_export.plan import BuildPlan, presets
@@ -151,7 +151,7 @@ def params_of(manifest: Manifest) -> "NerveParams":
     names = [field.name for field in fields(NerveParams)]
     missing = sorted(set(names) - set(constants))
     if missing:
-        raise BundleError(f"the manifest does not say {', '.join(missing)}; build the bundle again with this version")
+        raise BundleError(f"the manifest lacks {', '.join(missing)}; build the bundle again with this version")
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value := constants[name], list) else value for name in names
     }
@@ -171,12 +171,11 @@ def _require_same_weights(manifest: Manifest, found: set[tuple[str, str]]) -> No
         )
 
 
-def _telling_words(models: "Models", params: "NerveParams", frame: NDArray[np.uint8], rows: int) -> Any:
-    """Embeddings (r,d) that tell the patches of a frame apart, in place of random networks' words, which are all alike.
+def _distinct_embeddings(models: "Models", params: "NerveParams", frame: NDArray[np.uint8], rows: int) -> Any:
+    """Text embeddings (r,d) for random networks that tell the patches of a frame apart.
 
-    Words are an input of what is compared. A random text tower gives them cosines of 0.97, so that one class takes the
-    whole picture and labels agree whatever the graphs do. These are patch features at even distances, their mean taken
-    out.
+    Embeddings are an input of what is compared. Those of a random text tower have cosines of 0.97, so that one class takes
+    the whole picture and labels agree whatever the graphs do. These are patch features, evenly spaced, minus their mean.
     """
     import torch
     from torch.nn import functional
@@ -188,7 +187,7 @@ def _telling_words(models: "Models", params: "NerveParams", frame: NDArray[np.ui
     return functional.normalize(chosen - features.mean(0), dim=-1)
 
 
-def _text(models: "Models", params: "NerveParams", classes: str) -> dict[str, NDArray[Any]]:
+def _text_tensors(models: "Models", params: "NerveParams", classes: str) -> dict[str, NDArray[Any]]:
     from nerve_ref.templates import TEMPLATE_SETS
     from nerve_ref.text import text_embeddings
 
@@ -217,7 +216,7 @@ def _write_chain(
     write_tensors(folder, f"chain_{index}", _inputs(frame, bank, params) | tensors)
 
 
-def _frame(
+def _frame_tensors(
     frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams", start: Any
 ) -> dict[str, NDArray[Any]]:
     """Everything about one frame; the warm walk starts from the previous frame's result, as it does on video."""
@@ -228,8 +227,8 @@ def _frame(
     tensors: dict[str, Any] = {
         "previous_scores": start,
         "walk_warm.label_scores": warm,
-        **_moving(reference, params, start),
-        **_exact(reference, params),
+        **_motion_tensors(reference, params, start),
+        **_exact_walk_tensors(reference, params),
         "seed_scores": reference.G,
         "local_weights": reference.local_weights,
         "head_weights": reference.head_weights,
@@ -238,7 +237,7 @@ def _frame(
         "labels": reference.labels,
         "confidence": reference.confidence,
         "features": reference.features,
-        **_affinity(reference.affinity, reference.S_global),
+        **_affinity_tensors(reference.affinity, reference.S_global),
     }
     if reference.latent is not None:
         tensors["latent"] = reference.latent
@@ -248,13 +247,13 @@ def _frame(
     return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(reference, bank, params)}
 
 
-def _moving(reference: "Intermediates", params: "NerveParams", start: Any) -> dict[str, Any]:
-    """Inputs and results of the stages that follow the picture, for a made-up motion."""
+def _motion_tensors(reference: "Intermediates", params: "NerveParams", start: Any) -> dict[str, Any]:
+    """Inputs and results of the stages that follow the picture, for a synthetic motion."""
     import torch
 
     from nerve_ref.motion import carried_dense, carried_walk, carry
 
-    motion = made_up_motion(reference.grid_hw)
+    motion = synthetic_motion(reference.grid_hw)
     keep = torch.tensor(KEEP)
     S = carried_dense(reference.S_global, reference.local_weights, motion, params.beta)
     return {
@@ -268,7 +267,7 @@ def _moving(reference: "Intermediates", params: "NerveParams", start: Any) -> di
     }
 
 
-def made_up_motion(grid_hw: tuple[int, int]) -> "Motion":
+def synthetic_motion(grid_hw: tuple[int, int]) -> "Motion":
     """A picture that drifts down and right, the lower half faster, with a band that the keyframe did not show."""
     import torch
 
@@ -288,7 +287,7 @@ def made_up_motion(grid_hw: tuple[int, int]) -> "Motion":
     return Motion(origins.flatten(), visible.flatten(), torch.stack(corners).flatten(1), shares)
 
 
-def _exact(reference: "Intermediates", params: "NerveParams") -> dict[str, Any]:
+def _exact_walk_tensors(reference: "Intermediates", params: "NerveParams") -> dict[str, Any]:
     """What the keyframe keeps for the exact walk, and its limit solved directly; nothing where keys are not pooled."""
     from nerve_ref.affinity import MixedPooled
     from nerve_ref.walk import closed_form, closed_sum, mixed_dense
@@ -306,7 +305,7 @@ def _exact(reference: "Intermediates", params: "NerveParams") -> dict[str, Any]:
     }
 
 
-def _affinity(affinity: "Affinity", mixed: "MixedAffinity") -> dict[str, Any]:
+def _affinity_tensors(affinity: "Affinity", mixed: "MixedAffinity") -> dict[str, Any]:
     """B and S under the names that the stages give them; of `linear` both factors, rows first, columns second.
 
     Pooled: B (t,p,m), S (p,m). Linear: (2,t,p,e) and (2,p,t*e), the features of all heads side by side.
@@ -334,7 +333,7 @@ def _factors(affinity: "LayeredAffinity", along: int) -> Any:
 
 
 def _inputs(frame: NDArray[np.uint8], bank: "TextBank", params: "NerveParams") -> dict[str, NDArray[Any]]:
-    """What the caller of a bundle hands over."""
+    """The inputs that a caller of the bundle gives."""
     return {
         "frame": frame[None],
         "text_embeddings": bank.embeddings.numpy(),
@@ -351,7 +350,7 @@ def _threshold(bank: "TextBank", params: "NerveParams") -> float:
 
 
 def _margin(reference: "Intermediates", bank: "TextBank", params: "NerveParams") -> NDArray[Any]:
-    """How clear each label is, float32 (H,W): probability above the second best, or distance to the threshold."""
+    """Margin of each label, float32 (H,W): probability above the second best, or distance to the threshold."""
     import torch
     from torch.nn import functional
 

@@ -1,4 +1,4 @@
-"""What a comparison says, for people: one HTML file that needs nothing else, Markdown with pictures beside it, a table."""
+"""Reports of comparisons: one self-contained HTML file, or Markdown with pictures beside it."""
 
 import base64
 import os
@@ -35,7 +35,7 @@ SYMBOLS = {
     "labels_cold": "labels, all stages in a row, first frame",
     "labels_warm": "labels, all stages in a row, warm frame",
 }
-"""How the method calls a tensor."""
+"""The method's name of each tensor."""
 DOUBTFUL_SHARE = 0.2
 """Share of undecided pixels beyond which a pass of labels is qualified."""
 REPORT_TOOLS = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "polygraphy", "tensorrt", "tensorrt-rtx")
@@ -73,19 +73,19 @@ def rows(comparison: Comparison) -> list[Row]:
 
 
 def tensor_name(tap: Tap, layers: Sequence[str]) -> str:
-    """The tensor in the method's words; Q and K with the name of their layer."""
-    found = re.fullmatch(r"([qk])(\d+)", tap.tensor)
-    if found and int(found[2]) < len(layers):
-        return f"{found[1].upper()} of {layers[int(found[2])]}"
+    """The method's name of a tensor; Q and K with the name of their layer."""
+    match = re.fullmatch(r"([qk])(\d+)", tap.tensor)
+    if match and int(match[2]) < len(layers):
+        return f"{match[1].upper()} of {layers[int(match[2])]}"
     return SYMBOLS.get(tap.tensor, tap.tensor)
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence: all is well, or what broke first."""
+    """One sentence: all taps agree, or which one broke first."""
     report = comparison.report
     first = report.first_broken()
     if first is None:
-        return f"all {len(report.taps)} taps agree with the reference{_doubt(report)}"
+        return f"all {len(report.taps)} taps agree with the reference{_undecided_note(report)}"
     failed = sum(not tap.passed for tap in report.taps)
     where = "all stages in a row" if first.stage == CHAIN else f"stage {first.stage}"
     return (
@@ -94,16 +94,16 @@ def verdict(comparison: Comparison) -> str:
     )
 
 
-def _doubt(report: ParityReport) -> str:
-    """What to add where labels prove little, as those of random weights do."""
+def _undecided_note(report: ParityReport) -> str:
+    """What to add where labels prove little, as with random weights."""
     undecided = max((tap.undecided for tap in report.taps), default=0.0)
     if undecided <= DOUBTFUL_SHARE:
         return ""
-    return f"; labels prove little, in {undecided:.0%} of a frame's pixels the reference itself all but draws"
+    return f"; labels prove little, in {undecided:.0%} of a frame's pixels the reference's two best classes are nearly equal"
 
 
 def _cells(tap: Tap, comparison: Comparison) -> tuple[str, ...]:
-    opinion = comparison.opinions.get((tap.stage, tap.tensor)) if tap.frame == 0 else None
+    result = comparison.polygraphy.get((tap.stage, tap.tensor)) if tap.frame == 0 else None
     limits = []
     if tap.cosine_floor is not None:
         limits.append(f"cos >= {tap.cosine_floor:g}")
@@ -123,14 +123,14 @@ def _cells(tap: Tap, comparison: Comparison) -> tuple[str, ...]:
         "" if tap.agreement is None else f"{tap.agreement:.3%}{undecided}",
         ", ".join(limits),
         str(tap.not_finite) if tap.not_finite else "",
-        "" if opinion is None else f"{'ok' if opinion.passed else 'BROKEN'}, mean {opinion.mean_abs:.1e}",
+        "" if result is None else f"{'ok' if result.passed else 'BROKEN'}, mean {result.mean_abs:.1e}",
     )
 
 
 def machine() -> Mapping[str, str]:
     """Where the comparison ran: system, processors, and versions of the tools."""
-    found = {name: _version(name) for name in REPORT_TOOLS}
-    tools = ", ".join(f"{name} {number}" for name, number in found.items() if number)
+    versions = {name: _version(name) for name in REPORT_TOOLS}
+    tools = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     system = (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
     )

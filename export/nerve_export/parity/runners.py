@@ -1,7 +1,7 @@
-"""What runs a bundle's stages for a comparison: our own sessions, or polygraphy's runners.
+"""Runners of a bundle's stages for a comparison: our sessions, or those of polygraphy.
 
-The build's own gate uses our sessions, which is also what the device will use; `nerve-build parity` uses polygraphy's,
-code that is not ours, so that a fault of ours in binding tensors cannot hide.
+A build checks itself with our sessions, which the device uses too. `nerve-build parity` uses polygraphy's, so that a
+fault of ours in binding tensors cannot hide.
 """
 
 import os
@@ -56,7 +56,7 @@ class Runner(ABC):
     @abstractmethod
     @contextmanager
     def open(self, stage: StageName) -> Iterator[Run]:
-        """Verify and open a stage; gone from memory afterwards."""
+        """Verify and open a stage; its memory is freed afterwards."""
 
     @contextmanager
     def open_inner(self, stage: StageName) -> Iterator[Run | None]:
@@ -75,8 +75,8 @@ class Runner(ABC):
         def run(tensors: Tensors) -> Mapping[str, Array]:
             values = list(dict.fromkeys(taps.values()))
             given = {name: np.ascontiguousarray(tensors[name]) for name in inputs}
-            found = dict(zip(values, session.run(values, given), strict=True))
-            return {tap: found[value] for tap, value in taps.items()}
+            outputs = dict(zip(values, session.run(values, given), strict=True))
+            return {tap: outputs[value] for tap, value in taps.items()}
 
         yield run
 
@@ -113,7 +113,7 @@ class BackendRunner(Runner):
         self._backend = backend
 
     def describe(self) -> str:
-        """Library, version and device, as the back end says it."""
+        """Library, version and device."""
         with self._opened() as backend:
             return backend.describe()
 
@@ -241,7 +241,7 @@ def import_polygraphy(*, tensorrt_rtx: bool) -> ModuleType:
         raise CompatibilityError(
             f"polygraphy cannot be imported ({error}); install it with: pip install 'nerve-deploy[parity]'"
         ) from error
-    # Its log repeats, line by line, what our report says.
+    # Its log repeats our report line by line.
     G_LOGGER.module_severity = G_LOGGER.CRITICAL
     module: ModuleType = polygraphy
     return module
@@ -258,7 +258,7 @@ def with_class_slots(run: Run, spec: StageSpec, slots: int | None) -> Run:
     inputs = [tensor.name for tensor in spec.inputs]
     axes = {tensor.name: tensor.axes for tensor in (*spec.inputs, *spec.outputs)}
 
-    def fitted(tensors: Tensors) -> Mapping[str, Array]:
+    def run_with_slots(tensors: Tensors) -> Mapping[str, Array]:
         given = {name: np.array(tensors[name], order="C") for name in inputs}
         if slots is None:
             return run(given)
@@ -272,7 +272,7 @@ def with_class_slots(run: Run, spec: StageSpec, slots: int | None) -> Run:
         filled = {name: _filled(name, array, slots) if name in by_class else array for name, array in given.items()}
         return {name: array[:classes] if name in by_class else array for name, array in run(filled).items()}
 
-    return fitted
+    return run_with_slots
 
 
 def _filled(name: str, array: Array, slots: int) -> Array:

@@ -1,4 +1,4 @@
-"""What the reference computed, on disk: all inputs and expected outputs of every stage, and the tensors within.
+"""The tensors of the reference on disk: inputs and expected outputs of every stage, and tensors inside the stages.
 
 A folder of plain arrays lies between the two halves of a comparison, so that the PyTorch reference and the sessions
 that run a bundle, 5 GB each at true size, never have to be in memory together.
@@ -24,7 +24,7 @@ from nerve_runtime.errors import BundleError
 Tensors = Mapping[str, NDArray[Any]]
 FACTS_NAME = "facts.json"
 MARGIN = "margin"
-"""How clear the reference's label is, (H,W): its probability minus the next, or the distance to the threshold."""
+"""Margin of the reference's label, (H,W): its probability minus the next, or the distance to the threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class TapFacts:
 
 @dataclass(frozen=True, slots=True)
 class TapFolder:
-    """A folder written by `reference_taps`, opened for reading; arrays are read when they are asked for."""
+    """A folder written by `reference_taps`, opened for reading; arrays are read on access."""
 
     folder: Path
     facts: TapFacts
@@ -63,11 +63,11 @@ class TapFolder:
             BundleError: it is not one, or was left unfinished.
         """
         try:
-            said: dict[str, Any] = json.loads((folder / FACTS_NAME).read_bytes())
-            known: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in said.items()
+            stored: dict[str, Any] = json.loads((folder / FACTS_NAME).read_bytes())
+            values: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
             }
-            facts = TapFacts(**known)
+            facts = TapFacts(**values)
         except (OSError, ValueError, TypeError) as error:
             raise BundleError(
                 f"{folder} holds no finished reference ({error}); write it again with reference_taps"

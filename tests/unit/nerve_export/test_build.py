@@ -16,7 +16,7 @@ from nerve_export.cli import build as cli
 from nerve_export.engines.build import EngineFacts
 from nerve_export.graphs.precision import StagePrecision, read_precision_plan
 from nerve_export.graphs.stages import TABLE, Sizes
-from nerve_export.parity.compare import ParityReport, Tap
+from nerve_export.parity.measures import ParityReport, Tap
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_export.stage_worker import Exported
 from nerve_runtime.bundle.manifest import EngineRecord, Manifest, StageRecord, load_manifest, verify_file
@@ -40,7 +40,7 @@ Reports = Callable[..., None]
 def stub_graphs(
     folder: Path, plan: BuildPlan, resolved: Any, sizes: Sizes, progress: Callable[[str], None]
 ) -> dict[StageName, Exported]:
-    """Dummy bytes for every stage of the table, with its true doors."""
+    """Dummy bytes for every stage of the table, with its true inputs and outputs."""
     exported = {}
     for name, row in TABLE.items():
         progress(f"exporting {name}")
@@ -59,7 +59,7 @@ def plan(tmp_path: Path) -> BuildPlan:
 
 @pytest.fixture(autouse=True)
 def report(monkeypatch: pytest.MonkeyPatch) -> Reports:
-    """Stub graphs, and a parity that says what a test wants; all is well unless told otherwise."""
+    """Stub graphs, and a parity that says what a test wants; all pass by default."""
     monkeypatch.setattr(build_module, "_export_all", stub_graphs)
 
     def use(*taps: Tap) -> None:
@@ -156,9 +156,9 @@ def test_failed_parity_ends_the_command_with_exit_code_7(
     with pytest.raises(SystemExit) as ended:
         command(monkeypatch, "--out", str(plan.out), "--target", "ort")
     assert ended.value.code == 7
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "error: the bundle does not agree with the reference" in said.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error: the bundle does not agree with the reference" in captured.err
     assert not plan.out.exists()
 
 
@@ -213,8 +213,8 @@ def stub_engines(
 
 def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nerve_export.engines.build.build_engines", stub_engines)
-    said: list[str] = []
-    result = build(plan, ("rtx-sm86", "rtx-sm89"), said.append)
+    steps: list[str] = []
+    result = build(plan, ("rtx-sm86", "rtx-sm89"), steps.append)
     engines = result.manifest.engines
     assert [(engine.target, engine.stage) for engine in engines] == [
         (target, stage) for target in ("rtx-sm86", "rtx-sm89") for stage in TABLE
@@ -222,7 +222,7 @@ def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: py
     assert all(verify_file(plan.out, load_manifest(plan.out), engine.path) for engine in engines)
     assert len(result.artefacts) == 3 * len(TABLE) + 1
     assert result.artefacts[-1].peak_rss_mb == 300
-    assert len({what.partition(":")[0] for what in said}) == build_steps(plan, ("rtx-sm86", "rtx-sm89"))
+    assert len({what.partition(":")[0] for what in steps}) == build_steps(plan, ("rtx-sm86", "rtx-sm89"))
 
 
 def test_other_targets_than_those_in_place_are_built_from_what_is_there(

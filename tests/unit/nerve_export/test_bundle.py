@@ -233,8 +233,8 @@ def test_a_builder_killed_at_any_moment_leaves_no_partial_bundle_and_the_next_on
         killed.communicate()
         assert not out.exists() or is_whole(out)
     following = builder(SLOW_BUILDER.format(parts=PARTS), out)
-    said, errors = following.communicate(timeout=60)
-    assert said == "staged\ninstalled\n", errors
+    printed, errors = following.communicate(timeout=60)
+    assert printed == "staged\ninstalled\n", errors
     assert is_whole(out)
     assert leftovers(out) == []
 
@@ -243,6 +243,6 @@ def test_builders_at_the_same_time_build_once(tmp_path: Path) -> None:
     builders = [builder(COUNTED_BUILDER, tmp_path / "tiny") for _ in range(3)]
     ended = [process.communicate(timeout=60) for process in builders]
     assert [process.returncode for process in builders] == [0, 0, 0], ended
-    said = [out.split() for out, _ in ended]
-    assert sum(words.count("building") for words in said) == 1
-    assert len({words[-1] for words in said}) == 1
+    printed = [out.split() for out, _ in ended]
+    assert sum(words.count("building") for words in printed) == 1
+    assert len({words[-1] for words in printed}) == 1

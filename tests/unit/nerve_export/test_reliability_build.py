@@ -58,7 +58,7 @@ with bundle_lock(out):
 
 
 class Builder:
-    """A process that builds once; `said` is what it has said and was read of it."""
+    """A process that builds once."""
 
     def __init__(self, out: Path, build_s: float) -> None:
         environment = rooms_environment()
@@ -66,13 +66,13 @@ class Builder:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
 
-    def says(self) -> str:
+    def read_line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def begin(self) -> None:
         assert self.process.stdin is not None
-        assert self.says() == "ready"
+        assert self.read_line() == "ready"
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
 
@@ -109,9 +109,9 @@ def test_row_18_of_eight_builders_one_builds_and_seven_hit(
     builders = [started(tmp_path / "tiny", 0.3) for _ in range(BUILDERS)]
     for builder in builders:
         builder.begin()
-    said = [builder.process.communicate(timeout=WAIT_S)[0].split() for builder in builders]
+    printed = [builder.process.communicate(timeout=WAIT_S)[0].split() for builder in builders]
     assert [builder.process.returncode for builder in builders] == [0] * BUILDERS
-    assert sorted(said) == [["building", "built"], *[["hit"]] * (BUILDERS - 1)]
+    assert sorted(printed) == [["building", "built"], *[["hit"]] * (BUILDERS - 1)]
     assert leftovers(tmp_path) == []
 
 
@@ -120,7 +120,7 @@ def test_row_18_the_lock_of_a_builder_that_dies_is_free_at_once(
 ) -> None:
     holder = started(tmp_path / "tiny", 600)
     holder.begin()
-    assert holder.says() == "building"
+    assert holder.read_line() == "building"
     holder.end(signal.SIGKILL)
     before = time.monotonic()
     with bundle_lock(tmp_path / "tiny"):
@@ -133,7 +133,7 @@ def test_row_18_waiting_for_a_lock_ends(
 ) -> None:
     holder = started(tmp_path / "tiny", 600)
     holder.begin()
-    assert holder.says() == "building"
+    assert holder.read_line() == "building"
     monkeypatch.setattr(bundle_module, "LOCK_TIMEOUT_S", 0.2)
     with (
         pytest.raises(ResourceError, match=r"another builder has been making .*tiny for 0\.2 s; wait or stop it"),

@@ -50,7 +50,7 @@ def with_packages(facts: Facts = WORKSTATION, without: tuple[str, ...] = (), **a
     return replace(facts, packages={**kept, **{name.replace("_", "-"): number for name, number in added.items()}})
 
 
-def said(facts: Facts, about: str) -> str:
+def message_about(facts: Facts, about: str) -> str:
     """Everything that is found about one thing, as text."""
     found = [f"{one.level}: {one.says} -> {one.do}" for one in findings(facts) if one.about == about]
     return "\n".join(found)
@@ -74,10 +74,10 @@ def test_on_a_whole_workstation_there_is_nothing_to_do() -> None:
 @pytest.mark.parametrize("gpu", [ORIN, H100, THOR])
 def test_tensorrt_rtx_has_no_target_for_these_gpus(gpu: Gpu) -> None:
     facts = replace(WORKSTATION, gpus=(gpu,))
-    assert said(facts, "tensorrt-rtx").startswith(
+    assert message_about(facts, "tensorrt-rtx").startswith(
         f"problem: TensorRT-RTX has no target for {gpu.name} ({gpu.capability})"
     )
-    assert "--target tensorrt" in said(facts, "tensorrt-rtx")
+    assert "--target tensorrt" in message_about(facts, "tensorrt-rtx")
     assert "engines of tensorrt-rtx" not in possible(facts)
     assert "engines with TensorRT-RTX" in possible(facts)  # for other machines
 
@@ -85,43 +85,46 @@ def test_tensorrt_rtx_has_no_target_for_these_gpus(gpu: Gpu) -> None:
 @pytest.mark.parametrize("capability", ["sm75", "sm80", "sm86", "sm89", "sm120", "sm121"])
 def test_tensorrt_rtx_runs_on_these_gpus(capability: str) -> None:
     facts = replace(WORKSTATION, gpus=(Gpu("GPU", capability, None),))
-    assert said(facts, "tensorrt-rtx") == ""
+    assert message_about(facts, "tensorrt-rtx") == ""
     assert "engines of tensorrt-rtx" in possible(facts)
 
 
 def test_an_h100_with_tensorrt_beside_tensorrt_rtx_is_fine() -> None:
     facts = with_packages(replace(WORKSTATION, gpus=(H100,)), tensorrt="10.16.0", cuda_python="13.0.1")
-    assert said(facts, "tensorrt-rtx") == ""
+    assert message_about(facts, "tensorrt-rtx") == ""
     assert "engines with TensorRT" in possible(facts)
     assert "engines of tensorrt" in possible(facts)
 
 
 def test_both_onnxruntime_wheels_are_wrong() -> None:
     facts = with_packages(onnxruntime_gpu="1.31.1")
-    assert "onnxruntime and onnxruntime-gpu are both installed" in said(facts, "onnxruntime")
+    assert "onnxruntime and onnxruntime-gpu are both installed" in message_about(facts, "onnxruntime")
     assert "graphs on the processor" not in possible(facts)
 
 
 def test_tensorrt_10_3_gets_opset_20() -> None:
     old = with_packages(tensorrt="10.3.0", cuda_python="12.6.0")
-    assert "cannot parse the Attention operation of opset 23 -> build the bundle with --opset 20" in said(
+    assert "cannot parse the Attention operation of opset 23 -> build the bundle with --opset 20" in message_about(
         old, "tensorrt"
     )
-    assert said(with_packages(tensorrt="10.13.3", cuda_python="12.6.0"), "tensorrt") != ""
-    assert said(with_packages(tensorrt="10.14.1", cuda_python="12.6.0"), "tensorrt") == ""
-    assert said(with_packages(tensorrt="11.4.0", cuda_python="13.0.0"), "tensorrt") == ""
+    assert message_about(with_packages(tensorrt="10.13.3", cuda_python="12.6.0"), "tensorrt") != ""
+    assert message_about(with_packages(tensorrt="10.14.1", cuda_python="12.6.0"), "tensorrt") == ""
+    assert message_about(with_packages(tensorrt="11.4.0", cuda_python="13.0.0"), "tensorrt") == ""
 
 
 def test_cuda_python_of_another_major_than_tensorrts_cuda_is_wrong() -> None:
     facts = with_packages(tensorrt="10.16.0", tensorrt_cu12="10.16.0", cuda_python="13.0.1")
-    assert "is built for CUDA 12, cuda-python is 13.0.1 for CUDA 13" in said(facts, "cuda-python")
-    assert "pip install 'cuda-python==12.*'" in said(facts, "cuda-python")
-    assert said(with_packages(tensorrt="10.16.0", tensorrt_cu13="10.16.0", cuda_python="13.0.1"), "cuda-python") == ""
+    assert "is built for CUDA 12, cuda-python is 13.0.1 for CUDA 13" in message_about(facts, "cuda-python")
+    assert "pip install 'cuda-python==12.*'" in message_about(facts, "cuda-python")
+    assert (
+        message_about(with_packages(tensorrt="10.16.0", tensorrt_cu13="10.16.0", cuda_python="13.0.1"), "cuda-python")
+        == ""
+    )
 
 
 def test_engines_without_cuda_python_cannot_run() -> None:
     facts = with_packages(without=("cuda-bindings",))
-    assert "engines can be built, but not run" in said(facts, "cuda-python")
+    assert "engines can be built, but not run" in message_about(facts, "cuda-python")
     assert "engines of tensorrt-rtx" not in possible(facts)
     assert "engines with TensorRT-RTX" in possible(facts)
 
@@ -130,52 +133,56 @@ def test_libraries_that_the_cuda_provider_lacks_are_named() -> None:
     facts = replace(
         with_packages(without=("onnxruntime",), onnxruntime_gpu="1.31.1"), missing_libraries=("libcudnn.so.9",)
     )
-    assert "its CUDA provider needs libcudnn.so.9, not found" in said(facts, "onnxruntime-gpu")
+    assert "its CUDA provider needs libcudnn.so.9, not found" in message_about(facts, "onnxruntime-gpu")
     assert "graphs on the GPU" not in possible(facts)
     assert "graphs on the GPU" in possible(replace(facts, missing_libraries=()))
 
 
 def test_python_3_10_has_no_onnxruntime_new_enough() -> None:
     facts = replace(with_packages(without=("onnxruntime",)), python=(3, 10, 12))
-    assert "has no wheel for Python 3.10" in said(facts, "onnxruntime")
-    assert "nerve-build engines" in said(facts, "onnxruntime")
-    assert "pip install 'nerve-deploy[ort-gpu]'" in said(with_packages(without=("onnxruntime",)), "onnxruntime")
+    assert "has no wheel for Python 3.10" in message_about(facts, "onnxruntime")
+    assert "nerve-build engines" in message_about(facts, "onnxruntime")
+    assert "pip install 'nerve-deploy[ort-gpu]'" in message_about(
+        with_packages(without=("onnxruntime",)), "onnxruntime"
+    )
     no_gpu = replace(with_packages(without=("onnxruntime",)), gpus=())
-    assert "pip install 'nerve-deploy[ort]'" in said(no_gpu, "onnxruntime")
+    assert "pip install 'nerve-deploy[ort]'" in message_about(no_gpu, "onnxruntime")
 
 
 def test_less_than_14_gb_of_memory_is_too_little_for_sd21() -> None:
     facts = replace(WORKSTATION, memory_bytes=8 * GB)
-    assert "8.0 GB of memory; presets of true size such as sd21 take up to 14 GB" in said(facts, "memory")
+    assert "8.0 GB of memory; presets of true size such as sd21 take up to 14 GB" in message_about(facts, "memory")
     assert "graphs at true size (sd21)" not in possible(facts)
     assert "graphs of preset tiny" in possible(facts)
 
 
 def test_a_full_disk_is_told() -> None:
     facts = replace(WORKSTATION, free_disk_bytes=GB)
-    assert "1.0 GB free here" in said(facts, "disk")
+    assert "1.0 GB free here" in message_about(facts, "disk")
     assert "graphs at true size (sd21)" not in possible(facts)
 
 
 def test_two_opencvs_are_wrong_and_none_is_missing() -> None:
-    assert "overwrite each other's files" in said(with_packages(opencv_python="4.12.0"), "opencv")
-    assert "no OpenCV is installed" in said(with_packages(without=("opencv-python-headless",)), "opencv")
+    assert "overwrite each other's files" in message_about(with_packages(opencv_python="4.12.0"), "opencv")
+    assert "no OpenCV is installed" in message_about(with_packages(without=("opencv-python-headless",)), "opencv")
 
 
 @pytest.mark.parametrize("name", EXPORT_PACKAGES)
 def test_each_package_that_exporting_needs_is_missed_by_name(name: str) -> None:
     facts = with_packages(without=(name,))
-    assert f"graphs cannot be built: {name} is not installed" in said(facts, "export")
+    assert f"graphs cannot be built: {name} is not installed" in message_about(facts, "export")
     assert "graphs of preset tiny" not in possible(facts)
 
 
 def test_what_is_too_old_is_named_with_what_is_needed() -> None:
-    assert "torch 2.4.1 is too old, expected 2.9 or newer" in said(with_packages(torch="2.4.1"), "torch")
-    assert "onnxruntime 1.20.1 is too old, expected 1.23" in said(with_packages(onnxruntime="1.20.1"), "onnxruntime")
+    assert "torch 2.4.1 is too old, expected 2.9 or newer" in message_about(with_packages(torch="2.4.1"), "torch")
+    assert "onnxruntime 1.20.1 is too old, expected 1.23" in message_about(
+        with_packages(onnxruntime="1.20.1"), "onnxruntime"
+    )
 
 
 def test_parity_needs_polygraphy() -> None:
-    assert "pip install 'nerve-deploy[parity]'" in said(with_packages(without=("polygraphy",)), "polygraphy")
+    assert "pip install 'nerve-deploy[parity]'" in message_about(with_packages(without=("polygraphy",)), "polygraphy")
 
 
 def test_a_jetson_gets_the_way_to_its_engines() -> None:
@@ -188,16 +195,16 @@ def test_a_jetson_gets_the_way_to_its_engines() -> None:
         memory_bytes=8 * GB,
         free_disk_bytes=20 * GB,
     )
-    assert "nerve-build engines BUNDLE --target tensorrt" in said(facts, "jetpack")
-    assert "--opset 20" in said(facts, "tensorrt")
+    assert "nerve-build engines BUNDLE --target tensorrt" in message_about(facts, "jetpack")
+    assert "--opset 20" in message_about(facts, "tensorrt")
     assert possible(facts) == {"engines with TensorRT"}
     assert possible(with_packages(facts, cuda_python="12.6.0")) == {"engines with TensorRT", "engines of tensorrt"}
 
 
 def test_a_gpu_without_any_library_gets_the_one_that_fits_it() -> None:
     bare = with_packages(without=("tensorrt-rtx",))
-    assert "pip install 'nerve-deploy[rtx]'" in said(bare, "engines")
-    assert "pip install 'nerve-deploy[trt]'" in said(replace(bare, gpus=(H100,)), "engines")
+    assert "pip install 'nerve-deploy[rtx]'" in message_about(bare, "engines")
+    assert "pip install 'nerve-deploy[trt]'" in message_about(replace(bare, gpus=(H100,)), "engines")
 
 
 def test_the_worst_comes_first() -> None:

@@ -92,10 +92,8 @@ def build(bundle: Path, ledger: Ledger, *stages: Any, **options: Any) -> tuple[M
 def test_engines_are_compiled_listed_noted_and_fit_the_machine_they_are_for(
     bundle: Path, ledger: Ledger, install: Install
 ) -> None:
-    report_progress: list[tuple[str, float]] = []
-    manifest, facts = build(
-        bundle, ledger, "walk", "mix", progress=lambda what, share: report_progress.append((what, share))
-    )
+    reports: list[tuple[str, float]] = []
+    manifest, facts = build(bundle, ledger, "walk", "mix", progress=lambda what, share: reports.append((what, share)))
     assert [(fact.stage, fact.target, fact.hit) for fact in facts] == [
         ("walk", "rtx-sm89", False),
         ("mix", "rtx-sm89", False),
@@ -109,10 +107,10 @@ def test_engines_are_compiled_listed_noted_and_fit_the_machine_they_are_for(
         assert ledger.knows(manifest.files[fact.path].sha256)
         assert record.parity == "not run"
         assert 10 < fact.peak_rss_mb < 1000
-    shares = [share for _, share in report_progress]
+    shares = [share for _, share in reports]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert report_progress[0] == ("walk for rtx-sm89: Building engine", 0.0)
+    assert reports[0] == ("walk for rtx-sm89: Building engine", 0.0)
 
 
 def test_an_engine_whose_key_is_there_is_a_hit_and_what_changes_it_is_a_miss(

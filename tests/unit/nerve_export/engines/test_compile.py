@@ -1,5 +1,5 @@
-"""Which engines are built, how the libraries differ, and what is said where no engine comes out; compiling for real is
-tested on a bundle."""
+"""Which engines are built, how the libraries differ, and the messages where no engine comes out. Real compiling is tested
+on a bundle."""
 
 import sys
 from pathlib import Path
@@ -249,14 +249,14 @@ def test_timings_are_kept_whole_or_measured_anew(tmp_path: Path) -> None:
 
 def test_progress_grows_from_nothing_to_all(monkeypatch: pytest.MonkeyPatch, manifest: Manifest) -> None:
     install(monkeypatch, FakeTrt(manifest))
-    report_progress: list[tuple[str, float]] = []
-    compiled(manifest, "rtx-sm89", progress=lambda what, share: report_progress.append((what, share)))
-    assert report_progress == [(FakeBuilder.PHASE, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)]
+    reports: list[tuple[str, float]] = []
+    compiled(manifest, "rtx-sm89", progress=lambda what, share: reports.append((what, share)))
+    assert reports == [(FakeBuilder.PHASE, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0, 1.0)]
 
 
 def test_phases_within_phases_count_for_their_part(manifest: Manifest) -> None:
-    report_progress: list[float] = []
-    monitor = engine._monitor(FakeTrt(manifest), lambda what, share: report_progress.append(share))
+    reports: list[float] = []
+    monitor = engine._monitor(FakeTrt(manifest), lambda what, share: reports.append(share))
     monitor.phase_start("all", None, 2)
     monitor.phase_start("part", "all", 2)
     assert monitor.step_complete("part", 0)
@@ -267,7 +267,7 @@ def test_phases_within_phases_count_for_their_part(manifest: Manifest) -> None:
     monitor.phase_finish("part")
     monitor.step_complete("all", 0)
     monitor.phase_finish("all")  # a step early, as TensorRT-RTX does
-    assert report_progress == [0, 0, 0.25, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 1.0]
+    assert reports == [0, 0, 0.25, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 1.0]
 
 
 def test_a_listener_that_is_gone_ends_the_build(monkeypatch: pytest.MonkeyPatch, manifest: Manifest) -> None:

@@ -28,9 +28,9 @@ def make_graph(path: Path, taps: dict[str, str], *, external: bool) -> None:
         helper.make_node("MatMul", ["doubled", "weight"], ["product"]),
         helper.make_node("Softmax", ["product"], ["y"]),
     ]
-    doors = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in "xy"]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in "xy"]
     weight = onnx.numpy_helper.from_array(WEIGHT, "weight")
-    graph = helper.make_graph(nodes, "hand", doors[:1], doors[1:], [weight])
+    graph = helper.make_graph(nodes, "hand", values[:1], values[1:], [weight])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     helper.set_model_props(model, {"nerve_stage": "walk", **{f"{TAP_PREFIX}{tap}": name for tap, name in taps.items()}})
     data = {"save_as_external_data": True, "location": f"{path.name}.data", "size_threshold": 0} if external else {}
@@ -43,8 +43,8 @@ def hand_made_runner(folder: Path, taps: dict[str, str], *, external: bool) -> R
     make_graph(folder / "walk.onnx", taps, external=external)
     manifest = load_manifest(folder)
     data = ("walk.onnx.data",) if external else ()
-    doors = [TensorSpec(name=name, dtype="float32", axes=(1, 8)) for name in "xy"]
-    spec = StageSpec(inputs=(doors[0],), outputs=(doors[1],))
+    values = [TensorSpec(name=name, dtype="float32", axes=(1, 8)) for name in "xy"]
+    spec = StageSpec(inputs=(values[0],), outputs=(values[1],))
     record = StageRecord(onnx="walk.onnx", external_data=data, spec=spec, gmac=0)
     files = {name: FileRecord(bytes=(folder / name).stat().st_size, sha256=file_sha256(folder / name))
              for name in ("walk.onnx", *data)}  # fmt: skip
@@ -91,7 +91,7 @@ def test_the_metadata_is_read_without_the_weights(tmp_path: Path) -> None:
 
 def test_a_tap_that_no_node_makes_is_refused(tmp_path: Path) -> None:
     make_graph(tmp_path / "walk.onnx", {"latent": "gone"}, external=False)
-    with pytest.raises(BundleError, match=r"walk\.onnx says that latent is its tensor 'gone', but no node makes that"):
+    with pytest.raises(BundleError, match=r"walk\.onnx lists its tensor 'gone' as latent, but no node makes it"):
         tapped_graph(tmp_path / "walk.onnx")
 
 
