@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -11,11 +11,10 @@ from platformdirs import user_cache_path, user_data_path
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.formats import PICKLED, convert_pickle, is_conversion_of, safetensors_name
-from nerve_ref.weights.hub import Hub, HuggingFaceHub
+from nerve_ref.weights.hub import Hub
 from nerve_ref.weights.lock import (
     PACKAGED_LOCK,
     FilePin,
-    Lock,
     LockedNetwork,
     Mirror,
     completed,
@@ -27,12 +26,11 @@ from nerve_ref.weights.lock import (
 )
 
 APPLICATION = "nerve-deploy"
-RELOCK = "have the lock completed with `nerve-build lock`"
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFolders:
-    """Where things lie.
+    """Where things lie, by default in the usual folders of this user; nothing is made there until it is needed.
 
     Attributes:
         packaged_lock: the lock that came with this version.
@@ -41,41 +39,40 @@ class WeightFolders:
         digests: remembered hashes.
     """
 
-    packaged_lock: Path
-    user_lock: Path
-    downloads: Path
-    digests: Path
+    packaged_lock: Path = PACKAGED_LOCK
+    user_lock: Path = field(default_factory=lambda: user_data_path(APPLICATION) / "weights.lock.json")
+    downloads: Path = field(default_factory=lambda: user_cache_path(APPLICATION) / "weights")
+    digests: Path = field(default_factory=lambda: user_cache_path(APPLICATION) / "digests.json")
 
 
-def user_folders() -> WeightFolders:
-    """The usual folders of this user; nothing is made there until it is needed."""
-    cache = user_cache_path(APPLICATION)
-    return WeightFolders(
-        PACKAGED_LOCK, user_data_path(APPLICATION) / "weights.lock.json", cache / "weights", cache / "digests.json"
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class WeightStore:
-    """What fetching needs.
+    """The weights on this machine, and the hub for what is not there yet.
 
     Attributes:
         lock: packaged lock, completed with the user's unless `locked`.
-        hub: asked only for what is not there yet.
-        folders: where things lie.
         digests: remembered hashes.
-        progress: gets one line at a time.
-        offline: never ask the hub.
-        locked: refuse what the packaged lock does not pin.
     """
 
-    lock: Lock
-    hub: Hub
-    folders: WeightFolders
-    digests: RememberedDigests
-    progress: Callable[[str], None]
-    offline: bool
-    locked: bool
+    def __init__(
+        self, hub: Hub, folders: WeightFolders, progress: Callable[[str], None], *, offline: bool, locked: bool
+    ) -> None:
+        """Read the locks.
+
+        Args:
+            hub: asked only for what is not there yet.
+            folders: where things lie.
+            progress: gets one line at a time.
+            offline: never ask the hub.
+            locked: refuse what the packaged lock does not pin.
+
+        Raises:
+            WeightError: a lock is not sound.
+        """
+        self.hub, self.folders, self.progress, self.offline, self.locked = hub, folders, progress, offline, locked
+        self.digests = RememberedDigests(folders.digests)
+        self.lock = read_lock(folders.packaged_lock)
+        if not locked and folders.user_lock.is_file():
+            self.lock = completed(self.lock, read_lock(folders.user_lock))
 
     def entry(self, network: str) -> LockedNetwork:
         """The lock's entry of a network.
@@ -91,22 +88,6 @@ class WeightStore:
     def folder(self, mirror: Mirror) -> Path:
         """Where the files of a mirror at its commit lie."""
         return self.folders.downloads / mirror.repository.replace("/", "--") / str(mirror.revision)
-
-
-def open_store(
-    hub: Hub | None, folders: WeightFolders, progress: Callable[[str], None], *, offline: bool, locked: bool
-) -> WeightStore:
-    """Read the locks; `hub` is the public one by default.
-
-    Raises:
-        WeightError: one of them is not sound.
-    """
-    lock: Lock = read_lock(folders.packaged_lock)
-    if not locked and folders.user_lock.is_file():
-        lock = completed(lock, read_lock(folders.user_lock))
-    return WeightStore(
-        lock, hub or HuggingFaceHub(), folders, RememberedDigests(folders.digests), progress, offline, locked
-    )
 
 
 def fetch(network: str, prefixes: tuple[str, ...], advice: str, store: WeightStore) -> Mirror:
@@ -141,7 +122,7 @@ def fetch(network: str, prefixes: tuple[str, ...], advice: str, store: WeightSto
 
 
 def _refuse_unpinned(mirror: Mirror) -> None:
-    advice = f"leave --locked out to pin at first use, or {RELOCK}"
+    advice = "leave --locked out to pin at first use, or have the lock completed with `nerve-build lock`"
     if not is_commit(mirror.revision):
         raise MirrorError(
             f"--locked needs a commit of 40 hex digits, the lock has revision {mirror.revision!r}; {advice}"

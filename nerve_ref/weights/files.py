@@ -6,10 +6,10 @@ from pathlib import Path
 
 from nerve_ref.weights.architectures import TINY, Backbones, is_dinov2, packaged_tiny
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
-from nerve_ref.weights.download import WeightFolders, WeightStore, fetch, open_store, user_folders
+from nerve_ref.weights.download import WeightFolders, WeightStore, fetch
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.formats import safetensors_name
-from nerve_ref.weights.hub import Hub
+from nerve_ref.weights.hub import Hub, HuggingFaceHub
 from nerve_ref.weights.local import ADVICE, checkpoint_roles, role_files
 
 TOKENIZER_NETWORK = "clip-tokenizer"
@@ -97,7 +97,9 @@ def resolve_weights(
     _refuse_unused(backbones, choice)
     if TINY in (backbones.clip, backbones.affinity):
         return _packaged()
-    store = open_store(hub, folders or user_folders(), progress, offline=choice.offline, locked=choice.locked)
+    store = WeightStore(
+        hub or HuggingFaceHub(), folders or WeightFolders(), progress, offline=choice.offline, locked=choice.locked
+    )
     files: dict[str, Path] = {}
     records: list[WeightFile] = []
     for network, paths in _needed(backbones, choice):
@@ -119,11 +121,11 @@ def weight_digests(weights: ResolvedWeights, *, folders: WeightFolders | None = 
     Raises:
         WeightError: a file is gone or damaged since it was resolved.
     """
-    digests = RememberedDigests((folders or user_folders()).digests)
+    digests = RememberedDigests((folders or WeightFolders()).digests)
     return {
         f"{role}/{path.name}": digests.sha256(path)
-        for role, place in sorted(weights.files.items())
-        for path in role_files(role, place).all()
+        for role, folder_or_file in sorted(weights.files.items())
+        for path in role_files(role, folder_or_file).all()
     }
 
 
@@ -145,16 +147,11 @@ def licences_text(records: Iterable[WeightFile]) -> str:
 
 def _refuse_unused(backbones: Backbones, choice: WeightChoice) -> None:
     """A path that would not be read is a mistake; ignoring it would hide it."""
-    tiny, dinov2 = TINY in (backbones.clip, backbones.affinity), is_dinov2(backbones)
-    unused = {
-        "clip": tiny,
-        "tokenizer": tiny,
-        "sd": tiny or dinov2,
-        "vae": tiny or dinov2,
-        "dinov2": tiny or not dinov2,
-    }
-    for name, is_unused in unused.items():
-        if is_unused and getattr(choice, name) is not None:
+    used = {"clip", "tokenizer", *(("dinov2",) if is_dinov2(backbones) else ("sd", "vae"))}
+    if TINY in (backbones.clip, backbones.affinity):
+        used = set()
+    for name in ("clip", "tokenizer", "sd", "vae", "dinov2"):
+        if name not in used and getattr(choice, name) is not None:
             raise WeightError(
                 f"--{name} is given, but {backbones.clip} with {backbones.affinity} does not use it; leave it out"
             )

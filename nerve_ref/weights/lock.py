@@ -121,26 +121,21 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 def completed(packaged: Lock, user: Lock) -> dict[str, LockedNetwork]:
     """The packaged lock, its gaps filled with what this user pinned at first use; what is packaged always wins."""
+    pinned = {(name, mirror.repository): mirror for name, entry in user.items() for mirror in entry.mirrors}
     return {
-        name: replace(entry, mirrors=tuple(_completed(mirror, user.get(name)) for mirror in entry.mirrors))
+        name: replace(
+            entry, mirrors=tuple(_completed(mirror, pinned.get((name, mirror.repository))) for mirror in entry.mirrors)
+        )
         for name, entry in packaged.items()
     }
 
 
-def _completed(mirror: Mirror, user: LockedNetwork | None) -> Mirror:
-    for known in user.mirrors if user else ():
-        # A user's pins of another commit were made under an older version of the packaged lock.
-        same_commit = not is_commit(mirror.revision) or mirror.revision == known.revision
-        if known.repository == mirror.repository and same_commit:
-            files = {path: _merged(pin, known.files.get(path)) for path, pin in mirror.files.items()}
-            return replace(mirror, revision=known.revision, files=files)
-    return mirror
-
-
-def _merged(pin: FilePin, known: FilePin | None) -> FilePin:
-    if known is None or (pin.sha256 is not None and pin.sha256 != known.sha256):
-        return pin
-    return FilePin(pin.sha256 or known.sha256, known.bytes if pin.bytes is None else pin.bytes)
+def _completed(mirror: Mirror, user: Mirror | None) -> Mirror:
+    # A user's pins of another commit were made under an older version of the packaged lock.
+    if user is None or (is_commit(mirror.revision) and mirror.revision != user.revision):
+        return mirror
+    files = {path: pin if pin.sha256 else user.files.get(path, pin) for path, pin in mirror.files.items()}
+    return replace(mirror, revision=user.revision, files=files)
 
 
 def with_pins(lock: Lock, name: str, licence: str, pinned: Mirror) -> dict[str, LockedNetwork]:

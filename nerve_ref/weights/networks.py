@@ -1,6 +1,5 @@
 """The networks of a variant, opened at first use: from files, at random, or the tiny models that are packaged."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from nerve_ref.providers.provider import AffinityProvider, DinoV2, StableDiffusi
 from nerve_ref.weights import architectures
 from nerve_ref.weights.architectures import TINY, Backbones, context_length, is_dinov2, network_config, packaged_tiny
 from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dinov2, read_text_encoder, read_unet
+from nerve_ref.weights.digests import file_sha256
+from nerve_ref.weights.local import role_files
 from nerve_ref.weights.random import (
     random_autoencoder,
     random_clip,
@@ -64,10 +65,8 @@ class WeightSource:
 
     def sha256(self) -> dict[str, str]:
         """Hash of each weight and config file by its name; reads all of them, seconds per gigabyte."""
-        if self.path.is_file():
-            return {self.path.name: _sha256(self.path)}
-        files = sorted([*self.path.glob("*.safetensors"), *self.path.glob("*.json")])
-        return {path.name: _sha256(path) for path in files}
+        files = [*self.path.glob("*.safetensors"), *self.path.glob("*.json")] if self.path.is_dir() else [self.path]
+        return {path.name: file_sha256(path) for path in sorted(files)}
 
 
 class Models:
@@ -188,10 +187,10 @@ def open_models(backbones: Backbones, files: Mapping[str, Path], context_tokens:
         context_tokens: for a UNet trained without a text encoder: that many zero vectors are its empty prompt.
 
     Raises:
-        ValueError: if a file is missing, or a folder holds no safetensors, naming it.
+        ValueError: if a file is missing, refused or damaged, naming it.
     """
     roles = ["clip", *_provider_roles(backbones, context_tokens)]
-    sources = tuple(WeightSource(role, _weights_path(files, role)) for role in roles)
+    sources = tuple(_source(files, role) for role in roles)
     tokenizer_path = files.get("tokenizer", files["clip"])
     return Models(
         clip=partial(_open_clip, backbones, files),
@@ -207,23 +206,12 @@ def _provider_roles(backbones: Backbones, context_tokens: int | None) -> list[st
     return ["vae", "unet"] + (["text_encoder"] if context_tokens is None else [])
 
 
-def _weights_path(files: Mapping[str, Path], role: str) -> Path:
-    """The folder or file of a role, if there is one of a kind that may be opened."""
-    path = files.get(role)
-    if path is None:
+def _source(files: Mapping[str, Path], role: str) -> WeightSource:
+    """The folder or file of a role, checked before any library opens it."""
+    if role not in files:
         raise ValueError(f"no weights for {role} were given, only for: {', '.join(files)}; give its folder or file")
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ValueError(f"{path} is no *.safetensors; other formats are refused because they can run code")
-        return path
-    if not (path / "config.json").is_file():
-        raise ValueError(
-            f"no {role} at {path}: expected a local folder with config.json and *.safetensors, or a single "
-            "*.safetensors; weights are not downloaded here, fetch them first and give their path"
-        )
-    if not any(path.glob("*.safetensors")):
-        raise ValueError(f"{path} holds no *.safetensors; other formats are refused because they can run code")
-    return path
+    role_files(role, files[role])
+    return WeightSource(role, files[role])
 
 
 def _open_clip(backbones: Backbones, files: Mapping[str, Path]) -> CLIPModel:
@@ -254,13 +242,13 @@ def _open_provider(backbones: Backbones, files: Mapping[str, Path], context_toke
     return StableDiffusion(vae, unet, _alphas_cumprod(_schedule(name, files.get("scheduler"))), context)
 
 
-def _refuse_other(found: Any, expected: Mapping[str, Any], role: str, path: Path, name: str) -> None:
+def _refuse_other(config: Any, expected: Mapping[str, Any], role: str, path: Path, name: str) -> None:
     """Refuse a network of other shapes than the one that it stands for."""
     levels = len(expected.get("block_out_channels", ()))
     for key in SAME_IN_CONFIGS[role]:
-        if key in expected and _per_level(getattr(found, key), levels) != _per_level(expected[key], levels):
+        if key in expected and _per_level(getattr(config, key), levels) != _per_level(expected[key], levels):
             raise ValueError(
-                f"{path} is no {role} of {name}: {key} is {getattr(found, key)}, expected {expected[key]}; "
+                f"{path} is no {role} of {name}: {key} is {getattr(config, key)}, expected {expected[key]}; "
                 "give its weights, or choose the preset that uses the network at hand"
             )
 
@@ -332,11 +320,3 @@ def empty_prompt(name: str, path: Path) -> Float[Tensor, "1 l d"]:
     ids[0, :2] = torch.tensor([tokens["start"], tokens["end"]])
     with torch.no_grad():
         return encoder(ids).last_hidden_state
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

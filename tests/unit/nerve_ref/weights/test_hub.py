@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from nerve_ref.weights.download import fetch, open_store
+from nerve_ref.weights.download import WeightStore, fetch
 from nerve_ref.weights.errors import MirrorError
 from nerve_ref.weights.hub import HuggingFaceHub
 from tests.unit.nerve_ref.fake_hub import COMMIT, places_in, write_lock_json
@@ -131,7 +131,7 @@ def test_a_file_that_was_damaged_since_is_fetched_again_though_the_library_would
     mirror = {"repository": "owner/whole", "revision": COMMIT, "files": pins}
     folders = places_in(tmp_path)
     write_lock_json(folders.packaged_lock, whole={"licence": "MIT", "mirrors": [mirror]})
-    store = open_store(hub, folders, lambda line: None, offline=False, locked=True)
+    store = WeightStore(hub, folders, lambda line: None, offline=False, locked=True)
     fetched = store.folder(fetch("whole", ("",), "no advice", store)) / "config.json"
     fetched.write_bytes(b"{}")
     assert hub.download("owner/whole", COMMIT, "config.json", fetched.parent).read_bytes() == b"{}"
