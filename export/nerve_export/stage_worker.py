@@ -118,10 +118,10 @@ def audit_frames(plan: BuildPlan) -> list[NDArray[np.uint8]]:
     if plan.audit_frames is None:
         count = AUDIT_FRAMES_TINY if presets()[plan.preset].is_packaged else AUDIT_FRAMES
         return parity_frames(plan.params.size_hw, count)
-    from nerve_runtime.opencv import cv2
+    from nerve_runtime.opencv import cv2, opencv_path
 
     height, width = plan.params.size_hw
-    read = (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in sorted(plan.audit_frames.iterdir()))
+    read = (cv2.imread(opencv_path(path), cv2.IMREAD_COLOR) for path in sorted(plan.audit_frames.iterdir()))
     frames = [
         np.asarray(cv2.resize(bgr, (width, height))[..., ::-1].copy(), np.uint8) for bgr in read if bgr is not None
     ]

@@ -5,10 +5,22 @@ OpenCV reads its pixel limit from the environment once, while it is imported; a 
 """
 
 import os
+from pathlib import Path
 
 IMAGE_PIXELS_LIMIT = 50_000_000  # no picture may exceed it, whatever its header says
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS_LIMIT))
 
 import cv2  # noqa: E402  # after the limit above was set
 
-__all__ = ["IMAGE_PIXELS_LIMIT", "cv2"]
+__all__ = ["IMAGE_PIXELS_LIMIT", "cv2", "opencv_path"]
+
+
+def opencv_path(path: str | Path) -> str:
+    r"""A path as OpenCV takes it, in UTF-8: it crashes the process on what Python makes of a name it cannot decode.
+
+    A name that is not UTF-8 at all becomes one that does not exist.
+
+    >>> opencv_path("m\udcc3\udcb6we.png")
+    'möwe.png'
+    """
+    return os.fsencode(path).decode("utf-8", "replace")

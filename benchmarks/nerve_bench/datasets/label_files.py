@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.errors import SourceError
-from nerve_runtime.opencv import cv2
+from nerve_runtime.opencv import cv2, opencv_path
 
 NUMBERED_MODES = ("P", "L", "1")
 """Modes of Pillow in which a pixel is one number: palette index, grey level, bit."""
@@ -40,7 +40,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises:
         SourceError: the file cannot be read.
     """
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    bgr = cv2.imread(opencv_path(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
         raise SourceError(f"cannot read the picture {path}; unpack the data set again")
     return np.ascontiguousarray(bgr[..., ::-1], dtype=np.uint8)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from nerve_bench.world.scenes import WORLD_PX, Sprite, background, expose, light, make_sprite, paste, scene_rng
 from nerve_bench.world.textures import FloatImage
+from nerve_runtime.opencv import cv2, opencv_path
 
 PAN_MARGIN = 0.5
 """How much more background than frame there is on each side, as a share of the frame."""
@@ -129,7 +129,7 @@ def write_video(frames: Iterator[MovingFrame], path: str, fps: float) -> int:
         for frame in frames:
             if writer is None:
                 size_wh = frame.rgb.shape[1::-1]
-                writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), fps, size_wh)
+                writer = cv2.VideoWriter(opencv_path(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size_wh)
                 if not writer.isOpened():
                     raise OSError(f"cannot open {path} for writing; is its folder there and writable?")
             writer.write(frame.rgb[..., ::-1])

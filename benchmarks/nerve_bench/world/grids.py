@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from nerve_bench.world.clips import MovingFrame, moving_scene
 from nerve_bench.world.scenes import SEEDS, Scene, make_scene
 from nerve_bench.world.textures import CLASS_NAMES
+from nerve_runtime.opencv import cv2, opencv_path
 from nerve_stream.drawing.colours import palette
 
 UInt8Image = NDArray[np.uint8]
@@ -52,7 +52,7 @@ def write_png(image: UInt8Image, path: Path) -> Path:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image[..., ::-1]):
+    if not cv2.imwrite(opencv_path(path), image[..., ::-1]):
         raise OSError(f"cannot write {path}; is its folder writable?")
     return path
 

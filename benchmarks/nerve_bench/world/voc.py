@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from nerve_bench.world.scenes import WORLD_PX, Scene, make_scene
 from nerve_bench.world.textures import CLASS_NAMES
 from nerve_runtime import IGNORE_LABEL
+from nerve_runtime.opencv import cv2, opencv_path
 from nerve_stream.sinks import indexed_png
 
 JPEG_QUALITY = 95
@@ -83,7 +83,7 @@ def write_voc_scene(folder: Path, name: str, scene: Scene) -> None:
         OSError: the picture cannot be written.
     """
     picture = folder / "JPEGImages" / f"{name}.jpg"
-    if not cv2.imwrite(str(picture), scene.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+    if not cv2.imwrite(opencv_path(picture), scene.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
         raise OSError(f"cannot write {picture}; is its folder there and writable?")
     labels = folder / "SegmentationClass" / f"{name}.png"
     labels.write_bytes(indexed_png(voc_labels(scene.labels), voc_colors()))

@@ -74,6 +74,25 @@ def test_class_names_are_those_that_were_typed(bundle: Path, tmp_path: Path) -> 
     assert b"is not known to this bundle" in ended.stderr
 
 
+WRITE_AND_READ = """
+import sys
+from pathlib import Path
+import numpy as np
+from nerve_bench.datasets.label_files import read_picture
+from nerve_bench.world.clips import moving_scene, write_video
+from nerve_bench.world.grids import write_png
+path = Path(sys.argv[1])
+assert write_video(iter(list(moving_scene(0, frames=2))), str(path.with_suffix(".mp4")), 10) == 2
+print(read_picture(write_png(np.full((2, 3, 3), 7, dtype=np.uint8), path)).tolist())
+"""
+
+
+def test_opencv_writes_and_reads_files_of_such_names(tmp_path: Path) -> None:
+    ended = run("-c", WRITE_AND_READ, tmp_path / "möwe.png")
+    assert (ended.returncode, ended.stdout.strip()) == (0, str([[[7] * 3] * 3] * 2).encode()), ended.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"möwe.png", "möwe.mp4"}
+
+
 @pytest.mark.parametrize("program", ["export/build_engines.py", "benchmarks/run.py"])
 def test_the_other_commands_say_such_names_too(program: str, tmp_path: Path) -> None:
     words = ("parity", tmp_path / "bü") if "build" in program else ("memory", tmp_path / "bü", "--json")
