@@ -4,8 +4,6 @@ import errno
 import json
 import logging
 import os
-import select
-import subprocess
 import sys
 import threading
 import time
@@ -13,7 +11,7 @@ from collections import deque
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,10 +19,11 @@ import numpy as np
 from nerve_runtime import CompatibilityError, FrameResult, ResourceError, UsageError
 from nerve_runtime.opencv import cv2
 from nerve_stream.backoff import Backoff
+from nerve_stream.child import Child
 from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.redaction import redacted
 from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
-from nerve_stream.sinks.outgoing_child import CLOCK_HZ, HEADER, READY, SENT
+from nerve_stream.sinks.outgoing_child import CLOCK_HZ, PTS
 from nerve_stream.sinks.video import VIDEO_FPS_IF_UNKNOWN, fit_to_canvas
 
 # One format a scheme. An MPEG-TS packet is 188 bytes; seven of them fill a datagram that no Ethernet has to split.
@@ -38,13 +37,7 @@ STALLED_S = 4.0
 CLOSE_S = 1.0  # what is queued may still be sent
 FINISH_S = 0.4
 JOIN_S = 0.8
-POLL_S = 0.1
-READ_BYTES = 4096
-# The search path is handed on as it is, so that the process finds what the parent found, whatever started the parent.
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from nerve_stream.sinks.outgoing_child import main; sys.exit(main())"
-)
+SENDER = "nerve_stream.sinks.outgoing_child:main"
 
 logger = logging.getLogger("nerve_runtime")
 
@@ -112,7 +105,8 @@ class OutgoingStream(Sink):
         self._closing, self._give_up = threading.Event(), threading.Event()
         self._started_s = time.monotonic()
         self._last_tick = -1
-        self._sender: _SenderProcess | None = self._first_sender()
+        self._sender: _SenderProcess | None = None
+        self._connect_first()
         self._thread = threading.Thread(target=self._run, name="nerve-outgoing", daemon=True)
         self._thread.start()
 
@@ -142,14 +136,17 @@ class OutgoingStream(Sink):
             self._changed.notify()
         self._thread.join(CLOSE_S)
         self._give_up.set()
+        sender = self._sender
+        if sender is not None and self._thread.is_alive():
+            sender.child.connection.disconnect()
         self._thread.join(JOIN_S)
         with self._changed:
             self.frames_lost += len(self._queue)
             self._queue.clear()
 
-    def _first_sender(self) -> "_SenderProcess":
+    def _connect_first(self) -> None:
         try:
-            return _SenderProcess(self._settings, self._give_up)
+            self._connect()
         except _ConnectionLostError as broken:
             if "Protocol not found" in str(broken):
                 raise CompatibilityError(
@@ -170,17 +167,33 @@ class OutgoingStream(Sink):
                 self._count(lost=1)
                 continue
             try:
-                if self._sender is None:
-                    self._sender = _SenderProcess(self._settings, self._give_up)
+                sender = self._sender
+                if sender is None:
+                    sender = self._connect()
                     self.reconnects += 1
-                self._sender.send(self._encoded(waiting))
+                sender.send(*self._drawn(waiting))
             except _ConnectionLostError as broken:
                 self._note_lost(broken, backoff)
             else:
                 backoff.reset()
                 self._count(sent=1)
-        if self._sender is not None:
-            self._sender.finish()
+        self._disconnect(FINISH_S)
+
+    def _connect(self) -> "_SenderProcess":
+        self._sender = sender = _SenderProcess(self._settings)
+        if self._give_up.is_set():  # `close` looked for a process before this one was there
+            sender.child.connection.disconnect()
+        try:
+            sender.open()
+        except _ConnectionLostError:
+            self._disconnect()
+            raise
+        return sender
+
+    def _disconnect(self, timeout_s: float = 0.0) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.child.close(timeout_s)
 
     def _note_lost(self, broken: _ConnectionLostError, backoff: Backoff) -> None:
         self._count(lost=1)
@@ -188,8 +201,7 @@ class OutgoingStream(Sink):
         if self._sender is not None:
             whither = "nothing more is sent" if self.receiver_gone else "trying again"
             logger.warning("%s: connection lost (%s); %s", self.path, broken, whither)
-            self._sender.kill()
-            self._sender = None
+            self._disconnect()
         if not self.receiver_gone:
             self._closing.wait(backoff.delay_s())
 
@@ -206,113 +218,61 @@ class OutgoingStream(Sink):
             self.frames_sent += sent
             self.frames_lost += lost
 
-    def _encoded(self, waiting: _PendingFrame) -> bytes:
-        """One picture as the sender reads it: its time in ticks, then I420."""
+    def _drawn(self, waiting: _PendingFrame) -> tuple[int, UInt8Array]:
+        """One frame as the sender takes it: its time in ticks, and its overlay in I420."""
         picture = fit_to_canvas(overlay(waiting.rgb, waiting.result, self._style, fps=waiting.fps), self._size_hw)
         tick = round((waiting.offered_s - self._started_s) * CLOCK_HZ)
         self._last_tick = max(tick, self._last_tick + 1)  # encoders refuse a time that does not grow
-        planes = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), dtype=np.uint8)
-        return HEADER.pack(self._last_tick) + planes.tobytes()
+        return self._last_tick, np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), dtype=np.uint8)
 
 
 class _SenderProcess:
-    """One connection: a sender process, spoken to through pipes with a deadline on everything; for one thread.
+    """One connection to the receiver: a child process that encodes and sends.
 
     Args:
-        order: what the process needs to know.
-        give_up: once set, nothing is waited for any longer.
-
-    Raises:
-        _ConnectionLostError: the connection cannot be made.
+        settings: what the process needs to know; see `outgoing_child`.
     """
 
-    def __init__(self, settings: dict[str, object], give_up: threading.Event) -> None:
-        self._give_up = give_up
+    def __init__(self, settings: dict[str, object]) -> None:
+        self._settings = settings
         passed: tuple[int, ...] = ()
         if settings["url"] == STDOUT_TEXT:
             passed = (os.dup(sys.stdout.fileno()),)
-            settings = {**settings, "url": f"pipe:{passed[0]}"}
+            self._settings = {**settings, "url": f"pipe:{passed[0]}"}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=passed,
-                bufsize=0,
-            )
+            self.child = Child(SENDER, pass_fds=passed)
         finally:
             for descriptor in passed:
                 os.close(descriptor)
-        self._into, self._out_of = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
-        os.set_blocking(self._into.fileno(), False)
-        try:
-            deadline_s = time.monotonic() + OPEN_TIMEOUT_S
-            self._send_bytes(json.dumps(settings).encode() + b"\n", deadline_s)
-            self._wait_for_answer(READY, deadline_s)
-        except _ConnectionLostError:
-            self.kill()
-            raise
 
-    def send(self, content: bytes) -> None:
-        """Hand over one picture and wait until it was sent.
+    def open(self) -> None:
+        """Wait until the connection is made.
+
+        Raises:
+            _ConnectionLostError: it cannot be made within 8 s.
+        """
+        self._exchange(json.dumps(self._settings).encode(), timeout_s=OPEN_TIMEOUT_S)
+
+    def send(self, pts: int, planes: UInt8Array) -> None:
+        """Hand over one frame, its time in 1/90000 s and its I420 pixels, and wait until it was sent.
 
         Raises:
             _ConnectionLostError: that took longer than 4 s, or the process ended.
         """
-        deadline_s = time.monotonic() + STALLED_S
-        self._send_bytes(content, deadline_s)
-        self._wait_for_answer(SENT, deadline_s)
+        self._exchange(PTS.pack(pts), planes.reshape(-1).data, timeout_s=STALLED_S)
 
-    def finish(self) -> None:
-        """Tell the process that no more comes, and wait half a second before killing it."""
-        self._into.close()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(FINISH_S)
-        self.kill()
-
-    def kill(self) -> None:
-        """End the process, wait for it, and close its pipes."""
-        self._process.kill()
-        self._process.wait()
-        self._into.close()
-        self._out_of.close()
-
-    def _send_bytes(self, content: bytes, deadline_s: float) -> None:
-        left = memoryview(content)
-        while left:
-            self._wait_for([], [self._into], deadline_s)
-            try:
-                left = left[os.write(self._into.fileno(), left) :]
-            except BrokenPipeError:
-                return  # it ended, and the answer says why
-            except BlockingIOError:
-                continue
-
-    def _wait_for_answer(self, wanted: bytes, deadline_s: float) -> None:
-        answer = b""
-        while answer != wanted:
-            self._wait_for([self._out_of], [], deadline_s)
-            more = os.read(self._out_of.fileno(), READ_BYTES)
-            answer += more
-            if not more or (answer.endswith(b"}\n") and answer != wanted):
-                raise _ConnectionLostError(_reason(answer))
-
-    def _wait_for(self, readable: list[IO[bytes]], writable: list[IO[bytes]], deadline_s: float) -> None:
-        while not self._give_up.is_set():
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise _ConnectionLostError("the receiver takes nothing")
-            if any(select.select(readable, writable, [], min(left_s, POLL_S))):
-                return
-        raise _ConnectionLostError("the stream is closing")
-
-
-def _reason(answer: bytes) -> str:
-    """Why the process ended, from its last words."""
-    _, found, words = answer.partition(b'{"error"')
-    if not found:
-        return "the sender process ended"
-    return redacted(str(json.loads(found + words)["error"]))
+    def _exchange(self, *parts: bytes | memoryview, timeout_s: float) -> None:
+        connection = self.child.connection
+        try:
+            with suppress(ConnectionError):  # it has ended, and its last answer says why
+                connection.send(*parts, timeout_s=timeout_s)
+            (error,) = connection.receive(timeout_s)
+        except TimeoutError:
+            raise _ConnectionLostError("the receiver takes nothing") from None
+        except OSError:
+            raise _ConnectionLostError(f"the sender process {self.child.ending()}") from None
+        if error.size:
+            raise _ConnectionLostError(redacted(error.tobytes().decode()))
 
 
 def _with_packet_size(url: str) -> str:

@@ -272,7 +272,7 @@ def test_closing_leaves_no_process_no_thread_and_no_open_file() -> None:
     stream.close()
     stream.close()
     assert child is not None
-    assert child._process.returncode is not None
+    assert child.child.wait(0) is not None
     assert (threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))) == before
 
 
