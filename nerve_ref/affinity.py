@@ -1,6 +1,6 @@
 """Queries and keys to affinities: per head, rows that sum to 1, mixed over heads into one S (method, section 5; E2, E4).
 
-Every kind answers the same four questions: one step of each head (`apply`), the same with the self-loop removed
+Every kind has the same four methods: one step of each head (`apply`), the same with the self-loop removed
 (`without_self_loop`), all heads mixed by weights (`mixed`), and the full matrices for tests (`dense`).
 Labels are (c, p): one row per class, tokens row-major over the token grid.
 """
@@ -57,7 +57,7 @@ class Affinity(Protocol):
         ...
 
     def without_self_loop(self, labels: Float[Tensor, "c p"]) -> Float[Tensor, "n c p"]:
-        """S_h P of each head, had no token seen itself."""
+        """S_h P of each head, without the weight that each token gives itself."""
         ...
 
     def mixed(self, weights: Float[Tensor, " n"]) -> MixedAffinity:
@@ -77,17 +77,20 @@ def token_grid_hw(heads: Sequence[LayerHeads]) -> tuple[int, int]:
 def affinity_from_heads(heads: Sequence[LayerHeads], params: NerveParams) -> Affinity:
     """The affinity that the parameters name, over all heads of all layers, in their order."""
     grid_hw = token_grid_hw(heads)
-    knobs = (params.sharpen, params.row_threshold, params.key_norm)
+    row_options = (params.sharpen, params.row_threshold, params.key_norm)
     if params.affinity == "softmax_pooled":
         rows = [
-            pooled_affinity(layer.q, layer.k, layer.grid_hw, params.pooled_hw, grid_hw, params.temperature, *knobs)
+            pooled_affinity(
+                layer.q, layer.k, layer.grid_hw, params.pooled_hw, grid_hw, params.temperature, *row_options
+            )
             for layer in heads
         ]
         return PooledAffinity(torch.cat(rows), grid_hw, params.pooled_hw)
     if params.affinity == "linear":
         return LayeredAffinity(tuple(linear_factors(layer.q, layer.k, layer.grid_hw) for layer in heads), grid_hw)
     layers = [
-        dense_affinity(layer.q, layer.k, layer.grid_hw, params.affinity, params.temperature, *knobs) for layer in heads
+        dense_affinity(layer.q, layer.k, layer.grid_hw, params.affinity, params.temperature, *row_options)
+        for layer in heads
     ]
     return LayeredAffinity(tuple(layers), grid_hw)
 
@@ -103,7 +106,7 @@ def pooled_affinity(
     row_threshold: float,
     key_norm: bool,
 ) -> Float[Tensor, "n P m"]:
-    """Rows B of one layer: how each token of the token grid looks at m pooled cells. Rows sum to 1.
+    """Rows B of one layer: attention of each token of the token grid over m pooled cells. Rows sum to 1.
 
     Softmax of Q Kp^T / sqrt(d) / temperature with keys mean-pooled over cells, then `sharpened_rows`, then rows
     upsampled bilinearly to the token grid. A layer coarser than the cells is not pooled; its columns are split
@@ -146,8 +149,8 @@ def sharpened_rows(
         weights = weights / weights.mean(1, keepdim=True).clamp_min(KEY_FLOOR)
     # Relative to the maximum a high power cannot underflow the whole row.
     relative = (weights / weights.amax(-1, keepdim=True)) ** sharpen
-    kept = relative * (relative >= row_threshold)
-    return kept / kept.sum(-1, keepdim=True)
+    above = relative * (relative >= row_threshold)
+    return above / above.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ class PooledAffinity:
         return mean_pool(labels, self.grid_hw, self.pooled_hw) @ self.B.transpose(1, 2)
 
     def without_self_loop(self, labels: Float[Tensor, "c p"]) -> Float[Tensor, "n c p"]:
-        """S_h P had no token seen its own cell: (B pool(P) - b_own pool(P)_own) / (1 - b_own).
+        """S_h P without each token's own cell: (B pool(P) - b_own pool(P)_own) / (1 - b_own).
 
         Removing only the token's 1/s^2 share of its cell would not be enough. See `renormalised_without`.
         """
@@ -264,7 +267,7 @@ class DenseLayer:
         return labels @ self.S.transpose(1, 2)
 
     def own_weights(self) -> Float[Tensor, "n q"]:
-        """What each token gives itself."""
+        """The diagonal: what each token gives itself."""
         return self.S.diagonal(dim1=1, dim2=2)
 
     def weighted(self, weights: Float[Tensor, " n"]) -> "DenseLayer":
@@ -289,7 +292,7 @@ class LinearLayer:
         return (labels @ self.columns) @ self.rows.transpose(1, 2)
 
     def own_weights(self) -> Float[Tensor, "n q"]:
-        """What each token gives itself."""
+        """The diagonal: what each token gives itself."""
         return (self.rows * self.columns).sum(-1)
 
     def weighted(self, weights: Float[Tensor, " n"]) -> "LinearLayer":
@@ -315,7 +318,7 @@ class LayeredAffinity:
     def apply(self, labels: Float[Tensor, "c p"]) -> Float[Tensor, "n c p"]:
         """S_h P of each head."""
         pooled = [mean_pool(labels, self.grid_hw, layer.grid_hw) for layer in self.layers]
-        return torch.cat([self._up(layer, layer.apply(own)) for layer, own in zip(self.layers, pooled, strict=True)])
+        return torch.cat([self._up(layer, layer.apply(maps)) for layer, maps in zip(self.layers, pooled, strict=True)])
 
     def without_self_loop(self, labels: Float[Tensor, "c p"]) -> Float[Tensor, "n c p"]:
         """S_h P of each head with the diagonal dropped on the layer's own grid; see `renormalised_without`."""
@@ -369,9 +372,8 @@ def renormalised_without(
 ) -> Float[Tensor, "n c q"]:
     """One step without the own cell's share, renormalised: (step - own) / (1 - own weight).
 
-    A token that sees nothing but itself says nothing about the others: its row becomes uniform over the classes in
-    use, the highest entropy, so that such a head does not win. `OWN_GUARD` of that uniform is mixed into every row,
-    which needs no branch.
+    The row of a token that attends to itself alone becomes uniform over the classes in use, the highest entropy, so
+    that such a head gets little weight. `OWN_GUARD` of that uniform is mixed into every row, so no branch is needed.
     """
     uniform = functional.normalize((labels != 0).any(1).to(labels.dtype), p=1.0, dim=0)
     others = (step - own_weight[:, None] * own_labels).clamp_min(0)

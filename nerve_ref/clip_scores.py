@@ -16,7 +16,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 NEIGHBOURHOOD_STD = 5.0
 """Width in tokens of the Gaussian that `naclip` adds to its attention logits (peer)."""
 FUSION_FLOOR = 1e-12
-"""Added before the last normalisation of `early_fusion`: a row that nothing exceeds its mean in becomes uniform."""
+"""Added before the last normalisation of `early_fusion`: a row in which nothing exceeds the mean becomes uniform."""
 
 
 def clip_pixels(frame: UInt8[Tensor, "H W 3"], size_hw: tuple[int, int]) -> Float[Tensor, "1 3 h w"]:
@@ -102,15 +102,15 @@ def _neighbourhood_attention(
 def _gaussian_neighbourhood(grid_hw: tuple[int, int]) -> Float[Tensor, "p p"]:
     """exp(-distance^2 / (2 std^2)) between all pairs of tokens, distances in tokens."""
     ys, xs = torch.meshgrid(torch.arange(grid_hw[0]), torch.arange(grid_hw[1]), indexing="ij")
-    places = torch.stack([ys.flatten(), xs.flatten()], dim=1).float()
-    squared = (places[:, None] - places[None]).square().sum(-1)
+    positions = torch.stack([ys.flatten(), xs.flatten()], dim=1).float()
+    squared = (positions[:, None] - positions[None]).square().sum(-1)
     return torch.exp(-squared / (2 * NEIGHBOURHOOD_STD**2))
 
 
 def _fused_attention(
     block: Any, hidden: Float[Tensor, "1 q e"], earlier: Float[Tensor, "q q"] | None
 ) -> Float[Tensor, "1 p e"]:
-    """`early_fusion`: the blocks before the last decide who looks at whom, attention output only.
+    """`early_fusion`: the blocks before the last decide which token attends to which, attention output only.
 
     CLS is left out of the matrix, on both sides: it carries the whole picture, and a dense feature should not (ours).
 

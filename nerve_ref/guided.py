@@ -69,8 +69,8 @@ def _squared_distances(grid_hw: tuple[int, int], size_hw: tuple[int, int]) -> Fl
     """Squared distance in tokens from each pixel to the centre of each token around it, over 2 REACH_TOKENS^2."""
     offsets = []
     for side, tokens in zip(size_hw, grid_hw, strict=True):
-        places = (torch.arange(side) + 0.5) * (tokens / side)
-        offsets.append(places - places.floor() - 0.5)
+        positions = (torch.arange(side) + 0.5) * (tokens / side)
+        offsets.append(positions - positions.floor() - 0.5)
     down, right = torch.tensor(AROUND, dtype=torch.float32).T
     rows = (offsets[0][None] - down[:, None]).square()
     columns = (offsets[1][None] - right[:, None]).square()

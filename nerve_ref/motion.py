@@ -1,8 +1,8 @@
-"""Affinities and scores that move with the picture (ours; method, section 9): what is compared with the keyframe moves.
+"""Affinities and scores that move with the picture since the keyframe (ours; method, section 9).
 
 The paper is about still pictures. Between keyframes the affinity stays that of the keyframe; where things have moved
-since, each token of the frame looks up the token of the keyframe that showed the same surface, and two tokens are as
-near to each other as their origins were. How origins are found is not this module's business.
+since, each token of the frame has an origin, the token of the keyframe that showed the same surface, and two tokens have
+the affinity of their origins. Origins are found elsewhere (`nerve_runtime.motion`).
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Motion:
     """Where the tokens of a frame come from.
 
     Attributes:
-        origin_tokens: token of the keyframe that showed the same surface, one a token.
-        origin_visible: how far that can be believed, 0 (newly uncovered, or lost) to 1.
-        previous_tokens: the four tokens of the frame before around the place a token came from.
-        previous_weights: their bilinear weights, at least 0; they sum to 1, or to less where the place is not believed.
+        origin_tokens: token of the keyframe that showed the same surface, for each token.
+        origin_visible: confidence in it, 0 (newly uncovered, or lost) to 1.
+        previous_tokens: the four tokens of the frame before around the position that a token came from.
+        previous_weights: their bilinear weights, at least 0; they sum to 1, or to less where confidence is low.
     """
 
     origin_tokens: Int[Tensor, " p"]
@@ -40,16 +40,16 @@ class Motion:
 def carry(
     fresh: Float[Tensor, "c p"], previous: Float[Tensor, "c p"], motion: Motion, keep: Scalar
 ) -> Float[Tensor, "c p"]:
-    """Scores of the frame before, at the places where their surfaces are now, mixed with fresh ones.
+    """Scores of the frame before, moved to where their surfaces are now and mixed with fresh ones.
 
-    A token keeps `keep` of what it was as far as its origin is believed, and takes the rest from `fresh`.
+    A token takes `keep` times the confidence in its origin from `previous`, and the rest from `fresh`.
     """
     matrix = torch.zeros(fresh.shape[1], fresh.shape[1])
     rows = torch.arange(fresh.shape[1])
     for tokens, weights in zip(motion.previous_tokens, motion.previous_weights, strict=True):
         matrix.index_put_((rows, tokens), weights, accumulate=True)
-    believed = keep * matrix.sum(1)
-    return (1 - believed) * fresh + keep * previous @ matrix.T
+    confidence = keep * matrix.sum(1)
+    return (1 - confidence) * fresh + keep * previous @ matrix.T
 
 
 def carried_dense(
@@ -58,8 +58,7 @@ def carried_dense(
     """S of a frame between keyframes, whose rows sum to 1: far affinity of the origins, near affinity W of the frame.
 
     A pair of tokens has the affinity of its origins, times how far the second is visible; where a row then exceeds 1,
-    because surfaces grew, it is divided by its sum. What a row lacks, and what its own token does not believe, goes to
-    the neighbours.
+    because surfaces grew, it is divided by its sum. What a row lacks of 1 goes to the neighbours.
     """
     between = S_global.dense()[motion.origin_tokens][:, motion.origin_tokens] * motion.origin_visible
     far = between / between.sum(1, keepdim=True).clamp_min(1)
@@ -69,9 +68,9 @@ def carried_dense(
 
 def carried_neighbours(W: Float[Tensor, "8 h w"], motion: Motion) -> Float[Tensor, "8 h w"]:
     """W of the keyframe at the origins of a frame's tokens, where the frame itself cannot be compared cheaply."""
-    found = W.flatten(1)[:, motion.origin_tokens].unflatten(1, W.shape[1:])
+    at_origins = W.flatten(1)[:, motion.origin_tokens].unflatten(1, W.shape[1:])
     inside = neighbour_values(torch.ones(1, *W.shape[1:]))[:, 0]
-    weights = (found + BORDER_FLOOR) * inside
+    weights = (at_origins + BORDER_FLOOR) * inside
     return weights / weights.sum(0)
 
 

@@ -36,7 +36,7 @@ class NerveParams:
         temperature: divides the logits of the softmax kinds (ours).
         sharpen: power gamma >= 1 on the entries of each row; 1 is off (ours).
         row_threshold: entries under this share of their row's maximum are dropped, after the power; 0 is off (ours).
-        key_norm: divide each key's weights by their mean over the rows, so that hubs lose their pull (ours).
+        key_norm: divide each key's weights by their mean over the rows, so that keys that attract every query count less (ours).
         entropy: form of the head weights, E4 up to the form of the decreasing exponential ("plain" is the paper's).
         head_temperature: T_H of E4, in units of entropy ("plain") or of its deviation over heads ("zscore") (ours).
         self_loop: keep a token's own cell in the one-step distributions of E3; False removes it (ours).
@@ -84,7 +84,7 @@ class NerveParams:
         self._check_choices()
         self._check_sizes()
         self._check_ranges()
-        self._check_knobs_apply()
+        self._check_options_apply()
 
     def _check_choices(self) -> None:
         choices = {
@@ -119,8 +119,8 @@ class NerveParams:
         for name in ("steps", "warm_steps", "noise_seed"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
 
-    def _check_knobs_apply(self) -> None:
-        """A knob that the chosen affinity cannot turn must be off, or its effect would be missed in silence."""
+    def _check_options_apply(self) -> None:
+        """An option without effect on the chosen affinity must be off, or nobody would notice that it does nothing."""
         if self.affinity in ("linear", "relu_dense"):
             self._require(self.temperature == 1, "temperature", f"1, because {self.affinity} has no softmax")
         if self.affinity == "linear":

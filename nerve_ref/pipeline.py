@@ -25,7 +25,7 @@ from nerve_ref.weights.networks import Models, tiny_models
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the networks say about a frame, before any constant of sections 5 to 8 is used.
+    """Outputs of the networks for a frame, before any constant of sections 5 to 8 is used.
 
     Attributes:
         frame: the working frame, RGB.
@@ -162,14 +162,14 @@ def solve(
     output_size_hw: tuple[int, int] | None = None,
     smoothed: Callable[[Tensor], Tensor] | None = None,
 ) -> Intermediates:
-    """The method on what the networks said: cheap, so that sweeps over constants share one observation.
+    """The method on the outputs of the networks: cheap, so that sweeps over constants share one observation.
 
     Args:
-        observation: what the networks said.
+        observation: from `observe`.
         bank: vocabulary.
         params: constants of the method.
         output_size_hw: size of the labels; the frame's by default.
-        smoothed: on video, G (c, p) to the G that the rest goes on with.
+        smoothed: on video, the function from G (c, p) to the smoothed G (c, p).
 
     Raises:
         ValueError: if fewer than two classes are in use.

@@ -27,13 +27,13 @@ from nerve_ref.weights.networks import Models
 class VideoReference:
     """Segments the frames of one video in order.
 
-    On a keyframe Stable Diffusion runs, heads are weighed anew and the walk starts cold, from G. On the frames
+    On a keyframe Stable Diffusion runs, head weights are computed and the walk starts cold, from G. On the frames
     between, CLIP alone runs; affinities and head weights are the keyframe's, and the walk takes `warm_steps` from
     the previous frame's result. Keyframes are every `keyframe_every` frames, counted from the last one, and frames
     that differ from the last keyframe by more than `change_threshold`, such as the first after a cut.
 
-    Where the caller says how the picture moved, scores and affinities move along (`nerve_ref.motion`), and what is left
-    of the seed scores of the frame before is `smoothing`.
+    With a `Motion`, scores and affinities move along (`nerve_ref.motion`), and `smoothing` is the share of the previous
+    frame's seed scores that is kept.
 
     State: the last keyframe with its intermediates, the frames since, the previous result, the vocabulary.
     """
@@ -55,7 +55,7 @@ class VideoReference:
             params: constants of the method.
             keyframe_every: greatest age of an affinity in frames; 1 makes every frame a keyframe.
             change_threshold: mean absolute difference of pixels, 0 to 255, above which a frame is a keyframe.
-            smoothing: share of the seed scores kept from the frame before where its motion is told, 0 to below 1.
+            smoothing: share of the seed scores kept from the frame before where a `Motion` is given, 0 to below 1.
 
         Raises:
             ValueError: if keyframe_every is below 1.
@@ -74,7 +74,7 @@ class VideoReference:
         self.classes_changed = False
 
     def set_bank(self, bank: TextBank) -> None:
-        """Change the vocabulary: from the next frame on, heads are weighed anew and the walk starts cold, once."""
+        """Change the vocabulary: on the next frame head weights are computed again and the walk starts cold."""
         self.bank = bank
         self.classes_changed = True
 
@@ -85,14 +85,14 @@ class VideoReference:
 
         Args:
             frame: of the working size.
-            motion: where its tokens come from; None after a cut, and where nothing is followed.
+            motion: where its tokens come from; None after a cut, and where motion is not used.
             keyframe: whether it is one; None to decide here.
 
         Raises:
             ValueError: if the frame has another size than `params.size_hw`.
         """
-        due = self._is_keyframe(frame) if keyframe is None else keyframe
-        if self.previous is None or due:
+        is_keyframe = self._is_keyframe(frame) if keyframe is None else keyframe
+        if self.previous is None or is_keyframe:
             smoothed = self._smoothing_of(self.previous, motion)
             result = solve(observe(self.models, frame, self.params), self.bank, self.params, smoothed=smoothed)
             self.keyframe, self.age = frame.clone(), 1
@@ -134,7 +134,7 @@ class VideoReference:
     def _walk_after(
         self, frame: UInt8[Tensor, "H W 3"], G: Float[Tensor, "c p"], previous: Intermediates, motion: Motion
     ) -> Float[Tensor, "c p"]:
-        """With the keyframe's affinity at the tokens' origins; near affinity is the frame's own where colours make it."""
+        """With the keyframe's affinity at the tokens' origins; near affinity comes from this frame where it compares colours."""
         params = self.params
         if params.local_features == "rgb":
             W = local_weights(local_features("rgb", (), None, frame, previous.grid_hw), params.sigma)
@@ -144,7 +144,7 @@ class VideoReference:
         return carried_walk(G, S, params.alpha, params.warm_steps, carry(G, previous.P, motion, 1.0))
 
     def _walk(self, G: Float[Tensor, "c p"], previous: Intermediates) -> Float[Tensor, "c p"]:
-        """Cold after a change of classes, and after a result that was not finite, which would otherwise stay so."""
+        """Cold after a change of classes, and after a result that was not finite: a warm start would keep it so."""
         params = self.params
         step = mixed_step(previous.S_global, previous.local_weights, params.beta)
         if self.classes_changed or not previous.P.isfinite().all():

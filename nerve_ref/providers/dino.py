@@ -48,14 +48,14 @@ def dino_heads(
     """
     numbers = [_layer_number(model, layer) for layer in layers]
     hidden = model.embeddings(pixels)
-    taken: dict[int, LayerHeads] = {}
+    heads: dict[int, LayerHeads] = {}
     for number, block in enumerate(model.encoder.layer[: max(numbers) + 1]):
         if number in numbers:
             q, k = (_patch_heads(block, hidden, name, grid_hw) for name in ("q_proj", "k_proj"))
-            taken[number] = LayerHeads(f"{LAYER_PREFIX}{number}", q, k, grid_hw)
+            heads[number] = LayerHeads(f"{LAYER_PREFIX}{number}", q, k, grid_hw)
         if number < max(numbers):
             hidden = block(hidden)
-    return tuple(taken[number] for number in numbers)
+    return tuple(heads[number] for number in numbers)
 
 
 def _layer_number(model: Dinov2Model, layer: str) -> int:

@@ -1,4 +1,4 @@
-"""Who says what belongs together: each provider turns a frame into queries and keys behind one interface (E2)."""
+"""Networks that affinity comes from: each provider turns a frame into queries and keys behind one interface (E2)."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

@@ -146,8 +146,8 @@ def unet_heads(
 def _processor_names(processors: dict[str, Any], layer: str) -> list[str]:
     names = [name for name in processors if name.startswith(f"{layer}.transformer_blocks.") and ".attn1." in name]
     if not names:
-        found = sorted({name.split(".transformer_blocks.")[0] for name in processors if ".attn1." in name})
-        raise ValueError(f"no self-attention layer {layer!r} in this UNet; it has: {', '.join(found) or 'none'}")
+        layers = sorted({name.split(".transformer_blocks.")[0] for name in processors if ".attn1." in name})
+        raise ValueError(f"no self-attention layer {layer!r} in this UNet; it has: {', '.join(layers) or 'none'}")
     return names
 
 

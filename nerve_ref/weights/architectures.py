@@ -23,9 +23,9 @@ class Backbones:
     """Which networks a variant uses.
 
     Attributes:
-        clip: the network that says what, e.g. "clip-vit-large-patch14-336".
+        clip: the network that compares pictures with text, e.g. "clip-vit-large-patch14-336".
         affinity: the network whose queries and keys say what belongs together, e.g. "stable-diffusion-2-1-base".
-        vae: an autoencoder in the place of Stable Diffusion's own, e.g. "taesd"; None leaves it. None for DINOv2.
+        vae: an autoencoder instead of Stable Diffusion's, e.g. "taesd"; None for Stable Diffusion's, and for DINOv2.
     """
 
     clip: str
@@ -245,15 +245,15 @@ def layer_shapes(backbones: Backbones, params: NerveParams) -> tuple[LayerShape,
         ValueError: for a network that is not known or a layer that it does not have, listing those that exist.
     """
     if is_dinov2(backbones):
-        found = {name: [shape] for name, shape in _dinov2_layers(backbones.affinity, params.size_hw)}
+        layers = {name: [shape] for name, shape in _dinov2_layers(backbones.affinity, params.size_hw)}
     else:
-        found = dict(_unet_layers(backbones, params.size_hw))
+        layers = dict(_unet_layers(backbones, params.size_hw))
     for layer in params.layers:
-        if layer not in found:
+        if layer not in layers:
             raise ValueError(
-                f"no self-attention layer {layer!r} in {backbones.affinity}; it has: {', '.join(sorted(found))}"
+                f"no self-attention layer {layer!r} in {backbones.affinity}; it has: {', '.join(sorted(layers))}"
             )
-    return tuple(shape for layer in params.layers for shape in found[layer])
+    return tuple(shape for layer in params.layers for shape in layers[layer])
 
 
 def dinov2_grid_hw(size_hw: tuple[int, int]) -> tuple[int, int]:

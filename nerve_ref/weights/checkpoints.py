@@ -82,7 +82,7 @@ def read_unet(path: Path, config: Mapping[str, Any]) -> UNet2DConditionModel:
 
 
 def read_autoencoder(path: Path, config: Mapping[str, Any], tiny_config: Mapping[str, Any]) -> Autoencoder:
-    """Whichever of the two autoencoders lies there: a folder says it, a single file shows it by its names.
+    """The full or the tiny autoencoder: a folder's configuration or the tensor names of a single file tell which.
 
     Args:
         path: a diffusers folder, or a single file in diffusers' or the original names.
@@ -124,8 +124,8 @@ def _text_tensors(path: Path, config: CLIPTextConfig) -> Tensors:
     tensors = _tensors(path, LDM_TEXT, LDM_OPEN_CLIP_TEXT)
     if any(name.startswith(LDM_OPEN_CLIP_TEXT) for name in tensors):
         with torch.device("meta"):
-            like = CLIPTextModel(config)
-        tensors = convert_open_clip_checkpoint(like, tensors, prefix=LDM_OPEN_CLIP_TEXT)
+            model = CLIPTextModel(config)
+        tensors = convert_open_clip_checkpoint(model, tensors, prefix=LDM_OPEN_CLIP_TEXT)
     named = {name.removeprefix(LDM_TEXT): tensor for name, tensor in tensors.items()}
     return {name: tensor for name, tensor in named.items() if not name.endswith(NOT_OF_THE_TEXT_ENCODER)}
 
@@ -213,10 +213,10 @@ def _readable(path: Path) -> Iterator[None]:
 @contextmanager
 def _without_progress_bar() -> Iterator[None]:
     """Keep transformers from drawing a bar over ours for files that are read in milliseconds."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             transformers_logging.enable_progress_bar()

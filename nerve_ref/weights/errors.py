@@ -6,4 +6,4 @@ class WeightError(ValueError):
 
 
 class MirrorError(WeightError):
-    """One place could not serve a network; the next one may."""
+    """One mirror could not serve a network; the next one may."""

@@ -39,7 +39,7 @@ CONVERT = (
 def check_safetensors(path: Path) -> tuple[str, ...]:
     """The names of the tensors in a file that is safetensors by name and by content; only its header is read.
 
-    The library refuses a header that lies about lengths, types, shapes or places.
+    The library refuses a header that is wrong about lengths, types, shapes or offsets.
 
     Raises:
         WeightError: it is anything else.

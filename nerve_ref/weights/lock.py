@@ -139,7 +139,7 @@ def _completed(mirror: Mirror, user: Mirror | None) -> Mirror:
 
 
 def with_pins(lock: Lock, name: str, licence: str, pinned: Mirror) -> dict[str, LockedNetwork]:
-    """The lock with the pins of one mirror added, or put in the place of those of another commit."""
+    """The lock with the pins of one mirror added; they replace those of another commit."""
     mirrors = {mirror.repository: mirror for mirror in lock[name].mirrors} if name in lock else {}
     older = mirrors.get(pinned.repository)
     if older is not None and older.revision == pinned.revision:

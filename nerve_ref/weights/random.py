@@ -96,7 +96,9 @@ def _draw(module: nn.Module, name: str, parameter: Tensor, generator: torch.Gene
 def _restore(name: str, buffer: Tensor) -> None:
     """Buffers are no weights and were lost with the memory; only the numbers of positions occur."""
     if name != "position_ids":
-        raise ValueError(f"buffer {name!r} of a network has no known content; teach random_weights.py what it holds")
+        raise ValueError(
+            f"buffer {name!r} of a network has no known content; add it to _restore in nerve_ref/weights/random.py"
+        )
     buffer.copy_(torch.arange(buffer.numel()).view_as(buffer))
 
 

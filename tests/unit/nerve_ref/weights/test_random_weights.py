@@ -167,7 +167,7 @@ def test_a_buffer_of_unknown_content_is_refused() -> None:
             super().__init__()
             self.register_buffer("table", torch.zeros(2))
 
-    with pytest.raises(ValueError, match="buffer 'table' of a network has no known content; teach random_weights"):
+    with pytest.raises(ValueError, match="buffer 'table' of a network has no known content; add it to _restore"):
         random_weights._random(Odd, 0, "odd")
 
 
