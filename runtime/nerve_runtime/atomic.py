@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -12,15 +11,9 @@ from pathlib import Path
 from nerve_runtime.errors import ResourceError, UsageError
 
 __all__ = [
-    "link_target",
-    "move_into_place",
-    "refuse_existing",
-    "refuse_special",
-    "resource_errors",
-    "sweep_temporaries",
-    "temporary_beside",
-    "write_bytes_whole",
-]
+    "link_target", "move_into_place", "refuse_existing", "refuse_special", "resource_errors", "temporary_affixes",
+    "temporary_beside", "write_bytes_whole",
+]  # fmt: skip
 
 
 @contextmanager
@@ -75,7 +68,7 @@ def temporary_beside(path: Path) -> Path:
     with resource_errors(path):
         path = link_target(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix, suffix = _temporary_affixes(path)
+        prefix, suffix = temporary_affixes(path)
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=path.parent)
         os.close(handle)
         # mkstemp makes files private; results are as readable as any other file the user writes.
@@ -85,22 +78,7 @@ def temporary_beside(path: Path) -> Path:
     return Path(name)
 
 
-def sweep_temporaries(path: Path) -> None:
-    """Delete the temporary files that killed runs left of `path`; the caller holds a lock against other writers.
-
-    Raises:
-        ResourceError: the folder cannot be written.
-    """
-    with resource_errors(path):
-        path = link_target(path)
-        prefix, suffix = map(re.escape, _temporary_affixes(path))
-        temporary = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # mkstemp inserts eight random characters
-        for beside in path.parent.iterdir() if path.parent.is_dir() else ():
-            if temporary.fullmatch(beside.name):
-                beside.unlink(missing_ok=True)
-
-
-def _temporary_affixes(path: Path) -> tuple[str, str]:
+def temporary_affixes(path: Path) -> tuple[str, str]:
     """Prefix and suffix of the temporary names of `path`."""
     return f".{path.stem[:40]}.", f".tmp{path.suffix}"
 

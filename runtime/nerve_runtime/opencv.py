@@ -16,9 +16,7 @@ __all__ = ["IMAGE_PIXELS_LIMIT", "cv2", "opencv_path"]
 
 
 def opencv_path(path: str | Path) -> str:
-    r"""A path as OpenCV takes it, in UTF-8: it crashes the process on what Python makes of a name it cannot decode.
-
-    A name that is not UTF-8 at all becomes one that does not exist.
+    r"""A path as OpenCV takes it, in UTF-8: it crashes on a name that Python cannot decode; one of no UTF-8 is not found.
 
     >>> opencv_path("m\udcc3\udcb6we.png")
     'möwe.png'

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from nerve_runtime import UsageError
-from nerve_runtime.atomic import resource_errors, write_bytes_whole
+from nerve_runtime.atomic import link_target, resource_errors, temporary_affixes, write_bytes_whole
 from nerve_stream.redaction import redacted
 
 RECORD_NAME = ".nerve-job.jsonl"
@@ -283,3 +284,18 @@ def _fingerprint(source: Path) -> dict[str, Any] | None:
         json.dumps([[name, state.st_size, state.st_mtime_ns] for name, state in files]).encode()
     ).hexdigest()
     return {"size_bytes": sum(state.st_size for _, state in files), "files_sha256": digest}
+
+
+def sweep_temporaries(path: Path) -> None:
+    """Delete the temporary files that killed runs left of `path`; the caller holds a lock against other writers.
+
+    Raises:
+        ResourceError: the folder cannot be written.
+    """
+    with resource_errors(path):
+        path = link_target(path)
+        prefix, suffix = map(re.escape, temporary_affixes(path))
+        temporary = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # mkstemp inserts eight random characters
+        for beside in path.parent.iterdir() if path.parent.is_dir() else ():
+            if temporary.fullmatch(beside.name):
+                beside.unlink(missing_ok=True)

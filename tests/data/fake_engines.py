@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nerve_export.engines.compile import builder_options, engine_key, profile_of
+from nerve_export.engines.ledger import note_engine
 from nerve_runtime.backends.tensorrt.engine_records import graph_sha256, this_os_arch
 from nerve_runtime.backends.tensorrt.library import Library
 from nerve_runtime.bundle.ledger import Ledger
@@ -30,7 +31,7 @@ def add_engines(bundle: Path, ledger: Ledger | None = None, *, rtx: bool = True,
         path = bundle / record.path
         files[record.path] = FileRecord(bytes=path.stat().st_size, sha256=file_sha256(path))
         if ledger is not None:
-            ledger.note(files[record.path].sha256, f"{record.stage} by a test")
+            note_engine(ledger, files[record.path].sha256, f"{record.stage} by a test")
     kept = tuple(record for record in manifest.engines if record.path not in {new.path for new in records})
     manifest = manifest.model_copy(update={"engines": (*kept, *records), "files": files})
     (bundle / "manifest.json").write_bytes(manifest_bytes(manifest))

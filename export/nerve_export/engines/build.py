@@ -18,6 +18,7 @@ from nerve_export.engines.compile import (
     memory_estimate,
     profile_of,
 )
+from nerve_export.engines.ledger import note_engine
 from nerve_export.engines.timing_cache import read_timings, timing_cache_path, write_timings
 from nerve_export.isolation import peak_rss_mb, run_isolated
 from nerve_runtime.atomic import resource_errors, write_bytes_whole
@@ -177,7 +178,8 @@ def build_engines(
 
         if record is None:
             record, fact = _compile(bundle, manifest, plan, report_progress)
-            ledger.note(file_sha256(bundle / record.path), f"{plan.stage} for {plan.target}, {plan.backend_version}")
+            about = f"{plan.stage} for {plan.target}, {plan.backend_version}"
+            note_engine(ledger, file_sha256(bundle / record.path), about)
         else:
             size = (bundle / record.path).stat().st_size
             fact = EngineFacts(plan.stage, plan.target, record.path, size, 0.0, 0.0, hit=True)

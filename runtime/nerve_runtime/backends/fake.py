@@ -254,17 +254,8 @@ def _frame(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]
 
 
 _STAGES: Mapping[StageName, Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]] = {
-    "text": _text,
-    "scores": _scores,
-    "attention": _attention,
-    "mix": _mix,
-    "walk": _walk,
+    "text": _text, "scores": _scores, "attention": _attention, "mix": _mix, "walk": _walk, "carry": _carry,
+    "walk_carried": _walk_carried, "solve": _solve, "walk_exact": _walk_exact, "readout": _readout, "frame": _frame,
     "walk_warm": partial(_walk, steps=STEPS_WARM, start="previous_scores"),
-    "carry": _carry,
     "local": lambda manifest, tensors: {"local_weights": _attention(manifest, tensors)["local_weights"]},
-    "walk_carried": _walk_carried,
-    "solve": _solve,
-    "walk_exact": _walk_exact,
-    "readout": _readout,
-    "frame": _frame,
-}
+}  # fmt: skip

@@ -6,7 +6,7 @@ opens the graph.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Values = tuple[float, ...]
@@ -17,11 +17,9 @@ FACTOR_LIMIT = 4096
 """How much a constant may enlarge a tensor along all axes together, and the largest pad of one side."""
 SAME_SIZE = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """What the exporter leaves between constants; none of them makes a tensor larger. `Gather` is left too, and can."""
-# By operator: the inputs that hold sizes of the output, and those that hold factors or pads.
-SIZES: Mapping[str, tuple[int, ...]] = {"ConstantOfShape": (0,), "Expand": (1,), "Resize": (3,)}
-FACTORS: Mapping[str, tuple[int, ...]] = {"OneHot": (1,), "Resize": (2,), "Tile": (1,)}
-PADS: Mapping[str, tuple[int, ...]] = {"Pad": (1,)}
-STEPS: Mapping[str, tuple[int, ...]] = {"Range": (2,)}
+# By operator: the input that holds sizes of the output, and those that hold factors, pads or steps.
+SIZES = {"ConstantOfShape": 0, "Expand": 1, "Resize": 3}
+FACTORS, PADS, STEPS = {"OneHot": 1, "Resize": 2, "Tile": 1}, {"Pad": 1}, {"Range": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +72,15 @@ class Allocation:
 
     def _refused_sizes(self, node: Node) -> str | None:
         for table, check in ((SIZES, self._sizes), (FACTORS, _factors), (PADS, _pads), (STEPS, _steps)):
-            for position in table.get(node.operator, ()):
-                name = node.inputs[position] if position < len(node.inputs) else ""
-                if name not in self.constants:
-                    continue
-                values = self.constants[name].values
-                if values is None:
-                    return f"takes sizes from {name!r}, which is no plain list of numbers in the graph"
-                if not all(map(math.isfinite, values)) or not check(values):
-                    return f"takes sizes {values} from {name!r}, more than any graph of ours needs"
+            position = table.get(node.operator, len(node.inputs))
+            name = node.inputs[position] if position < len(node.inputs) else ""
+            if name not in self.constants:
+                continue
+            values = self.constants[name].values
+            if values is None:
+                return f"takes sizes from {name!r}, which is no plain list of numbers in the graph"
+            if not all(map(math.isfinite, values)) or not check(values):
+                return f"takes sizes {values} from {name!r}, more than any graph of ours needs"
         return None if _pads(node.pads) else f"pads by {tuple(node.pads)}, more than any graph of ours needs"
 
     def _sizes(self, values: Sequence[float]) -> bool:

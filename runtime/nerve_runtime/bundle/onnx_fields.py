@@ -4,15 +4,14 @@ Source: onnx.proto3 of ONNX 1.18. A field that occurs twice where one is meant w
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nerve_runtime.bundle.wire_format import BYTES, FIXED32, FIXED64, VARINT
 
 _KINDS = {"b": BYTES, "v": VARINT, "4": FIXED32, "8": FIXED64}
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A message's fields that may occur: by number a name, the kinds it may have, and whether it may occur twice."""
 
     name: str

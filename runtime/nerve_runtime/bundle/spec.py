@@ -15,20 +15,9 @@ NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 Array = NDArray[Any]
 Dtype = Literal["uint8", "bool", "int64", "float32"]
 StageName = Literal[
-    "text",
-    "scores",
-    "attention",
-    "mix",
-    "walk",
-    "walk_warm",
-    "carry",
-    "local",
-    "walk_carried",
-    "solve",
-    "walk_exact",
-    "readout",
-    "frame",
-]
+    "text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "walk_carried", "solve", "walk_exact",
+    "readout", "frame",
+]  # fmt: skip
 
 
 class StrictModel(BaseModel):

@@ -18,19 +18,11 @@ class MalformedError(ValueError):
 
 
 class Field(NamedTuple):
-    """One field of a message.
-
-    Attributes:
-        number: as in the message's definition.
-        kind: VARINT, FIXED64, BYTES or FIXED32.
-        value: the number itself, 0 to 2**64 - 1, where the kind is VARINT; otherwise 0.
-        start: offset of the content's first byte in the file.
-        end: offset behind its last.
-    """
+    """One field of a message: its number there, its kind, and where in the file its content starts and ends."""
 
     number: int
     kind: int
-    value: int
+    value: int  # the number itself, 0 to 2**64 - 1, where the kind is VARINT; otherwise 0
     start: int
     end: int
 
@@ -41,12 +33,7 @@ class Field(NamedTuple):
 
 
 class WireReader:
-    """Walks the fields of a file; holds one block of it in memory and skips contents by their length.
-
-    Args:
-        stream: the file, open for reading and seeking.
-        size_bytes: of the file.
-    """
+    """Walks the fields of a file, which can be sought in; holds one block of it and skips contents by their length."""
 
     def __init__(self, stream: BinaryIO, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -106,11 +93,7 @@ class WireReader:
         return self._bytes(field.start, field.length_bytes)
 
     def numbers(self, field: Field) -> Iterator[int]:
-        """The numbers of a repeated varint field, packed or single.
-
-        Raises:
-            MalformedError: the last number is cut off.
-        """
+        """The numbers of a repeated varint field, packed or single; MalformedError where the last is cut off."""
         if field.kind == VARINT:
             yield field.value
             return

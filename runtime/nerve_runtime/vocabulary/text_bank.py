@@ -140,26 +140,8 @@ def pad_classes(bank: TextBank, slots: int) -> TextBank:
     return TextBank(bank.text_embeddings, rows, mask, bank.class_names, bank.has_background)
 
 
-def save_vocabulary(path: Path, bank: TextBank, text_sha: str) -> None:
-    """Write a bank to an `.npz` file that a device can use without the text graph.
-
-    Raises:
-        ResourceError: the file cannot be written.
-    """
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        text_embeddings=bank.text_embeddings,
-        class_rows=bank.class_rows,
-        class_names=np.array(bank.class_names),
-        has_background=np.array(bank.has_background),
-        text_sha256=np.array(text_sha),
-    )
-    write_bytes_whole(path, buffer.getvalue())
-
-
 def load_vocabulary(path: Path, text_sha: str, text_width: int) -> TextBank:
-    """Read a vocabulary file written by `save_vocabulary` for the same text graph and tokenizer.
+    """Read a vocabulary file written by `nerve-vocab` for the same text graph and tokenizer.
 
     Raises:
         UsageError: the file is missing, no vocabulary, or made with another bundle's text graph.

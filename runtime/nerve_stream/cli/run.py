@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from nerve_runtime import NerveError, NumericError
-from nerve_runtime.atomic import sweep_temporaries
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
@@ -23,7 +22,7 @@ from nerve_stream.cli.progress import shown_progress
 from nerve_stream.cli.shutdown import Shutdown
 from nerve_stream.cli.source import OpenSource
 from nerve_stream.cli.summary import summary_record, summary_table
-from nerve_stream.jobs import Job, JobKey, open_job, record_beside
+from nerve_stream.jobs import Job, JobKey, open_job, record_beside, sweep_temporaries
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.metrics import MetricsServer
 from nerve_stream.pipeline import (

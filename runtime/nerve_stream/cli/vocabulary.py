@@ -37,7 +37,8 @@ def write_vocabulary(
         from nerve_runtime.atomic import refuse_existing
         from nerve_runtime.backends import BackendOptions, open_backend
         from nerve_runtime.bundle import load_manifest
-        from nerve_runtime.vocabulary import TextEncoder, save_vocabulary, text_sha256
+        from nerve_runtime.vocabulary import TextEncoder, text_sha256
+        from nerve_stream.vocabulary_file import save_vocabulary
 
         refuse_existing(output, force=force)
         folder = bundle_or_default(bundle)

@@ -16,9 +16,10 @@ from nerve_runtime.readout import readout_size_hw
 from nerve_runtime.segmenter import Constants, Segmenter
 from nerve_runtime.temporal import Temporal
 from nerve_runtime.vocabulary.class_list import ClassList
-from nerve_runtime.vocabulary.text_bank import build_text_bank, save_vocabulary, text_sha256
+from nerve_runtime.vocabulary.text_bank import build_text_bank, text_sha256
 from nerve_runtime.vocabulary.text_encoder import TextEncoder, default_cache_dir
 from nerve_stream.sources.opening import open_frames
+from nerve_stream.vocabulary_file import save_vocabulary
 from tests.data.clips import halves, write_clip
 from tests.data.fake_bundle import TEXT_WIDTH
 

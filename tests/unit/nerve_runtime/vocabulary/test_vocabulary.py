@@ -21,9 +21,9 @@ from nerve_runtime.vocabulary.text_bank import (
     class_rows,
     load_vocabulary,
     pad_classes,
-    save_vocabulary,
     text_sha256,
 )
+from nerve_stream.vocabulary_file import save_vocabulary
 
 SHA = "a" * 64
 
