@@ -44,15 +44,10 @@ class Node:
 
 @dataclass(slots=True)
 class Allocation:
-    """Follows constants through the nodes of a graph, which stand in the order in which they run.
-
-    Attributes:
-        constants: each constant by name.
-        elements: of all tensors so far whose shape is a constant.
-    """
+    """Follows constants, by name, through the nodes of a graph, which stand in the order in which they run."""
 
     constants: dict[str, Constant]
-    elements: float = 0
+    elements: float = 0  # of all tensors so far whose shape is a constant
 
     def refusal(self, node: Node) -> str | None:
         """Why a node may allocate too much, in words; None when it may not."""
@@ -71,7 +66,12 @@ class Allocation:
         return self._refused_sizes(node)
 
     def _refused_sizes(self, node: Node) -> str | None:
-        for table, check in ((SIZES, self._sizes), (FACTORS, _factors), (PADS, _pads), (STEPS, _steps)):
+        for table, check in (
+            (SIZES, self._sizes),
+            (FACTORS, _factors),
+            (PADS, _pads),
+            (STEPS, lambda steps: min(map(abs, steps), default=0) >= 1),
+        ):
             position = table.get(node.operator, len(node.inputs))
             name = node.inputs[position] if position < len(node.inputs) else ""
             if name not in self.constants:
@@ -94,7 +94,3 @@ def _factors(values: Sequence[float]) -> bool:
 
 def _pads(values: Sequence[float]) -> bool:
     return all(abs(value) <= FACTOR_LIMIT for value in values)
-
-
-def _steps(values: Sequence[float]) -> bool:
-    return all(abs(value) >= 1 for value in values)
