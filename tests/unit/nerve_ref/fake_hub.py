@@ -122,7 +122,7 @@ def write_lock_json(path: Path, **networks: Mapping[str, object]) -> Path:
     return path
 
 
-def places_in(root: Path) -> WeightFolders:
+def folders_in(root: Path) -> WeightFolders:
     return WeightFolders(
         root / "lock.json", root / "data" / "weights.lock.json", root / "weights", root / "digests.json"
     )

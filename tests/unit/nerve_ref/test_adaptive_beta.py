@@ -1,4 +1,4 @@
-"""Beta follows the clearer of two affinities, stays within 0 and 1, and fades to what it was told."""
+"""Beta follows the clearer of two affinities, stays within 0 and 1, and fades to the given beta."""
 
 import inspect
 
@@ -46,7 +46,7 @@ def test_the_clearer_affinity_weighs_more_at_each_token() -> None:
     assert betas[2] == pytest.approx(0.4)
 
 
-def test_beta_moves_by_the_log_odds_that_it_is_said_to() -> None:
+def test_beta_moves_by_the_log_odds_of_the_two_entropies() -> None:
     """Entropies 0 against 1 at temperature 0.5: the odds of 1 to 3 are multiplied by e squared."""
     betas = adaptive_beta(tokens([1.0, 0.0, 0.0]), tokens(BLANK), THREE, 0.25, 0.5, "per_pixel")
     odds = float(betas[0] / (1 - betas[0]))

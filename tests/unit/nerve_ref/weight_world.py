@@ -10,10 +10,10 @@ from nerve_ref.weights.files import ResolvedWeights, WeightChoice, resolve_weigh
 from tests.unit.nerve_ref.fake_hub import (
     COMMIT,
     FolderHub,
+    folders_in,
     make_pipeline,
     make_role,
     mirror,
-    places_in,
     write_lock_json,
 )
 
@@ -35,11 +35,11 @@ class World:
     """A fresh folder with a hub whose repositories are first/<network> and second/<network>."""
 
     root: Path
-    said: list[str] = field(default_factory=list)
+    progress_lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.hub = FolderHub(self.root / "hub")
-        self.folders = places_in(self.root)
+        self.folders = folders_in(self.root)
         for network, make in MAKERS.items():
             shutil.copytree(make(self.folder("first", network)), self.folder("second", network))
             for owner in ("first", "second"):
@@ -67,7 +67,7 @@ class World:
 
     def resolve(self, backbones: Backbones = SD, choice: WeightChoice | None = None) -> ResolvedWeights:
         return resolve_weights(
-            backbones, choice or WeightChoice(), self.said.append, hub=self.hub, folders=self.folders
+            backbones, choice or WeightChoice(), self.progress_lines.append, hub=self.hub, folders=self.folders
         )
 
     def downloaded(self, network: str, path: str, owner: str = "first") -> Path:

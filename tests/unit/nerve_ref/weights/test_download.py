@@ -28,7 +28,9 @@ def test_everything_that_is_needed_and_nothing_else_is_fetched_from_the_first_mi
     assert resolved.files["unet"] == world.downloaded("stable-diffusion-2-1-base", "unet")
     assert resolved.files["tokenizer"].name == "tokenizer.json"
     assert "unneeded.ckpt" not in world.hub.asked
-    assert any("downloading stable-diffusion-2-1-base from first/" in line and "GB" in line for line in world.said)
+    assert any(
+        "downloading stable-diffusion-2-1-base from first/" in line and "GB" in line for line in world.progress_lines
+    )
     assert not [path for path in world.folders.downloads.rglob("*") if path.is_symlink()]
     assert not list(world.folders.downloads.rglob("*.part"))
 
@@ -69,7 +71,7 @@ def test_a_withdrawn_repository_is_warned_of_and_the_next_mirror_serves(world: W
     assert resolved.files["unet"] == world.downloaded("stable-diffusion-2-1-base", "unet", "second")
     assert (
         "warning: stable-diffusion-2-1-base: first/stable-diffusion-2-1-base: it is gone or private (the hub answered 401 or 404)"
-        in world.said
+        in world.progress_lines
     )
 
 
@@ -189,7 +191,7 @@ def test_a_download_that_was_damaged_since_is_fetched_again_but_not_offline(worl
     damaged.write_bytes(b"\0" + damaged.read_bytes()[1:])
     with pytest.raises(WeightError, match="not downloaded before"):
         world.resolve(choice=OFFLINE)
-    assert any("is no longer what was downloaded" in line for line in world.said)
+    assert any("is no longer what was downloaded" in line for line in world.progress_lines)
     assert world.resolve() == resolved
     assert sha256(damaged) == sha256(world.folder("first", "stable-diffusion-2-1-base") / UNET)
 
@@ -205,17 +207,19 @@ def test_a_lock_is_completed_for_maintainers_without_touching_pins(world: World)
     world.lock("main", pinned=False)
     world.hub.gone.add("second/taesd")
     written = world.root / "new.json"
-    left = fill_lock(written, world.said.append, hub=world.hub, source=world.folders.packaged_lock)
+    left = fill_lock(written, world.progress_lines.append, hub=world.hub, source=world.folders.packaged_lock)
     assert left == ("taesd second/taesd config.json", "taesd second/taesd diffusion_pytorch_model.safetensors")
     world.hub.gone.clear()
-    assert fill_lock(written, world.said.append, hub=world.hub, source=written) == ()
+    assert fill_lock(written, world.progress_lines.append, hub=world.hub, source=written) == ()
     world.lock()
     assert json.loads(written.read_text()) == json.loads(world.folders.packaged_lock.read_text())
     before = written.read_bytes()
     make_role(world.folder("first", "dinov2-base"), "dinov2", seed=3)
-    fill_lock(written, world.said.append, hub=world.hub, source=written)
+    fill_lock(written, world.progress_lines.append, hub=world.hub, source=written)
     assert written.read_bytes() == before
-    assert any("warning: dinov2-base: first/dinov2-base: model.safetensors is now" in line for line in world.said)
+    assert any(
+        "warning: dinov2-base: first/dinov2-base: model.safetensors is now" in line for line in world.progress_lines
+    )
 
 
 def test_downloads_that_cannot_be_kept_say_where(world: World) -> None:

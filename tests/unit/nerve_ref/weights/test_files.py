@@ -1,4 +1,4 @@
-"""Local folders and files: what is taken, what is refused and how it is said; the packaged models; licences; hashes."""
+"""Local folders and files: what is taken, what is refused and with which message; the packaged models; licences; hashes."""
 
 import json
 import os
@@ -175,7 +175,7 @@ def test_shards_are_accepted_all_of_them(tmp_path: Path, role: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "said"),
+    ("weight_map", "message"),
     [
         ({"a": "../model.safetensors"}, r"names '\.\./model\.safetensors', expected a safetensors file beside it"),
         ({"a": "model.bin"}, "names 'model.bin', expected a safetensors file"),
@@ -187,8 +187,8 @@ def test_shards_are_accepted_all_of_them(tmp_path: Path, role: str) -> None:
         ({"a": 1}, "has no weight_map"),
     ],
 )
-def test_an_index_that_lies_is_refused(tmp_path: Path, weight_map: dict[str, str], said: str) -> None:
-    with pytest.raises(WeightError, match=said):
+def test_an_index_that_lies_is_refused(tmp_path: Path, weight_map: dict[str, str], message: str) -> None:
+    with pytest.raises(WeightError, match=message):
         role_files("clip", sharded(tmp_path, "clip", weight_map))
 
 
@@ -222,17 +222,17 @@ def test_a_variant_is_named_rather_than_guessed(tmp_path: Path) -> None:
 
 
 def test_the_packaged_models_come_with_their_hashes_and_licence() -> None:
-    said: list[str] = []
-    resolved = resolve_weights(TINY, WeightChoice(offline=True, locked=True), said.append)
+    progress_lines: list[str] = []
+    resolved = resolve_weights(TINY, WeightChoice(offline=True, locked=True), progress_lines.append)
     assert set(resolved.files) == {"clip", "tokenizer", "unet", "vae", "scheduler"}
     assert {record.role: record.source for record in resolved.records}["unet"] == (
         "packaged:models/tiny/unet/diffusion_pytorch_model.safetensors"
     )
     assert {record.licence for record in resolved.records} == {"Apache-2.0"}
-    assert said == []
+    assert progress_lines == []
 
 
-def test_openrail_restrictions_are_said_to_travel() -> None:
+def test_openrail_restrictions_travel_with_what_is_derived() -> None:
     record = WeightFile("unet", "hub:a/b@c:unet/x.safetensors", "c", "0" * 64, "openrail++")
     text = licences_text([record])
     assert "unet: hub:a/b@c:unet/x.safetensors, revision c, sha256 000" in text

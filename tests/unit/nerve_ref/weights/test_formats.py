@@ -95,7 +95,7 @@ def test_row_42_such_files_are_refused_by_content_whatever_they_are_called(
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("pickle 4", "it is a pickle"),
         ("torch", "a zip archive, as PyTorch"),
@@ -104,11 +104,11 @@ def test_row_42_such_files_are_refused_by_content_whatever_they_are_called(
     ],
 )
 def test_row_42_the_refusal_says_what_the_file_really_is(
-    tmp_path: Path, payloads: dict[str, bytes], kind: str, said: str
+    tmp_path: Path, payloads: dict[str, bytes], kind: str, message: str
 ) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(payloads[kind])
-    with pytest.raises(WeightError, match=rf"model\.safetensors is refused: whatever its name says, .*{said}"):
+    with pytest.raises(WeightError, match=rf"model\.safetensors is refused: whatever its name says, .*{message}"):
         check_safetensors(path)
 
 
@@ -140,9 +140,9 @@ def test_row_42_a_local_folder_with_only_pickles_says_how_to_convert(tmp_path: P
 
 def test_a_config_must_be_a_json_object_of_sound_depth(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    for content, said in (("[1]", "holds a list"), ("{", "is no JSON"), ("[" * 300_000, "is no JSON")):
+    for content, message in (("[1]", "holds a list"), ("{", "is no JSON"), ("[" * 300_000, "is no JSON")):
         path.write_text(content)
-        with pytest.raises(WeightError, match=said):
+        with pytest.raises(WeightError, match=message):
             check_config(path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from nerve_ref.weights.download import WeightStore, fetch
 from nerve_ref.weights.errors import MirrorError
 from nerve_ref.weights.hub import HuggingFaceHub
-from tests.unit.nerve_ref.fake_hub import COMMIT, places_in, write_lock_json
+from tests.unit.nerve_ref.fake_hub import COMMIT, folders_in, write_lock_json
 
 pytest.importorskip("huggingface_hub")
 
@@ -104,7 +104,7 @@ def test_a_file_arrives_as_a_real_file_under_its_path(hub: HuggingFaceHub, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("gone", r"it is gone or private \(the hub answered 401 or 404\)"),
         ("gated", "it is gated: accept its terms"),
@@ -112,12 +112,12 @@ def test_a_file_arrives_as_a_real_file_under_its_path(hub: HuggingFaceHub, tmp_p
         ("ill", r"could not be reached or broke off \(BadRequestError: "),
     ],
 )
-def test_a_refusal_is_told_in_a_few_words(hub: HuggingFaceHub, name: str, said: str) -> None:
-    with pytest.raises(MirrorError, match=said):
+def test_a_refusal_says_why_in_a_few_words(hub: HuggingFaceHub, name: str, message: str) -> None:
+    with pytest.raises(MirrorError, match=message):
         hub.files(f"owner/{name}", COMMIT)
 
 
-def test_a_file_that_is_not_there_is_told(hub: HuggingFaceHub, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(hub: HuggingFaceHub, tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match=r"it no longer has the file more\.json"):
         hub.download("owner/whole", COMMIT, "more.json", tmp_path)
 
@@ -129,7 +129,7 @@ def test_a_file_that_was_damaged_since_is_fetched_again_though_the_library_would
         path: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for path, content in FILES.items()
     }
     mirror = {"repository": "owner/whole", "revision": COMMIT, "files": pins}
-    folders = places_in(tmp_path)
+    folders = folders_in(tmp_path)
     write_lock_json(folders.packaged_lock, whole={"licence": "MIT", "mirrors": [mirror]})
     store = WeightStore(hub, folders, lambda line: None, offline=False, locked=True)
     fetched = store.folder(fetch("whole", ("",), "no advice", store)) / "config.json"

@@ -54,7 +54,7 @@ def test_stable_diffusion_says_what_its_licence_is_called_and_has_two_mirrors() 
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("field", "value", "message"),
     [
         (("format_version",), 2, "format_version 2, expected 1"),
         (("networks",), [], r"no sound lock: networks is \[\]"),
@@ -85,14 +85,16 @@ def test_stable_diffusion_says_what_its_licence_is_called_and_has_two_mirrors() 
         (("networks", "taesd", "mirrors", 0, "files"), {"x": {"bytes": None}}, r"x\.sha256 is .*: Field required"),
     ],
 )
-def test_a_lock_that_is_not_sound_is_refused(tmp_path: Path, place: tuple[str, ...], value: object, said: str) -> None:
+def test_a_lock_that_is_not_sound_is_refused(
+    tmp_path: Path, field: tuple[str, ...], value: object, message: str
+) -> None:
     content = json.loads(PACKAGED_LOCK.read_text(encoding="utf-8"))
     inner = content
-    for key in place[:-1]:
+    for key in field[:-1]:
         inner = inner[key]
-    inner[place[-1]] = value
+    inner[field[-1]] = value
     (tmp_path / "lock.json").write_text(json.dumps(content))
-    with pytest.raises(WeightError, match=said):
+    with pytest.raises(WeightError, match=message):
         read_lock(tmp_path / "lock.json")
 
 
@@ -123,7 +125,7 @@ def test_both_hubs_are_hubs(tmp_path: Path) -> None:
     assert isinstance(FolderHub(tmp_path), Hub)
 
 
-def test_an_unreachable_hub_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("huggingface_hub")
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
