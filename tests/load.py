@@ -52,8 +52,8 @@ def paced(fps: float, size_hw: tuple[int, int], until_s: float, seed: int) -> It
 
 
 @dataclass
-class Ledger:
-    """What went through the doors of the run, counted outside of it."""
+class FrameCounts:
+    """Frames given to the run and results written by it, counted outside of it."""
 
     delivered: Counter[str] = field(default_factory=Counter)
     written: Counter[str] = field(default_factory=Counter)
@@ -75,7 +75,7 @@ class Ledger:
 
 @dataclass
 class Samples:
-    """What is looked at twenty times a second while a run goes on."""
+    """Counts and memory, sampled twenty times a second while a run goes on."""
 
     health: Health
     warm_at_s: float
@@ -85,7 +85,7 @@ class Samples:
     counts: list[SourceCounts] = field(default_factory=list)
     _next_s: float = 0.0
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Check the law of conservation, and note the memory once the run is warm."""
         now_s = time.monotonic()
         if now_s < self._next_s:
@@ -109,7 +109,7 @@ def opened_segmenter(arguments: argparse.Namespace) -> VideoSegmenter:
 
 def run_load(arguments: argparse.Namespace) -> dict[str, Any]:
     """One run, as a record with `ok` and `problems`."""
-    ledger, health = Ledger(), Health()
+    frame_counts, health = FrameCounts(), Health()
     names = [f"camera {number}" for number in range(arguments.sources)]
     segmenter = opened_segmenter(arguments)
     before, cpu_before = process_health(), psutil.Process().cpu_times()
@@ -118,10 +118,10 @@ def run_load(arguments: argparse.Namespace) -> dict[str, Any]:
     jobs = []
     for number, name in enumerate(names):
         frames = paced(arguments.fps, tuple(arguments.size), started_s + arguments.seconds, number)
-        jobs.append(StreamJob(name, ledger.counted(name, frames), ledger.writer(name)))
+        jobs.append(StreamJob(name, frame_counts.counted(name, frames), frame_counts.writer(name)))
     with LocalWorker(segmenter) as worker:
         options, stop = StreamOptions(realtime=True), threading.Event()
-        reports = run_streams(jobs, worker, options, stop=stop, health=health, idle=samples.look)
+        reports = run_streams(jobs, worker, options, stop=stop, health=health, idle=samples.sample)
     end, cpu = process_health(), psutil.Process().cpu_times()
     segmenter.close()
     record = {
@@ -132,7 +132,7 @@ def run_load(arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started_s, 2),
         **totals(reports),
         "samples": samples.taken,
-        "conserved": samples.broken == 0 and exact(ledger, reports),
+        "conserved": samples.broken == 0 and exact(frame_counts, reports),
         "rss_warm_mib": round(samples.warm_bytes / MEBIBYTE, 2),
         "rss_end_mib": round(end.rss_bytes / MEBIBYTE, 2),
         "open_files": [before.open_files, end.open_files],
@@ -160,11 +160,11 @@ def totals(reports: list[StreamReport]) -> dict[str, Any]:
     }
 
 
-def exact(ledger: Ledger, reports: list[StreamReport]) -> bool:
+def exact(frame_counts: FrameCounts, reports: list[StreamReport]) -> bool:
     """Whether the run's counts are those counted outside, and nothing is left in flight."""
     return all(
-        report.counts.frames_in == ledger.delivered[report.name]
-        and report.counts.done == ledger.written[report.name]
+        report.counts.frames_in == frame_counts.delivered[report.name]
+        and report.counts.done == frame_counts.written[report.name]
         and report.counts.in_flight == 0
         and report.counts.conserved
         for report in reports

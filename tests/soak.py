@@ -40,7 +40,7 @@ class Samples:
     zombies: int = 0
     _next_s: float = 0.0
 
-    def look(self) -> None:
+    def sample(self) -> None:
         """Take a sample if it is time."""
         now_s = time.monotonic()
         if now_s < self._next_s:
@@ -82,7 +82,7 @@ def run_soak(arguments: argparse.Namespace) -> dict[str, Any]:
         jobs.append(StreamJob(f"camera {number}", frames, leaking_writer(kept, arguments.leak_bytes_per_frame)))
     with opened_worker(process=arguments.process) as worker:
         options, stop = StreamOptions(realtime=True), threading.Event()
-        reports = run_streams(jobs, worker, options, stop=stop, health=samples.health, idle=samples.look)
+        reports = run_streams(jobs, worker, options, stop=stop, health=samples.health, idle=samples.sample)
     done = sum(report.counts.done for report in reports)
     record = {
         "soak": "process" if arguments.process else "local",

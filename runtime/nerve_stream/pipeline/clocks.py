@@ -21,20 +21,22 @@ class AwakeClock:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._ticked_s = clock()
-        self._awake_s = 0.0
+        self._last_tick = clock(), 0.0
 
     def tick(self) -> float:
         """Seconds awake so far; to be called at least twice a second, for longer gaps are not counted in full."""
         now_s = self._clock()
-        self._awake_s += min(max(0.0, now_s - self._ticked_s), LONGEST_TICK_S)
-        self._ticked_s = now_s
-        return self._awake_s
+        self._last_tick = now_s, self._awake_at(now_s)
+        return self._last_tick[1]
 
     @property
     def awake_s(self) -> float:
-        """Seconds awake up to the last tick."""
-        return self._awake_s
+        """Seconds awake so far; may be asked by any thread."""
+        return self._awake_at(self._clock())
+
+    def _awake_at(self, now_s: float) -> float:
+        ticked_s, awake_s = self._last_tick
+        return awake_s + min(max(0.0, now_s - ticked_s), LONGEST_TICK_S)
 
 
 class Pacer:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nerve_runtime import Frame, FrameResult, HungError, UsageError
-from nerve_stream.monitoring.health import WorkerState
-from nerve_stream.pipeline.clocks import AwakeClock
 from nerve_stream.pipeline.worker import FrameLostError, SegmentedVideo, Settle, VideoSegmenter, Worker, hung_error
 
 WATCH_S = 0.05
@@ -47,8 +45,7 @@ class LocalWorker(Worker):
         self._segmenter = segmenter
         self._overlap = overlap
         self._videos: dict[str, SegmentedVideo] = {}
-        self._state: WorkerState = "ready"
-        self._changed = threading.Condition()
+        self.state = "ready"
         self._submitted: _Task | None = None
         self._encoding: _Task | None = None
         self._encoded: _Task | None = None
@@ -56,7 +53,6 @@ class LocalWorker(Worker):
         self._tasks: set[_Task] = set()
         self._aborted = False
         self._closed = threading.Event()
-        self._awake = AwakeClock()
         loops = {"encoder": self._encode_loop, "watchdog": self._watch_loop}
         if overlap:
             loops["decoder"] = self._decode_loop
@@ -68,14 +64,9 @@ class LocalWorker(Worker):
             thread.start()
 
     @property
-    def state(self) -> WorkerState:
-        """Where it stands."""
-        return self._state
-
-    @property
     def ready(self) -> bool:
         """It answers, and the segmenter is ready."""
-        return self._state == "ready" and self._segmenter.ready
+        return self.state == "ready" and self._segmenter.ready
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -94,12 +85,12 @@ class LocalWorker(Worker):
 
     def _has_room(self) -> bool:
         idle = self._submitted is None and self._encoding is None and self._encoded is None
-        return idle and self._state == "ready" and not self._aborted
+        return idle and self.state == "ready" and not self._aborted
 
     def submit(self, video: str, frame: Frame, settle: Settle) -> None:
         """Begin a frame."""
         with self._changed:
-            if self._state in ("failed", "closed") or self._aborted:
+            if self.state in ("failed", "closed") or self._aborted:
                 refused: BaseException = self.error or UsageError("the worker was closed; make another")
             else:
                 self._submitted = _Task(video, frame, settle, self._awake.awake_s)
@@ -128,7 +119,7 @@ class LocalWorker(Worker):
         """
         with self._changed:
             busy = self._encoding is not None or self._decoding is not None
-            self._state = "closed" if self._state != "failed" else "failed"
+            self.state = "closed" if self.state != "failed" else "failed"
             self._aborted = True
             self._changed.notify_all()
         self._closed.set()
@@ -149,7 +140,7 @@ class LocalWorker(Worker):
             self._fail(error)
 
     def _has_ended(self) -> bool:
-        return self._state in ("failed", "closed")
+        return self.state in ("failed", "closed")
 
     def _encode_loop(self) -> None:
         while (task := self._take_task("_submitted", "_encoding")) is not None:
@@ -223,9 +214,9 @@ class LocalWorker(Worker):
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
-            if self._state == "closed":
+            if self.state == "closed":
                 return
-            self.error, self._state = error, "failed"  # the error first: whoever sees the state reads it
+            self.error, self.state = error, "failed"  # the error first: whoever sees the state reads it
             self._changed.notify_all()
         self._settle_all(error)
 

@@ -9,7 +9,6 @@ from nerve_runtime import Frame, FrameResult, HungError, NerveError
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.monitoring.health import WorkerState
 from nerve_stream.pipeline.child_process import ChildProcess
-from nerve_stream.pipeline.clocks import AwakeClock
 from nerve_stream.pipeline.messages import (
     ForgetRequest,
     FrameRequest,
@@ -74,8 +73,6 @@ class ProcessWorker(Worker):
         self._open_request = OpenRequest(opener, overlap)
         self._budget, self._backoff = budget or RestartBudget(), backoff or Backoff()
         self._open_timeout_s = open_timeout_s
-        self._state: WorkerState = "opening"
-        self._changed = threading.Condition()
         self._child: ChildProcess | None = None
         self._failure: _Failure | None = None
         self._room = self._closing = False
@@ -84,7 +81,6 @@ class ProcessWorker(Worker):
         self._number = 0
         self._backend = ""
         self._class_names: tuple[str, ...] = ()
-        self._awake = AwakeClock()
         # One thread starts all children: the kernel ends a child with the thread that started it.
         self._supervisor = threading.Thread(target=self._run_guarded, name="nerve-worker", daemon=True)
         self._supervisor.start()
@@ -92,7 +88,7 @@ class ProcessWorker(Worker):
 
     def _wait_until_opened(self) -> None:
         try:
-            while self._state == "opening":
+            while self.state == "opening":
                 with self._changed:
                     self._changed.wait(WATCH_S)  # short, so that signals are heard meanwhile
         except BaseException:
@@ -103,14 +99,9 @@ class ProcessWorker(Worker):
             raise self.error
 
     @property
-    def state(self) -> WorkerState:
-        """Where it stands."""
-        return self._state
-
-    @property
     def ready(self) -> bool:
         """A child answers, and its latest scores were finite."""
-        return self._state == "ready" and self._finite
+        return self.state == "ready" and self._finite
 
     @property
     def restarts(self) -> int:
@@ -135,7 +126,7 @@ class ProcessWorker(Worker):
     def wait_room(self, timeout_s: float) -> bool:
         """Wait until the child would begin a frame at once."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._room and self._state == "ready", timeout_s)
+            return self._changed.wait_for(lambda: self._room and self.state == "ready", timeout_s)
 
     def submit(self, video: str, frame: Frame, settle: Settle) -> None:
         """Send a frame to the child."""
@@ -200,7 +191,7 @@ class ProcessWorker(Worker):
         finally:
             with self._changed:
                 self._child = None
-                self._state = "restarting" if self._state == "ready" else self._state
+                self.state = "restarting" if self.state == "ready" else self.state
             child.end()
             receiver.join()
             child.close()
@@ -213,7 +204,7 @@ class ProcessWorker(Worker):
             with self._changed:
                 self._changed.wait_for(lambda: self._failure is not None, WATCH_S)
             awake_s = self._awake.tick()
-            if self._state != "ready" and awake_s - started_s > self._open_timeout_s:
+            if self.state != "ready" and awake_s - started_s > self._open_timeout_s:
                 return _Failure(self._open_hung(), final=True)
             if (overdue := self._overdue(awake_s)) is not None:
                 return overdue
@@ -244,7 +235,7 @@ class ProcessWorker(Worker):
             with self._changed:
                 if isinstance(message, Opened):
                     self._backend, self._class_names = message.backend, message.class_names
-                    self._state, self._finite = "ready", True
+                    self.state, self._finite = "ready", True
                 else:
                     self._room = True
                 self._changed.notify_all()
@@ -300,5 +291,5 @@ class ProcessWorker(Worker):
     def _finish(self, state: WorkerState, error: BaseException | None) -> None:
         self._settle_all(error or FrameLostError("the worker was closed"))
         with self._changed:
-            self.error, self._state = error, state  # the error first: whoever sees the state reads it
+            self.error, self.state = error, state  # the error first: whoever sees the state reads it
             self._changed.notify_all()

@@ -1,6 +1,7 @@
 """What a worker is: the one thing in a run that segments, for all sources."""
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from nerve_runtime import Frame, FrameResult, HungError, NerveError
 from nerve_stream.monitoring.health import WorkerState
+from nerve_stream.pipeline.clocks import AwakeClock
 from nerve_stream.pipeline.hang_limit import HangLimit
 
 logger = logging.getLogger("nerve_runtime")
@@ -67,6 +69,7 @@ class Worker(ABC):
     Attributes:
         hang_limit: a frame that is in the worker for longer has failed.
         ends_hung_frames: a hung frame costs that frame only; otherwise it ends the worker.
+        state: where it stands; "failed" and "closed" are final.
         error: why it cannot go on, once `state` is "failed"; not a NerveError if it is a bug.
     """
 
@@ -75,11 +78,9 @@ class Worker(ABC):
 
     def __init__(self) -> None:
         self.hang_limit = HangLimit()
-
-    @property
-    @abstractmethod
-    def state(self) -> WorkerState:
-        """Where it stands; "failed" and "closed" are final."""
+        self.state: WorkerState = "opening"
+        self._changed = threading.Condition()
+        self._awake = AwakeClock()
 
     @property
     @abstractmethod

@@ -22,6 +22,9 @@ def test_time_asleep_is_not_counted() -> None:
         clock.now_s += 0.05
         awake.tick()
     assert awake.awake_s == pytest.approx(0.5)
+    clock.now_s += 0.04
+    assert awake.awake_s == pytest.approx(0.54)  # between two ticks too, or a frame would be late too early
+    clock.now_s -= 0.04
     clock.now_s += 3600
     assert awake.tick() == pytest.approx(0.5 + LONGEST_TICK_S)
     clock.now_s -= 50
