@@ -1,18 +1,30 @@
 """The one place that imports OpenCV, after telling it how large an image may be.
 
 OpenCV reads its pixel limit from the environment once, while it is imported; a 269 kB PNG of 16000 x 16000 pixels takes
-1.5 GB without it. A user's own setting is kept.
+1.5 GB without it. A user's own setting is kept. OpenCV is imported when `cv2` is first asked for: a decoder process, which
+needs only the limit, starts sooner.
 """
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 IMAGE_PIXELS_LIMIT = 50_000_000  # no picture may exceed it, whatever its header says
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS_LIMIT))
-
-import cv2  # noqa: E402  # after the limit above was set
 
 __all__ = ["IMAGE_PIXELS_LIMIT", "cv2", "opencv_path"]
+
+if TYPE_CHECKING:
+    import cv2
+else:  # hidden from the type checker, which would take any other name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """Import OpenCV."""
+        if name != "cv2":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(IMAGE_PIXELS_LIMIT))
+        import cv2
+
+        return cv2
 
 
 def opencv_path(path: str | Path) -> str:

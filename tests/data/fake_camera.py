@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_runtime import opencv
+from nerve_stream.child import Connection
+from nerve_stream.sources.decoding.child import main
 from tests.data.clips import halves
 
 
@@ -36,3 +39,9 @@ class FakeCapture:
 
     def release(self) -> Any:
         """Do nothing."""
+
+
+def decode(connection: Connection) -> None:
+    """Be a decoder process whose cameras are these."""
+    opencv.cv2.VideoCapture = FakeCapture  # type: ignore[misc,assignment]
+    main(connection)

@@ -1,107 +1,109 @@
-"""Decoder processes that misbehave on purpose, in place of the real one.
+"""Decoder processes that misbehave on purpose, in place of the real one: targets of `nerve_stream.child.Child`."""
 
-Each is a script that speaks the real one's language; `fake_decoder` gives the command line that runs it.
-"""
-
-import json
-import sys
-
-PREAMBLE = """
-import json, os, signal, sys, time
-sys.path[:] = json.loads(sys.argv[1])
+import ctypes
+import os
+import signal
+import time
 from fractions import Fraction
-from nerve_stream.sources.decoding.messages import Header, Kind
-heard = b""
-while b"\\n" not in heard:
-    heard += os.read(0, 4096)
-def say(kind, payload=b"", **fields):
-    os.write(1, Header(kind, payload_bytes=len(payload), **fields).packed() + payload)
-def opened(recorded=False):
-    say(Kind.STARTED)
-    say(Kind.OPENED, json.dumps({"fps": [10, 1], "recorded": recorded}).encode())
-def picture(index, time_s=None, value=0):
-    if not os.read(0, 1):
-        sys.exit(0)
-    say(Kind.PICTURE, bytes([value]) * 12, size_hw=(2, 2), index=index, arrived_ns=time.monotonic_ns(), time_s=time_s)
-def wait_for_the_end():
-    while os.read(0, 4096):
-        pass
-"""
 
-STUBBORN = """
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-opened()
-for index in range(3):
-    picture(index, Fraction(index, 10))
-time.sleep(600)
-"""
-"""Gives three pictures, then hangs, deaf to the end of its input and to SIGTERM."""
+import numpy as np
 
-CRASHING = """
-opened()
-picture(0)
-os.kill(os.getpid(), signal.SIGSEGV)
-"""
-"""Gives a picture and dies of a signal."""
-
-BREAKING_OFF = """
-opened()
-for index in range(3):
-    picture(index, Fraction(index, 10) + 100)
-say(Kind.LOST, b"the cable is out")
-"""
-"""Gives three pictures by a clock that begins at 100 s, then loses the source."""
-
-REFUSING = """
-say(Kind.STARTED)
-say(Kind.REFUSED, b"nobody is there")
-"""
-
-SILENT = """
-opened()
-picture(0)
-wait_for_the_end()
-"""
-"""Gives one picture and then nothing, but ends when it is asked to."""
-
-ENDLESS = """
-opened()
-index = 0
-while True:
-    picture(index, Fraction(index, 10))
-    index += 1
-"""
-
-BABBLING = """
-os.write(1, b"x" * 4096)
-wait_for_the_end()
-"""
-"""Says what is no message."""
-
-RECORDING = """
-opened(recorded=True)
-for index in range(3):
-    picture(index, Fraction(index, 10))
-say(Kind.ENDED)
-"""
-
-GROWING = """
-opened(recorded=True)
-os.read(0, 1)
-say(Kind.PICTURE, bytes(range(12)), size_hw=(2, 2))
-os.read(0, 1)
-say(Kind.PICTURE, bytes(range(36)), size_hw=(3, 4), index=1, arrived_ns=1)
-say(Kind.ENDED)
-"""
-"""Changes the size of its pictures."""
-
-BROKEN_RECORDING = """
-opened(recorded=True)
-picture(0)
-say(Kind.LOST, b"the network is gone")
-"""
+from nerve_stream.child import Connection
+from nerve_stream.sources.decoding.messages import Header, send_header
 
 
-def fake_decoder(script: str) -> list[str]:
-    """The command line of a decoder process that runs this script."""
-    return [sys.executable, "-c", PREAMBLE + script, json.dumps(sys.path)]
+def _open(connection: Connection, *, recorded: bool = False) -> None:
+    connection.receive()
+    send_header(connection, Header("started"))
+    send_header(connection, Header("opened", fps=Fraction(10), recorded=recorded))
+
+
+def _send_frame(connection: Connection, index: int, time_s: Fraction | None = None) -> None:
+    """Wait for a request and send a black frame of 2 x 2 pixels."""
+    connection.receive()
+    header = Header("frame", size_hw=(2, 2), index=index, arrived_ns=time.monotonic_ns(), time_s=time_s)
+    send_header(connection, header, np.zeros((2, 2, 3), dtype=np.uint8))
+
+
+def stubborn(connection: Connection) -> None:
+    """Give three frames, then hang in native code, deaf to the end of the connection and to SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _open(connection)
+    for index in range(3):
+        _send_frame(connection, index, Fraction(index, 10))
+    ctypes.PyDLL(None).sleep(600)  # keeps the interpreter's lock
+
+
+def crashing(connection: Connection) -> None:
+    """Give a frame and die of a signal."""
+    _open(connection)
+    _send_frame(connection, 0)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def breaking_off(connection: Connection) -> None:
+    """Give three frames by a clock that begins at 100 s, then lose the source."""
+    _open(connection)
+    for index in range(3):
+        _send_frame(connection, index, Fraction(index, 10) + 100)
+    send_header(connection, Header("lost", "the cable is out"))
+
+
+def refusing(connection: Connection) -> None:
+    """Do not open."""
+    connection.receive()
+    send_header(connection, Header("started"))
+    send_header(connection, Header("lost", "nobody is there"))
+
+
+def silent(connection: Connection) -> None:
+    """Give one frame and then nothing, but end when asked to."""
+    _open(connection)
+    _send_frame(connection, 0)
+    connection.wait_disconnected()
+
+
+def endless(connection: Connection) -> None:
+    """Give frames for ever, ten a second by their times."""
+    _open(connection)
+    index = 0
+    while True:
+        _send_frame(connection, index, Fraction(index, 10))
+        index += 1
+
+
+def babbling(connection: Connection) -> None:
+    """Send what is no message."""
+    os.write(connection._socket.fileno(), b"x" * 4096)
+    connection.wait_disconnected()
+
+
+def recording(connection: Connection) -> None:
+    """Give three frames of a recording and its end."""
+    _open(connection, recorded=True)
+    for index in range(3):
+        _send_frame(connection, index, Fraction(index, 10))
+    send_header(connection, Header("ended"))
+
+
+def growing(connection: Connection) -> None:
+    """Change the size of the frames."""
+    _open(connection, recorded=True)
+    for index, size_hw in enumerate(((2, 2), (3, 4))):
+        connection.receive()
+        rgb = np.arange(size_hw[0] * size_hw[1] * 3, dtype=np.uint8).reshape(*size_hw, 3)
+        send_header(connection, Header("frame", size_hw=size_hw, index=index, arrived_ns=index), rgb)
+    send_header(connection, Header("ended"))
+
+
+def broken_recording(connection: Connection) -> None:
+    """Break off a recording."""
+    _open(connection, recorded=True)
+    _send_frame(connection, 0)
+    send_header(connection, Header("lost", "the network is gone"))
+
+
+def buggy(connection: Connection) -> None:
+    """Raise what no decoder should."""
+    _open(connection)
+    raise ValueError("a bug at rtsp://me:secret@host/live")

@@ -4,7 +4,7 @@ import re
 
 from nerve_runtime import SourceError
 from nerve_stream.redaction import redacted
-from nerve_stream.sources.decoding.recipe import StreamRecipe
+from nerve_stream.sources.decoding.inputs import StreamInput
 from nerve_stream.sources.options import LiveOptions
 
 # What a server may make FFmpeg open besides: a redirect or a list in the stream that names file:, concat: or subfile:
@@ -42,7 +42,7 @@ def is_address(text: str) -> bool:
     return "://" in text or _ADDRESS_OF_PATH.match(text) is not None
 
 
-def parse_address(text: str, live: LiveOptions) -> StreamRecipe:
+def parse_address(text: str, live: LiveOptions) -> StreamInput:
     """Check a URL and say how it is to be opened.
 
     Raises:
@@ -68,4 +68,4 @@ def parse_address(text: str, live: LiveOptions) -> StreamRecipe:
         options |= {"rtsp_transport": live.rtsp_transport, "allowed_media_types": "video"}
     if scheme == "udp":
         options["overrun_nonfatal"] = "1"  # a full buffer loses pictures, as live sources may, and not the stream
-    return StreamRecipe(f"{scheme}://{rest}", name, options, live.open_timeout_s, live.read_timeout_s)
+    return StreamInput(f"{scheme}://{rest}", name, options, live.open_timeout_s, live.read_timeout_s)

@@ -11,8 +11,8 @@ from nerve_runtime import Frame, SourceError, UsageError
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.redaction import redacted
 from nerve_stream.sources.base import FrameSource, SourceState
-from nerve_stream.sources.decoding.process import Decoder, Picture, StreamLostError
-from nerve_stream.sources.decoding.recipe import Recipe
+from nerve_stream.sources.decoding.inputs import LiveInput
+from nerve_stream.sources.decoding.process import Decoder, ReceivedFrame, StreamLostError
 from nerve_stream.sources.options import LiveOptions, Part
 
 # A camera takes one or two seconds more to show its first frame, and has to be back within 10 s of its return.
@@ -52,11 +52,13 @@ class StreamClock:
         self._own_s = None
 
 
-def open_live(recipe: Recipe, part: Part, options: LiveOptions) -> "LiveSource":
+def open_live(live_input: LiveInput, part: Part, options: LiveOptions) -> "LiveSource":
     """Open a camera or a stream; see LiveSource."""
     if part.start_s:
-        raise UsageError(f"source {recipe.name} is live and has no start to skip; leave start out or record it first")
-    source = LiveSource(recipe, part, options)
+        raise UsageError(
+            f"source {live_input.name} is live and has no start to skip; leave start out or record it first"
+        )
+    source = LiveSource(live_input, part, options)
     try:
         source.open_first()
     except BaseException:
@@ -76,14 +78,14 @@ class LiveSource(FrameSource):
     live = True
     state: SourceState = "opening"
 
-    def __init__(self, recipe: Recipe, part: Part, options: LiveOptions) -> None:
-        self.name = recipe.name
+    def __init__(self, live_input: LiveInput, part: Part, options: LiveOptions) -> None:
+        self.name = live_input.name
         self.size_hw = (0, 0)
-        self._recipe, self._part, self._options = recipe, part, options
+        self._input, self._part, self._options = live_input, part, options
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._decoder: Decoder | None = None
-        self._first: Picture | None = None
+        self._first: ReceivedFrame | None = None
         self._recorded = False
         self._clock = StreamClock()
         self._backoff = Backoff(longest_s=LONGEST_DELAY_S)
@@ -92,7 +94,7 @@ class LiveSource(FrameSource):
         self._returned_at_s = self._away_since_s = time.monotonic()
 
     def open_first(self) -> None:
-        """Reach the source for the first time, and wait for its first picture.
+        """Reach the source for the first time, and wait for its first frame.
 
         Raises:
             SourceError: it cannot be opened and is not waited for.
@@ -108,18 +110,18 @@ class LiveSource(FrameSource):
             logger.warning("source %s is waited for: %s", self.name, error)
 
     def _connect(self) -> None:
-        """Start a decoder process and take its first picture."""
+        """Start a decoder process and take its first frame."""
         with self._lock:
             if self._closing.is_set():
                 raise StreamLostError(f"source {self.name} was closed")
-            self._decoder = decoder = Decoder(self._recipe, self._part.every)
+            self._decoder = decoder = Decoder(self._input, self._part.every)
         opened = decoder.opened()
-        picture = decoder.picture()
-        if picture is None:
-            raise StreamLostError(f"source {self.name} ended before its first picture")
-        self.fps, self._recorded, self._first = opened.fps, opened.recorded, picture
+        received = decoder.frame()
+        if received is None:
+            raise StreamLostError(f"source {self.name} ended before its first frame")
+        self.fps, self._recorded, self._first = opened.fps, opened.recorded, received
         if self.size_hw == (0, 0):
-            self.size_hw = picture.header.size_hw
+            self.size_hw = received.header.size_hw
         self._first_index, self._lost_before = self._next_index, self.lost
         self._clock.forget_source()
         self._returned_at_s = time.monotonic()
@@ -135,31 +137,31 @@ class LiveSource(FrameSource):
         """Give the newest frames as they come; see FrameSource."""
         while not self._closing.is_set():
             try:
-                picture = self._next_picture()
+                received = self._next_received()
             except StreamLostError as error:
                 self._lose(error)
                 continue
-            if picture is None:
+            if received is None:
                 return
-            frame = self._frame_of(picture)
+            frame = self._frame_of(received)
             if self._part.length_s is not None and frame.time_s >= self._part.length_s:
                 return
             yield frame
 
-    def _next_picture(self) -> Picture | None:
+    def _next_received(self) -> ReceivedFrame | None:
         if self._decoder is None:
             self._come_back()
         first, self._first = self._first, None
         with self._lock:
             decoder = self._decoder
-        return decoder.picture() if first is None and decoder is not None else first
+        return decoder.frame() if first is None and decoder is not None else first
 
-    def _frame_of(self, picture: Picture) -> Frame:
-        header = picture.header
+    def _frame_of(self, received: ReceivedFrame) -> Frame:
+        header = received.header
         index = self._first_index + header.index
         self._next_index = index + 1
         self.lost = self._lost_before + header.superseded
-        return Frame(picture.rgb, index, self._clock.time_s(header.time_s, header.arrived_ns), header.arrived_ns)
+        return Frame(received.rgb, index, self._clock.time_s(header.time_s, header.arrived_ns), header.arrived_ns)
 
     def _note(self, error: StreamLostError) -> None:
         self.last_error = redacted(str(error))

@@ -7,7 +7,7 @@ from nerve_runtime import SourceError
 from nerve_stream.redaction import readable, redacted
 from nerve_stream.sources.addresses import is_address, parse_address
 from nerve_stream.sources.base import FrameSource
-from nerve_stream.sources.decoding.recipe import CameraRecipe
+from nerve_stream.sources.decoding.inputs import CameraInput
 from nerve_stream.sources.image_header import is_animated_png, looks_like_image
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Images, files_ending_in
 from nerve_stream.sources.live import open_live
@@ -60,9 +60,9 @@ def _opened(source: str | Path | int, part: Part, live: LiveOptions, *, allow_pa
         return open_live(parse_address(text, live), part, live)
     path = Path(source) if not isinstance(source, int) else None
     if path is None or (text.isdecimal() and not path.exists()):
-        return open_live(CameraRecipe(int(text), live.open_timeout_s, live.read_timeout_s), part, live)
+        return open_live(CameraInput(int(text), live.open_timeout_s, live.read_timeout_s), part, live)
     if (device := CAMERA_DEVICE.fullmatch(text)) is not None:
-        return open_live(CameraRecipe(int(device[1]), live.open_timeout_s, live.read_timeout_s), part, live)
+        return open_live(CameraInput(int(device[1]), live.open_timeout_s, live.read_timeout_s), part, live)
     return _opened_path(path, part, allow_partial=allow_partial)
 
 

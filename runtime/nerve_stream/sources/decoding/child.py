@@ -1,217 +1,145 @@
-"""The decoder process of one live source: options in through standard input, frames out through standard output.
+"""What the decoder process of a live source runs.
 
-It decodes as fast as the source delivers and hands over the newest frames, one for each byte that asks for it. It ends by itself
-as soon as standard input ends, that is when the parent closes it or dies, however it dies.
+It decodes as fast as the source delivers, and sends one of the newest frames for each request of its parent.
 """
 
-import json
-import os
-import signal
-import sys
 import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
 
 from nerve_runtime import SourceError
+from nerve_stream.child import Connection
 from nerve_stream.redaction import redacted
-from nerve_stream.sources.decoding.messages import TEXT_LIMIT_BYTES, Header, Kind
-from nerve_stream.sources.decoding.readers import DecodedPicture, LiveReader, open_reader
-from nerve_stream.sources.decoding.recipe import decode_recipe
+from nerve_stream.sources.decoding.inputs import decode_input
+from nerve_stream.sources.decoding.messages import Header, send_header
+from nerve_stream.sources.decoding.readers import DecodedFrame, LiveReader, open_reader
 
-WAITING_PICTURES = (
-    2  # one being made ready for the parent's next question, one for a hiccup; more would be older than new
-)
-CLOSE_TIMEOUT_S = 0.5  # time to close the connection; some cameras keep a session that was not closed for a minute
+# One being converted for the parent's next request, one for a hiccup; more would be older than new.
+QUEUE_FRAMES = 2
 ALIVE_EVERY_S = 0.5
-PIPE_BYTES = 1 << 20
 
 
-class PictureSender:
-    """Sends a picture whenever the parent asks for one, from a thread of its own, so that nothing stops the decoding.
+class FrameSender:
+    """Sends a frame whenever the parent requests one, from a thread of its own, so that nothing stops the decoding.
 
-    Of a live source the oldest waiting picture gives way to a new one: a parent that was suspended finds new pictures,
-    not a backlog. Of a recording none is lost: it waits.
+    Of a live source the oldest queued frame gives way to a new one: a parent that was suspended finds new frames,
+    not a backlog. Of a recording none is lost: the decoder waits.
+
+    Args:
+        connection: to the parent.
+        recorded: the source is a recording.
+
+    Attributes:
+        stopped: the parent wants no more, or the last message was sent.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._waiting: deque[DecodedPicture] = deque()
-        self._requested = 0
-        self._alive_due = False
-        self._last: bytes | None = None
+    def __init__(self, connection: Connection, *, recorded: bool) -> None:
+        self.stopped = threading.Event()
+        self._connection, self._recorded = connection, recorded
+        self._queue: deque[DecodedFrame] = deque()
+        self._last: Header | None = None
         self._changed = threading.Condition()
         self._superseded = 0
+        self._alive_due = self._finished = False
         self._sent_at_s = time.monotonic()
-        self.recorded = False
-        self._thread = threading.Thread(target=self._send_all, name="nerve-outbox", daemon=True)
-
-    def send_text(self, kind: Kind, text: str = "") -> None:
-        """Send words at once; only before `start`."""
-        self._write(_message(kind, text))
-
-    def start(self) -> None:
-        """Begin to send pictures."""
+        self._thread = threading.Thread(target=self._serve, name="nerve-frames", daemon=True)
         self._thread.start()
 
-    def request(self, pictures: int) -> None:
-        """Note that the parent waits for so many more pictures."""
+    def put(self, decoded: DecodedFrame) -> None:
+        """Queue a frame."""
         with self._changed:
-            self._requested += pictures
-            self._changed.notify_all()
-
-    def put(self, decoded: DecodedPicture) -> None:
-        """Hand over a picture."""
-        with self._changed:
-            while self.recorded and len(self._waiting) >= WAITING_PICTURES:
+            while self._recorded and len(self._queue) >= QUEUE_FRAMES and not self.stopped.is_set():
                 self._changed.wait()
-            if len(self._waiting) >= WAITING_PICTURES:
-                self._waiting.popleft()
+            if len(self._queue) >= QUEUE_FRAMES:
+                self._queue.popleft()
                 self._superseded += 1
-            self._waiting.append(decoded)
+            self._queue.append(decoded)
             self._changed.notify_all()
 
     def skip(self) -> None:
-        """Note that a picture was decoded that nobody wants, and send a sign of life now and then."""
+        """Note that a frame was decoded that is not wanted; a waiting parent hears so now and then."""
         with self._changed:
-            if time.monotonic() - self._sent_at_s >= ALIVE_EVERY_S:
-                self._alive_due = True
-                self._changed.notify_all()
+            self._alive_due = time.monotonic() - self._sent_at_s >= ALIVE_EVERY_S
+            self._changed.notify_all()
 
-    def finish(self, kind: Kind, text: str = "") -> None:
-        """Send what waits, as far as it is asked for, then the last message; ends the process."""
+    def finish(self, last: Header) -> None:
+        """Wait until the queued frames are sent, and the last message after them."""
         with self._changed:
-            self._last = _message(kind, text)
+            self._last = last
             self._changed.notify_all()
         self._thread.join()
 
-    def _send_all(self) -> None:
+    def _serve(self) -> None:
         try:
-            for content in self._contents():
-                self._write(content)
-                self._sent_at_s = time.monotonic()
+            while not self._finished:
+                self._connection.receive()  # a request
+                self._answer()
+        except ConnectionError:
+            pass  # the parent wants no more
         except SourceError as error:
-            self._last = _message(Kind.REFUSED, str(error))
-        except OSError:
-            os._exit(0)  # nobody reads any more
-        except BaseException:  # noqa: BLE001 - told to the parent, which reports it
-            self._last = _message(Kind.FAULT, traceback.format_exc())
-        with suppress(OSError):
-            self._write(self._last or b"")
-        os._exit(0)
+            send_header(self._connection, Header("lost", redacted(str(error))))
+        finally:
+            with self._changed:
+                self.stopped.set()
+                self._changed.notify_all()
 
-    def _contents(self) -> Iterator[bytes | memoryview]:
-        while (decoded := self._next()) is not None:
-            if not isinstance(decoded, DecodedPicture):
-                yield decoded
-                continue
-            rgb = decoded.to_rgb()
-            size_hw = (rgb.shape[0], rgb.shape[1])
-            what = (decoded.index, self._superseded, decoded.arrived_ns, decoded.time_s, rgb.nbytes)
-            yield Header(Kind.PICTURE, size_hw, *what).packed()
-            yield rgb.data.cast("B")
+    def _answer(self) -> None:
+        """Send a frame or the last message, and signs of life until there is one."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._last is not None or self._alive_due)
+                decoded = self._queue.popleft() if self._queue else None
+                self._alive_due = False
+                self._finished = decoded is None and self._last is not None
+                superseded = self._superseded
+                self._changed.notify_all()
+            if decoded is not None:
+                self._send_frame(decoded, superseded)
+            else:
+                send_header(self._connection, self._last or Header("alive"))
+            self._sent_at_s = time.monotonic()
+            if decoded is not None or self._finished:
+                return
 
-    def _next(self) -> DecodedPicture | bytes | None:
-        """A picture that was asked for, a sign of life that is due, or None when everything is sent."""
-        with self._changed:
-            while True:
-                if self._waiting and self._requested:
-                    self._requested -= 1
-                    self._changed.notify_all()
-                    return self._waiting.popleft()
-                if self._last is not None and not self._waiting:
-                    return None
-                if self._alive_due and self._requested:
-                    self._alive_due = False
-                    return _message(Kind.ALIVE, "")
-                self._changed.wait()
-
-    def _write(self, content: bytes | memoryview) -> None:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+    def _send_frame(self, decoded: DecodedFrame, superseded: int) -> None:
+        rgb = decoded.to_rgb()
+        header = Header(
+            "frame",
+            size_hw=(rgb.shape[0], rgb.shape[1]),
+            index=decoded.index,
+            superseded=superseded,
+            arrived_ns=decoded.arrived_ns,
+            time_s=decoded.time_s,
+        )
+        send_header(self._connection, header, rgb)
 
 
-def _message(kind: Kind, text: str) -> bytes:
-    payload = redacted(text).encode()[:TEXT_LIMIT_BYTES]
-    return Header(kind, payload_bytes=len(payload)).packed() + payload
-
-
-def main() -> None:
-    """Open what standard input says, and send its frames until they end or nobody wants them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers and ends us
-    sender = PictureSender(_private_stdout())
-    line = _read_line()
-    if not line:
-        return
-    recipe, every = decode_recipe(line)
-    stopping = threading.Event()
-    threading.Thread(target=_exit_with_parent, args=(sender, stopping), name="nerve-parent", daemon=True).start()
+def main(connection: Connection) -> None:
+    """Open what the first message says, and send its frames until they end or the parent ends the connection."""
+    (text,) = connection.receive()
+    live_input, every = decode_input(text.tobytes())
+    send_header(connection, Header("started"))
     try:
-        sender.send_text(Kind.STARTED)
-        reader = open_reader(recipe)
-        sender.recorded = reader.recorded
-        fps = reader.fps and reader.fps.as_integer_ratio()
-        sender.send_text(Kind.OPENED, json.dumps({"fps": fps, "recorded": reader.recorded}))
+        reader = open_reader(live_input)
     except SourceError as error:
-        sender.send_text(Kind.REFUSED, str(error))
+        send_header(connection, Header("lost", redacted(str(error))))
         return
-    except Exception:  # noqa: BLE001 - told to the parent, which reports it
-        sender.send_text(Kind.FAULT, traceback.format_exc())
-        return
-    sender.start()
-    sender.finish(*_read(reader, every, sender, stopping))
+    send_header(connection, Header("opened", fps=reader.fps, recorded=reader.recorded))
+    sender = FrameSender(connection, recorded=reader.recorded)
+    sender.finish(_decode(reader, every, sender))
 
 
-def _read(reader: LiveReader, every: int, sender: PictureSender, stopping: threading.Event) -> tuple[Kind, str]:
-    """Hand over the wanted pictures until the source ends; its last message."""
+def _decode(reader: LiveReader, every: int, sender: FrameSender) -> Header:
+    """Queue the wanted frames until the source ends or the parent wants no more; the last message."""
     try:
-        for decoded in reader.pictures():
-            if stopping.is_set():
-                reader.close()
-                return Kind.ENDED, ""
+        for decoded in reader.frames():
+            if sender.stopped.is_set():
+                reader.close()  # some cameras keep a session that was not closed for a minute
+                break
             if decoded.index % every == 0:
                 sender.put(decoded)
             else:
                 sender.skip()
     except SourceError as error:
-        return Kind.LOST, str(error)
-    except Exception:  # noqa: BLE001 - told to the parent, which reports it
-        return Kind.FAULT, traceback.format_exc()
-    return Kind.ENDED, ""
-
-
-def _private_stdout() -> int:
-    """Standard output for us alone: what a library prints goes nowhere, neither between frames nor into logs."""
-    descriptor = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    if sys.platform == "linux":
-        import fcntl
-
-        with suppress(OSError):  # a user who has many pipes may be refused a larger one; it only saves time
-            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return descriptor
-
-
-def _read_line() -> bytes:
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(0, 1 << 16)
-        if not part:
-            return b""
-        line += part
-    return line
-
-
-def _exit_with_parent(sender: PictureSender, stopping: threading.Event) -> None:
-    """Each byte of the parent asks for a picture; the end of its pipe, however it came about, is ours too."""
-    while asked := os.read(0, 1 << 16):
-        sender.request(len(asked))
-    stopping.set()
-    time.sleep(CLOSE_TIMEOUT_S)
-    os._exit(0)
+        return Header("lost", redacted(str(error)))
+    return Header("ended")

@@ -1,4 +1,4 @@
-"""Streams and cameras as a decoder process reads them: picture after picture, each with the moment of its arrival."""
+"""Streams and cameras as a decoder process reads them: frame after frame, each with the moment of its arrival."""
 
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime import SourceError
-from nerve_stream.sources.decoding.recipe import CameraRecipe, Recipe, StreamRecipe
+from nerve_stream.sources.decoding.inputs import CameraInput, LiveInput, StreamInput
 from nerve_stream.sources.pictures import FASTEST_FPS, RgbConverter, Timestamps, declared_fps, picture_stream
 
 # These carry no times; what FFmpeg gives instead is counted at a rate it assumes.
@@ -23,8 +23,8 @@ MILLISECONDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedPicture:
-    """A decoded picture that is not RGB yet.
+class DecodedFrame:
+    """A decoded frame that is not RGB yet.
 
     Attributes:
         to_rgb: makes it uint8 (H, W, 3).
@@ -51,8 +51,8 @@ class LiveReader(ABC):
     recorded: bool = False
 
     @abstractmethod
-    def pictures(self) -> Iterator[DecodedPicture]:
-        """Pictures as they come; ends only where a recording ends.
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Frames as they come; ends only where a recording ends.
 
         Raises:
             SourceError: it broke off.
@@ -63,26 +63,26 @@ class LiveReader(ABC):
         """Close the connection or the device."""
 
 
-def open_reader(recipe: Recipe) -> LiveReader:
+def open_reader(live_input: LiveInput) -> LiveReader:
     """Open a stream or a camera.
 
     Raises:
-        SourceError: it does not answer or holds no pictures.
+        SourceError: it does not answer or holds no frames.
     """
-    return CameraReader(recipe) if isinstance(recipe, CameraRecipe) else StreamReader(recipe)
+    return CameraReader(live_input) if isinstance(live_input, CameraInput) else StreamReader(live_input)
 
 
 class StreamReader(LiveReader):
     """A URL through PyAV."""
 
-    def __init__(self, recipe: StreamRecipe) -> None:
-        self._name, self._read_timeout_s = recipe.name, recipe.read_timeout_s
+    def __init__(self, live_input: StreamInput) -> None:
+        self._name, self._read_timeout_s = live_input.name, live_input.read_timeout_s
         av.logging.set_level(None)  # FFmpeg's messages hold whole URLs
-        timeout_s = (recipe.open_timeout_s, recipe.read_timeout_s)
+        timeout_s = (live_input.open_timeout_s, live_input.read_timeout_s)
         try:
-            self._container = av.open(recipe.url, options=recipe.options, timeout=timeout_s)
+            self._container = av.open(live_input.url, options=live_input.options, timeout=timeout_s)
         except (av.error.FFmpegError, ValueError) as error:
-            raise SourceError(f"source {self._name} {_reason(error, recipe.open_timeout_s)}") from error
+            raise SourceError(f"source {self._name} {_reason(error, live_input.open_timeout_s)}") from error
         self._stream = picture_stream(self._container, f"source {self._name}")
         # Threads that each decode a frame would hold back as many frames as there are threads.
         self._stream.thread_type = "SLICE"
@@ -91,10 +91,10 @@ class StreamReader(LiveReader):
         self._has_clock = not kinds & FORMATS_WITHOUT_CLOCK
         has_end = self._container.duration is not None or self._container.size > 0
         # Cameras declare any length for their endless multipart answer.
-        self.recorded = recipe.url.startswith(("http://", "https://")) and has_end and "mpjpeg" not in kinds
+        self.recorded = live_input.url.startswith(("http://", "https://")) and has_end and "mpjpeg" not in kinds
 
-    def pictures(self) -> Iterator[DecodedPicture]:
-        """Pictures as they come; see LiveReader."""
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Frames as they come; see LiveReader."""
         index, times, rgb_converter = 0, Timestamps(), RgbConverter()
         packets = self._container.demux(self._stream)
         while True:
@@ -108,7 +108,7 @@ class StreamReader(LiveReader):
             for picture in _decoded(packet):
                 arrived_ns = time.monotonic_ns()
                 time_s = times.time_s(picture) if self._has_clock else None
-                yield DecodedPicture(
+                yield DecodedFrame(
                     _converter(rgb_converter, picture, f"frame {index} of {self._name}"), index, arrived_ns, time_s
                 )
                 index += 1
@@ -158,27 +158,27 @@ def _reason(error: Exception, timeout_s: float) -> str:
 class CameraReader(LiveReader):
     """A camera of this machine through OpenCV."""
 
-    def __init__(self, recipe: CameraRecipe) -> None:
+    def __init__(self, live_input: CameraInput) -> None:
         from nerve_runtime.opencv import cv2
 
-        self._name, self._cv2 = recipe.name, cv2
-        self._capture = cv2.VideoCapture(recipe.number)
+        self._name, self._cv2 = live_input.name, cv2
+        self._capture = cv2.VideoCapture(live_input.number)
         # Without these a frozen camera holds a read for 30 s. Drivers without timeouts ignore them.
-        self._capture.set(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(recipe.open_timeout_s * MILLISECONDS))
-        self._capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(recipe.read_timeout_s * MILLISECONDS))
+        self._capture.set(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(live_input.open_timeout_s * MILLISECONDS))
+        self._capture.set(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(live_input.read_timeout_s * MILLISECONDS))
         if not self._capture.isOpened():
             raise SourceError(f"{self._name} cannot be opened; check that it is plugged in and not in use")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = Fraction(fps).limit_denominator(1001) if 0 < fps <= FASTEST_FPS else None
 
-    def pictures(self) -> Iterator[DecodedPicture]:
-        """Pictures as they come, without end; see LiveReader."""
+    def frames(self) -> Iterator[DecodedFrame]:
+        """Frames as they come, without end; see LiveReader."""
         index = 0
         while True:
             arrived, bgr = self._capture.read()
             if not arrived:
                 raise SourceError(f"{self._name} gives no more frames; check its cable")
-            yield DecodedPicture(self._converter(bgr), index, time.monotonic_ns(), None)
+            yield DecodedFrame(self._converter(bgr), index, time.monotonic_ns(), None)
             index += 1
 
     def _converter(self, bgr: Any) -> Callable[[], NDArray[np.uint8]]:

@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nerve_stream.sources.decoding import process as decoder
 from tests.data.clips import halves
-from tests.data.fake_decoders import STUBBORN, fake_decoder
 from tests.data.media import make_video
 from tests.data.running_command import (
     RunningCommand,
@@ -247,7 +246,7 @@ def test_row_29_a_decoder_deaf_to_sigterm_is_killed_and_the_stream_goes_on(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoder, "decoder_command", lambda: fake_decoder(STUBBORN))
+    monkeypatch.setattr(decoder, "TARGET", "tests.data.fake_decoders:stubborn")
     live, before = Live(tmp_path), psutil.Process().children()
     ended = segment(bundle, 0, *live.words("--lossless", "--limit", 5, "--no-isolate"))
     assert ended.exit_code == 0, ended.output

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.frames import Frame
 from nerve_stream import backoff as restarts
+from nerve_stream import child
 from nerve_stream.sources import live
 from nerve_stream.sources.decoding import process as decoder
 from nerve_stream.sources.live import StreamClock
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.options import LiveOptions
-from tests.data import fake_decoders
-from tests.data.fake_decoders import fake_decoder
 
 URL = "rtsp://user:secret@127.0.0.1:1/live"
 QUICK = LiveOptions(open_timeout_s=5, read_timeout_s=0.3)
@@ -30,18 +29,19 @@ QUICK = LiveOptions(open_timeout_s=5, read_timeout_s=0.3)
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "SLACK_S", 0.2)
-    monkeypatch.setattr(decoder, "CLOSE_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(decoder, "TERMINATE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(child, "TERMINATE_TIMEOUT_S", 0.3)
     monkeypatch.setattr(live, "Backoff", lambda longest_s: restarts.Backoff(0.01, 0.05))
 
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The scripts of the decoder processes to come; the last one stays."""
+    """The decoder processes to come, by their functions in fake_decoders; the last one stays."""
     to_come: list[str] = []
-    monkeypatch.setattr(
-        decoder, "decoder_command", lambda: fake_decoder(to_come.pop(0) if len(to_come) > 1 else to_come[0])
-    )
+
+    def started(target: str) -> child.Child:
+        return child.Child(f"tests.data.fake_decoders:{to_come.pop(0) if len(to_come) > 1 else to_come[0]}")
+
+    monkeypatch.setattr(decoder, "Child", started)
     return to_come
 
 
@@ -55,7 +55,7 @@ def decoded(frames: Iterator[Frame], count: int) -> list[Frame]:
 
 def test_row_29_a_decoder_that_ignores_sigterm_is_killed_and_leaves_nothing(scripts: list[str]) -> None:
     before, descriptors = children(), psutil.Process().num_fds()
-    scripts += [fake_decoders.STUBBORN, fake_decoders.ENDLESS]
+    scripts += ["stubborn", "endless"]
     with open_frames(URL, live=QUICK) as source:
         (stubborn,) = [child for child in children() if child not in before]
         frames = iter(source)
@@ -73,7 +73,7 @@ def test_row_29_a_decoder_that_ignores_sigterm_is_killed_and_leaves_nothing(scri
 def test_a_loss_is_told_once_with_its_return_and_without_the_password(
     scripts: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    scripts += [fake_decoders.BREAKING_OFF, *[fake_decoders.REFUSING] * 4, fake_decoders.ENDLESS]
+    scripts += ["breaking_off", *["refusing"] * 4, "endless"]
     with caplog.at_level(logging.INFO), open_frames(URL, live=QUICK) as source:
         assert len(decoded(iter(source), 5)) == 5
     lost, back = [record.getMessage() for record in caplog.records if record.name == "nerve_runtime"]
@@ -82,7 +82,7 @@ def test_a_loss_is_told_once_with_its_return_and_without_the_password(
 
 
 def test_indices_and_times_go_on_over_a_loss(scripts: list[str]) -> None:
-    scripts += [fake_decoders.BREAKING_OFF]
+    scripts += ["breaking_off"]
     with open_frames(URL, live=QUICK) as source:
         frames = decoded(iter(source), 9)
         assert source.reconnects == 2
@@ -94,7 +94,7 @@ def test_indices_and_times_go_on_over_a_loss(scripts: list[str]) -> None:
 
 
 def test_states_are_told_to_who_looks_from_another_thread(scripts: list[str]) -> None:
-    scripts += [fake_decoders.BREAKING_OFF, fake_decoders.REFUSING]
+    scripts += ["breaking_off", "refusing"]
     source = open_frames(URL, live=QUICK)
     assert (source.live, source.state) == (True, "streaming")
     reader = threading.Thread(target=lambda: list(source))
@@ -110,7 +110,7 @@ def test_states_are_told_to_who_looks_from_another_thread(scripts: list[str]) ->
 
 
 def test_closing_from_another_thread_ends_a_next_that_waits(scripts: list[str]) -> None:
-    scripts += [fake_decoders.SILENT]
+    scripts += ["silent"]
     source = open_frames(URL, live=LiveOptions(read_timeout_s=60))
     seen: list[Frame] = []
     reader = threading.Thread(target=lambda: seen.extend(source))
@@ -125,7 +125,7 @@ def test_closing_from_another_thread_ends_a_next_that_waits(scripts: list[str]) 
 
 
 def test_row_32_a_decoder_that_crashes_again_and_again_has_failed(scripts: list[str]) -> None:
-    scripts += [fake_decoders.CRASHING]
+    scripts += ["crashing"]
     seen: list[Frame] = []
     source = open_frames(URL, live=QUICK)
     with pytest.raises(SourceError, match=r"crashed more than 5 times in 60 s, .* was killed by signal SIGSEGV"):
@@ -136,21 +136,28 @@ def test_row_32_a_decoder_that_crashes_again_and_again_has_failed(scripts: list[
 
 
 def test_words_that_are_no_message_are_refused(scripts: list[str]) -> None:
-    scripts += [fake_decoders.BABBLING]
-    with pytest.raises(SourceError, match="sent something that is no frame"):
+    scripts += ["babbling"]
+    with pytest.raises(SourceError, match="sent something that is no frame: a message of 2021161080 parts"):
         open_frames(URL, live=QUICK)
+
+
+def test_a_bug_of_the_decoder_comes_with_its_traceback_and_without_the_password(scripts: list[str]) -> None:
+    scripts += ["buggy"]
+    with pytest.raises(SourceError, match="ended with exit code 1: Traceback") as failed:
+        open_frames(URL, live=QUICK)
+    assert str(failed.value).endswith("ValueError: a bug at rtsp://***@host/live")
 
 
 def test_the_very_first_opening_fails_at_once(scripts: list[str]) -> None:
     before = children()
-    scripts += [fake_decoders.REFUSING]
+    scripts += ["refusing"]
     with pytest.raises(SourceError, match=r"^nobody is there$"):
         open_frames(URL, live=QUICK)
     assert children() == before
 
 
 def test_a_source_may_be_waited_for(scripts: list[str]) -> None:
-    scripts += [fake_decoders.REFUSING, fake_decoders.REFUSING, fake_decoders.ENDLESS]
+    scripts += ["refusing", "refusing", "endless"]
     with open_frames(URL, live=LiveOptions(wait_for_source=True)) as source:
         assert (source.state, source.size_hw, source.last_error) == ("opening", (0, 0), "nobody is there")
         frames = iter(source)
@@ -159,7 +166,7 @@ def test_a_source_may_be_waited_for(scripts: list[str]) -> None:
 
 
 def test_a_source_that_stays_away_is_given_up(scripts: list[str]) -> None:
-    scripts += [fake_decoders.BREAKING_OFF, fake_decoders.REFUSING]
+    scripts += ["breaking_off", "refusing"]
     source = open_frames(URL, live=LiveOptions(give_up_after_s=0.5))
     started_s = time.monotonic()
     with pytest.raises(SourceError, match=r"was away for 0\.5 s and is given up: nobody is there"):
@@ -168,30 +175,30 @@ def test_a_source_that_stays_away_is_given_up(scripts: list[str]) -> None:
 
 
 def test_a_recording_behind_a_url_ends_and_does_not_begin_anew(scripts: list[str]) -> None:
-    scripts += [fake_decoders.RECORDING]
+    scripts += ["recording"]
     source = open_frames("http://127.0.0.1:1/clip.mp4", live=QUICK)
     assert [frame.index for frame in source] == [0, 1, 2]
     assert (source.state, source.reconnects) == ("ended", 0)
-    scripts[:] = [fake_decoders.BROKEN_RECORDING]
+    scripts[:] = ["broken_recording"]
     with pytest.raises(SourceError, match="the network is gone; it is a recording that broke off"):
         list(open_frames("http://127.0.0.1:1/clip.mp4", live=QUICK))
 
 
 def test_a_size_that_changes_goes_through_the_pipe(scripts: list[str]) -> None:
-    scripts += [fake_decoders.GROWING]
+    scripts += ["growing"]
     small, large = open_frames("http://127.0.0.1:1/clip.ts", live=QUICK)
     assert (small.rgb.shape, large.rgb.shape) == ((2, 2, 3), (3, 4, 3))
     assert (small.rgb.ravel().tolist(), large.rgb.ravel().tolist()) == (list(range(12)), list(range(36)))
 
 
 def test_a_duration_counts_from_the_first_frame(scripts: list[str]) -> None:
-    scripts += [fake_decoders.ENDLESS]
+    scripts += ["endless"]
     frames = list(open_frames(URL, duration_s=0.5, live=QUICK))
     assert [frame.time_s for frame in frames] == [Fraction(tenth, 10) for tenth in range(5)]
 
 
 def test_a_live_source_has_no_start_and_cannot_be_sought(scripts: list[str]) -> None:
-    scripts += [fake_decoders.ENDLESS]
+    scripts += ["endless"]
     with pytest.raises(UsageError, match="is live and has no start to skip"):
         open_frames(URL, start_s=1)
     with open_frames(URL, live=QUICK) as source, pytest.raises(UsageError, match=r"is live, 1\.000 s of it cannot be"):

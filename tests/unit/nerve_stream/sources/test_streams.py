@@ -144,7 +144,6 @@ def test_row_46_credentials_are_nowhere(caplog: pytest.LogCaptureFixture, capfd:
     everything = f"{refused.value} {refused.value.__cause__} {caplog.text} {''.join(capfd.readouterr())}"
     assert SECRET not in everything
     assert SECRET not in repr(parse_address(url, LiveOptions()))
-    assert not any(SECRET in word for word in decoder.decoder_command())
 
 
 @pytest.mark.parametrize(
@@ -256,20 +255,9 @@ def test_a_stream_over_udp_is_read(tmp_path: Path) -> None:
     assert all(earlier.time_s < later.time_s for earlier, later in itertools.pairwise(frames))
 
 
-CAMERA = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from tests.data.fake_camera import FakeCapture
-from nerve_runtime.opencv import cv2
-cv2.VideoCapture = FakeCapture
-from nerve_stream.sources.decoding.child import main
-main()
-"""
-
-
 @pytest.fixture
 def fake_camera(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "decoder_command", lambda: [sys.executable, "-c", CAMERA, json.dumps(sys.path)])
+    monkeypatch.setattr(decoder, "TARGET", "tests.data.fake_camera:decode")
 
 
 @pytest.mark.usefixtures("fake_camera")
