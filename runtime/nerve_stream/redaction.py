@@ -36,6 +36,6 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def _without_value(found: re.Match[str]) -> str:
-    secret = any(word in found["name"].lower() for word in SECRET_WORDS)
-    return f"{found['start']}{HIDDEN}" if secret else found[0]
+def _without_value(parameter: re.Match[str]) -> str:
+    secret = any(word in parameter["name"].lower() for word in SECRET_WORDS)
+    return f"{parameter['start']}{HIDDEN}" if secret else parameter[0]

@@ -50,7 +50,7 @@ class _Pictures:
         self.name = readable(path.name)
         self.decoded = self.damaged_packets = self.discarded_packets = 0
         self._path = path
-        self._container = _opened(path)
+        self._container = _open(path)
         try:
             self._begin()
         except BaseException:
@@ -81,7 +81,7 @@ class _Pictures:
     def begin_again(self) -> None:
         """Open the file anew, at its first picture."""
         self.close()
-        self._container = _opened(self._path)
+        self._container = _open(self._path)
         self._begin()
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class _Pictures:
                 yield packet
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     options = {"protocol_whitelist": "file", "format_whitelist": READ_FORMATS}
     try:
         return av.open(f"file:{path}", options=options)
@@ -158,15 +158,15 @@ class VideoFile(FrameSource):
         self._time_s: Fraction | None = None
         self._pictures = _Pictures(path)
         self._pending: TimedPicture | None = None
-        self._upright = RgbConverter()
+        self._rgb_converter = RgbConverter()
         try:
-            self._first = self._begun(path)
+            self._first = self._first_frame(path)
         except BaseException:
             self._pictures.close()
             raise
         self.size_hw = (self._first.rgb.shape[0], self._first.rgb.shape[1])
 
-    def _begun(self, path: Path) -> Frame:
+    def _first_frame(self, path: Path) -> Frame:
         """Decode the first wanted picture, so that a useless source is refused before any output is made."""
         stream = self._pictures.stream
         self.fps = declared_fps(stream)
@@ -217,7 +217,7 @@ class VideoFile(FrameSource):
         sought, self._sought = self._sought, None
         if sought is not None:
             self._jump(sought)
-        decoded = self._taken()
+        decoded = self._next_decoded()
         if decoded is None:
             return None, self._sought is None
         time_s = self._next_time_s(decoded.time_s)
@@ -229,9 +229,9 @@ class VideoFile(FrameSource):
         wanted, self._wanted = self._wanted % self._part.every == 0, self._wanted + 1
         if not wanted:
             return None, False
-        return Frame(self._upright.rgb(decoded.picture, f"frame {index} of {self.name}"), index, time_s), False
+        return Frame(self._rgb_converter.rgb(decoded.picture, f"frame {index} of {self.name}"), index, time_s), False
 
-    def _taken(self) -> TimedPicture | None:
+    def _next_decoded(self) -> TimedPicture | None:
         decoded, self._pending = self._pending, None
         return decoded if decoded is not None else self._pictures.take()
 
