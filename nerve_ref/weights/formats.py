@@ -44,10 +44,7 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
     Raises:
         WeightError: it is anything else.
     """
-    _refuse_by_name(path)
-    if path.suffix.lower() != ".safetensors":
-        raise WeightError(f"{path} is named {path.suffix or 'without a suffix'}, expected a .safetensors file")
-    _refuse_by_content(path)
+    _refuse_other_kinds(path, ".safetensors")
     try:
         with safe_open(path, framework="np") as file:
             return tuple(file.keys())
@@ -81,22 +78,18 @@ def check_config(path: Path) -> dict[str, Any]:
     Raises:
         WeightError: it is anything else.
     """
-    _refuse_by_name(path)
-    if path.suffix.lower() != ".json":
-        raise WeightError(f"{path} is named {path.suffix or 'without a suffix'}, expected a .json file")
-    _refuse_by_content(path)
+    _refuse_other_kinds(path, ".json")
     return read_json_object(path)
 
 
-def _refuse_by_name(path: Path) -> None:
+def _refuse_other_kinds(path: Path, expected: str) -> None:
+    """Refuse a file by its suffix, then by its first bytes, before any parser reads it."""
     suffix = path.suffix.lower()
-    if suffix not in _REFUSED:
-        return
-    advice = CONVERT if suffix in PICKLED else "give safetensors for weights and JSON for configurations"
-    raise WeightError(f"{path} is refused: a {suffix} file can run code when it is opened; {advice}")
-
-
-def _refuse_by_content(path: Path) -> None:
+    if suffix in _REFUSED:
+        advice = CONVERT if suffix in PICKLED else "give safetensors for weights and JSON for configurations"
+        raise WeightError(f"{path} is refused: a {suffix} file can run code when it is opened; {advice}")
+    if suffix != expected:
+        raise WeightError(f"{path} is named {path.suffix or 'without a suffix'}, expected a {expected} file")
     if not path.is_file():
         raise WeightError(f"there is no file {path}, or it is no plain file; give the path of one")
     try:
