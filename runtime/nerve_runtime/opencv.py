@@ -1,8 +1,7 @@
 """The one place that imports OpenCV, after telling it how large an image may be.
 
-OpenCV reads its pixel limit from the environment once, while it is imported; a 269 kB PNG of 16000 x 16000 pixels takes
-1.5 GB without it. A user's own setting is kept. OpenCV is imported when `cv2` is first asked for: a decoder process, which
-needs only the limit, starts sooner.
+OpenCV reads that limit once, while it is imported; without it a 269 kB PNG of 16000 x 16000 pixels takes 1.5 GB. A user's
+setting is kept. `cv2` is imported when it is first asked for: a decoder process needs only the limit.
 """
 
 import os

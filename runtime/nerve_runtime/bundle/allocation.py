@@ -68,7 +68,7 @@ class Allocation:
     def _refused_sizes(self, node: Node) -> str | None:
         for table, check in (
             (SIZES, self._sizes),
-            (FACTORS, _factors),
+            (FACTORS, lambda values: _product(values) <= FACTOR_LIMIT),
             (PADS, _pads),
             (STEPS, lambda steps: min(map(abs, steps), default=0) >= 1),
         ):
@@ -84,12 +84,12 @@ class Allocation:
         return None if _pads(node.pads) else f"pads by {tuple(node.pads)}, more than any graph of ours needs"
 
     def _sizes(self, values: Sequence[float]) -> bool:
-        self.elements += math.prod(max(1, abs(value)) for value in values)
+        self.elements += _product(values)
         return self.elements <= ELEMENTS_LIMIT
 
 
-def _factors(values: Sequence[float]) -> bool:
-    return math.prod(max(1, abs(value)) for value in values) <= FACTOR_LIMIT
+def _product(values: Sequence[float]) -> float:
+    return math.prod(max(1, abs(value)) for value in values)
 
 
 def _pads(values: Sequence[float]) -> bool:

@@ -43,11 +43,7 @@ class WireReader:
         self._fields_left = FIELDS_LIMIT
 
     def fields(self, start: int, end: int) -> Iterator[Field]:
-        """The fields of the message between two offsets, in order.
-
-        Raises:
-            MalformedError: a field is not whole, is of an unknown kind, or there are too many.
-        """
+        """The fields of the message between two offsets; MalformedError where one is cut off, unknown, or one too many."""
         at = start
         while at < end:
             self._fields_left -= 1
@@ -76,11 +72,7 @@ class WireReader:
         return Field(number, kind, 0, at, at + length_bytes)
 
     def text(self, field: Field) -> str:
-        """The content as text.
-
-        Raises:
-            MalformedError: it is not UTF-8, or longer than `TEXT_LIMIT_BYTES`.
-        """
+        """The content as text; MalformedError where it is not UTF-8, or longer than `TEXT_LIMIT_BYTES`."""
         if field.length_bytes > TEXT_LIMIT_BYTES:
             raise MalformedError(f"a name of {field.length_bytes} bytes at byte {field.start}")
         try:
