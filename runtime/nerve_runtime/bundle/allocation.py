@@ -74,7 +74,7 @@ class Allocation:
         ):
             position = table.get(node.operator, len(node.inputs))
             name = node.inputs[position] if position < len(node.inputs) else ""
-            if name not in self.constants:
+            if not name or name not in self.constants:
                 continue
             values = self.constants[name].values
             if values is None:

@@ -91,6 +91,11 @@ def test_what_the_exporter_writes_passes(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+def test_weights_without_a_name_are_no_sizes_of_a_node_that_takes_none(tmp_path: Path) -> None:
+    save(tmp_path, model_of(onnx.numpy_helper.from_array(np.ones((5, 5), np.float32)), [node("Relu", "x")]))
+    check(tmp_path)
+
+
 def test_negative_sizes_in_typed_fields_are_read_with_their_sign(tmp_path: Path) -> None:
     shape = onnx.helper.make_tensor("s", onnx.TensorProto.INT64, [2], [-1, 3])
     save(
