@@ -8,8 +8,6 @@ import pickle
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from nerve_ref.weights.digests import RememberedDigests, file_sha256, write_text_whole
 from nerve_ref.weights.errors import WeightError
 
@@ -44,6 +42,8 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
     Raises:
         WeightError: it is anything else.
     """
+    from safetensors import SafetensorError, safe_open  # here, so that `nerve-build --help` runs without it
+
     _refuse_other_kinds(path, ".safetensors")
     try:
         with safe_open(path, framework="np") as file:
