@@ -245,10 +245,13 @@ def certify_command(
 
     Exit codes: 0 all that could run passed, 2 usage, 3 bad bundle, 7 something failed.
     """
-    from nerve_bench.report.certificate import passed, write_certificate
+    from nerve_bench.report.certificate import CERTIFICATE_NAME, PAGE_NAME, passed, write_certificate
     from nerve_bench.report.certify import CertifyPlan, certify
     from nerve_ref.weights.files import WeightChoice
+    from nerve_runtime.atomic import refuse_special
 
+    for name in (CERTIFICATE_NAME, PAGE_NAME):
+        refuse_special(out / name, pipes=True)
     if data is not None and not data.is_dir():
         raise UsageError(f"--data {data} is no folder; give the one that holds the benchmarks")
     weights = WeightChoice(clip=clip, sd=sd, vae=vae, dinov2=dinov2, offline=offline)

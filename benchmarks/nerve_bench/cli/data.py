@@ -93,17 +93,18 @@ def evaluate(
     """
     from nerve_bench.datasets import class_lines, open_dataset
     from nerve_bench.datasets.evaluate import Run, evaluate_benchmark
-    from nerve_runtime.atomic import write_bytes_whole
+    from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
     if print_classes:
         _check_dataset(dataset)
         typer.echo("\n".join(class_lines(dataset)))
         return
     folder = _required(data)
+    report = out or Path("out/evaluate") / f"{dataset}.json"
+    refuse_special(report, pipes=True)
     open_dataset(dataset, folder)  # what is missing is said before any weight is read
     choices = _choices(classes_file, background_rule, threshold, resize, overlap)
     runner = _runner(bundle, reference, preset, backend, templates, _weights(clip, sd, vae, dinov2, offline))
-    report = out or Path("out/evaluate") / f"{dataset}.json"
     run = Run(report.with_suffix(".state.jsonl"), limit, restart)
     record = evaluate_benchmark(dataset, folder, runner, choices, run, progress_bars())
     write_bytes_whole(report, json.dumps(record, indent=2).encode() + b"\n")
@@ -144,9 +145,10 @@ def reproduce(
     """
     from nerve_bench.datasets.reproduce import Reproduction, comparison_table
     from nerve_bench.datasets.reproduce import reproduce as run_all
-    from nerve_runtime.atomic import write_bytes_whole
+    from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
     folder = _required(data)
+    refuse_special(out / "report.jsonl", pipes=True)
     choices = _choices(None, background_rule, threshold, resize, overlap)
     runner = _runner(bundle, reference, preset, backend, templates, _weights(clip, sd, vae, dinov2, offline))
     plan = Reproduction(folder, out, choices, classes_folder, limit, restart)

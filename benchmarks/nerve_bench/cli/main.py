@@ -262,12 +262,18 @@ def demo_video(
     """Write a video of a moving scene: things that move, overlap and are cut away from, under a panning camera."""
     from nerve_bench.world import moving_scene
     from nerve_bench.world.clips import write_video
+    from nerve_runtime.atomic import move_into_place, refuse_special, temporary_beside
 
     if size % 2:
         raise UsageError(f"--size is {size}, expected an even number: the video format needs it")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    refuse_special(out)
     clip = moving_scene(clip_seed(seed_offset), frames, size_px=size)
-    count = write_video(progress_bars()(clip, "drawing the video", total=frames), str(out), 25)
+    temporary = temporary_beside(out)
+    try:
+        count = write_video(progress_bars()(clip, "drawing the video", total=frames), str(temporary), 25)
+        move_into_place(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
     emit([{"bench": "demo_video", "path": str(out), "frames": count}], as_json=as_json, columns=("path", "frames"))
 
 

@@ -31,16 +31,19 @@ def figures(
     """
     from nerve_bench.report.figures import read_records, rendered, shown_records
     from nerve_bench.report.tables import TABLES
+    from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
+    for path in (kept, *(texts or TEXTS)):
+        refuse_special(path)  # they are read first, and a device may have no end
     new = shown_records(TABLES, read_records(_existing(folder)))
     old = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
     benches = {record["bench"] for record in new}
     records = [record for record in old if record["bench"] not in benches] + new
     written = {path: rendered(TABLES, path.read_text(encoding="utf-8"), records) for path in texts or TEXTS}
     lines = ",\n".join(json.dumps(record) for record in records)
-    kept.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_bytes_whole(kept, f"[\n{lines}\n]\n".encode())
     for path, text in written.items():
-        path.write_text(text, encoding="utf-8")
+        write_bytes_whole(path, text.encode())
         typer.echo(f"{path}: {', '.join(sorted(benches)) or 'nothing new'}")
 
 
@@ -56,8 +59,9 @@ def report(
     from nerve_bench.report.page import drawn, page
     from nerve_bench.report.pictures import qualitative_pictures
     from nerve_bench.report.sections import SECTIONS
-    from nerve_runtime.atomic import write_bytes_whole
+    from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
+    refuse_special(out, pipes=True)
     records = read_records(_existing(folder))
     text = page(SECTIONS, records, qualitative_pictures() if pictures else {})
     out.parent.mkdir(parents=True, exist_ok=True)

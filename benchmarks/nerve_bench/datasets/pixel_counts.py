@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.atomic import resource_errors
+from nerve_runtime.atomic import refuse_special, resource_errors
 from nerve_runtime.errors import UsageError
 
 Counts = NDArray[np.int64]
@@ -55,7 +55,7 @@ class PixelCountFile:
         pictures: counts of each picture by its name.
 
     Raises:
-        UsageError: the file is of another run, or damaged.
+        UsageError: the file is of another run, damaged, or no regular file.
         ResourceError: it cannot be written.
     """
 
@@ -63,6 +63,7 @@ class PixelCountFile:
         self.path = path
         self.pictures: dict[str, Counts] = {}
         header = json.loads(json.dumps(run))
+        refuse_special(path)
         with resource_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = self._read(header) if path.exists() else 0
