@@ -1,14 +1,16 @@
 """A worker in a process of its own, which is ended and started again when it hangs or crashes, while the run goes on."""
 
+import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from nerve_runtime import Frame, FrameResult, HungError, NerveError
+from nerve_runtime import CompatibilityError, Frame, FrameResult, HungError, NerveError, ResourceError
 from nerve_stream.backoff import Backoff, RestartBudget
+from nerve_stream.child import TERMINATE_TIMEOUT_S, Child, MessageError
 from nerve_stream.monitoring.health import WorkerState
-from nerve_stream.pipeline.child_process import ChildProcess
 from nerve_stream.pipeline.messages import (
     ForgetRequest,
     FrameRequest,
@@ -16,9 +18,12 @@ from nerve_stream.pipeline.messages import (
     Opened,
     OpenRequest,
     Outcome,
+    receive_message,
+    send_message,
 )
 from nerve_stream.pipeline.worker import FrameLostError, Settle, VideoSegmenter, Worker, hung_error
 
+TARGET = "nerve_stream.pipeline.worker_child:main"
 WATCH_S = 0.05
 OPEN_TIMEOUT_S = 300.0
 """Reading an engine of some gigabytes from an SD card takes minutes."""
@@ -73,7 +78,7 @@ class ProcessWorker(Worker):
         self._open_request = OpenRequest(opener, overlap)
         self._budget, self._backoff = budget or RestartBudget(), backoff or Backoff()
         self._open_timeout_s = open_timeout_s
-        self._child: ChildProcess | None = None
+        self._child: Child | None = None
         self._failure: _Failure | None = None
         self._room = self._closing = False
         self._finite = True
@@ -140,13 +145,13 @@ class ProcessWorker(Worker):
             words = "was closed; make another" if self._closing else "is being started again"
             settle(self.error or FrameLostError(f"the worker process {words}"))
             return
-        child.send(FrameRequest(number, video, frame))
+        _send(child, FrameRequest(number, video, frame))
 
     def forget(self, video: str) -> None:
         """Have the child release the state of a video."""
         child = self._child
         if child is not None:
-            child.send(ForgetRequest(video))
+            _send(child, ForgetRequest(video))
 
     def abort(self) -> None:
         """End the child; the frames in it are lost."""
@@ -180,21 +185,20 @@ class ProcessWorker(Worker):
     def _run_child(self) -> _Failure | None:
         """Start a child and end it when it has to be; None when the worker is closed."""
         self._failure, self._room = None, False
-        child = ChildProcess()
+        child = Child(TARGET, shows_output=True)
         receiver = threading.Thread(target=self._receive, args=(child,), name="nerve-receiver", daemon=True)
         receiver.start()
         try:
             with self._changed:
                 self._child = child
-            child.send(self._open_request)
+            _send(child, self._open_request)
             failure = self._watch()
         finally:
             with self._changed:
                 self._child = None
                 self.state = "restarting" if self.state == "ready" else self.state
-            child.end()
+            child.close(timeout_s=0)
             receiver.join()
-            child.close()
         return None if self._closing else failure
 
     def _watch(self) -> _Failure | None:
@@ -210,12 +214,13 @@ class ProcessWorker(Worker):
                 return overdue
         return self._failure
 
-    def _receive(self, child: ChildProcess) -> None:
+    def _receive(self, child: Child) -> None:
         """Handle the child's messages until it is gone, in a thread of its own, as a child may hang within a message."""
         try:
-            while (message := child.receive()) is not None:
-                self._handle(message)
-            death = child.death()
+            while True:
+                self._handle(receive_message(child.connection))
+        except (OSError, MessageError):
+            death = _death(child)
             failure = _Failure(FrameLostError(f"a frame was lost: {death}", death), final=False)
         except BaseException as error:  # noqa: BLE001 - a bug; whoever waits for the worker raises it
             failure = _Failure(error, final=True)
@@ -293,3 +298,23 @@ class ProcessWorker(Worker):
         with self._changed:
             self.error, self.state = error, state  # the error first: whoever sees the state reads it
             self._changed.notify_all()
+
+
+def _send(child: Child, message: object) -> None:
+    """Send a message; one to a child that is gone is lost, which whoever receives notices."""
+    with suppress(OSError):
+        send_message(child.connection, message)
+
+
+def _death(child: Child) -> NerveError:
+    """Why a child ended, once its connection has."""
+    code = child.wait(TERMINATE_TIMEOUT_S)
+    if code is None:
+        return HungError(f"the worker process {child.pid} closed its connection and went on")
+    if code == -signal.SIGKILL:
+        return ResourceError(
+            "the worker process was killed, most likely for want of memory; close other programs, add swap, or use a "
+            "smaller preset or frames"
+        )
+    name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return CompatibilityError(f"the worker process crashed ({name}); a library is broken or too old for this bundle")

@@ -1,20 +1,16 @@
-"""The process of a ProcessWorker: opens the segmenter itself and runs a LocalWorker.
-
-It ends when its connection is closed, which is also what happens when its parent dies, however that dies.
-"""
+"""What the child of a ProcessWorker runs: it opens the segmenter itself and serves frames with a LocalWorker."""
 
 import ctypes
 import math
 import os
-import select
 import signal
 import sys
 import threading
 import traceback
 from functools import partial
-from multiprocessing.connection import Connection
 
 from nerve_runtime import FrameResult, NerveError
+from nerve_stream.child import Connection
 from nerve_stream.pipeline.local_worker import LocalWorker
 from nerve_stream.pipeline.messages import (
     FrameRequest,
@@ -47,14 +43,13 @@ class _Sender:
             os._exit(0)  # nobody is left to work for
 
 
-def main(connection_fd: int) -> int:
-    """Serve frames until the parent closes the connection; the exit code is only seen when something is wrong."""
-    connection = Connection(connection_fd)
-    _exit_with_parent(connection_fd)
+def main(connection: Connection) -> int:
+    """Serve frames until the connection ends; the exit code is only seen when something is wrong."""
+    _exit_with_parent()
     sender = _Sender(connection)
     try:
         request: OpenRequest = receive_message(connection)
-    except EOFError:
+    except OSError:
         return 0
     except Exception as error:  # noqa: BLE001 - the opener's module cannot be imported; the parent raises it
         sender.send(NotOpened(_portable(error)))
@@ -71,20 +66,10 @@ def main(connection_fd: int) -> int:
     return 0
 
 
-def _exit_with_parent(connection_fd: int) -> None:
-    """End with the parent, even in the middle of a graph; leave Ctrl-C, which reaches the whole group, to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _exit_with_parent() -> None:
+    """End with the parent, also in the middle of a graph that never gives the interpreter back to the watching thread."""
     if sys.platform == "linux":
-        # A graph that never gives the interpreter back would keep the thread below from running.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    threading.Thread(target=_exit_when_closed, args=(connection_fd,), name="nerve-parent", daemon=True).start()
-
-
-def _exit_when_closed(connection_fd: int) -> None:
-    poll = select.poll()
-    poll.register(connection_fd, 0)  # only the hang-up
-    poll.poll()
-    os._exit(0)
 
 
 def _serve(connection: Connection, sender: _Sender, worker: LocalWorker, segmenter: VideoSegmenter) -> None:
@@ -93,7 +78,7 @@ def _serve(connection: Connection, sender: _Sender, worker: LocalWorker, segment
         try:
             while not isinstance(request := receive_message(connection), FrameRequest):
                 worker.forget(request.video)
-        except (EOFError, OSError):
+        except OSError:
             return
         worker.submit(request.video, request.frame, partial(_send_outcome, sender, segmenter, request.number))
 

@@ -1,16 +1,15 @@
 """What the worker's process says and hears, here in a thread of the test so that its lines can be followed."""
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import Pipe
 from typing import Any
 
 import pytest
 
 from nerve_runtime.errors import BundleError
+from nerve_stream.child import Connection
 from nerve_stream.pipeline import worker_child
 from nerve_stream.pipeline.messages import (
     ForgetRequest,
@@ -30,11 +29,11 @@ class Talk:
     """The parent's side of a child that runs in a thread."""
 
     def __init__(self) -> None:
-        self.connection, childs_end = Pipe()
+        self.socket, childs_end = socket.socketpair()
+        self.connection = Connection(self.socket)
         self.codes: list[int] = []
-        childs_fd = os.dup(childs_end.fileno())  # the child closes its own
-        childs_end.close()
-        self.thread = threading.Thread(target=lambda: self.codes.append(worker_child.main(childs_fd)))
+        child = Connection(childs_end)
+        self.thread = threading.Thread(target=lambda: self.codes.append(worker_child.main(child)))
         self.thread.start()
 
     def open(self, opener: Callable[[], Any] = open_double, **faults: Any) -> Any:
@@ -45,7 +44,6 @@ class Talk:
         send_message(self.connection, message)
 
     def heard(self) -> Any:
-        assert self.connection.poll(5)
         return receive_message(self.connection)
 
     def outcome(self) -> Outcome:
@@ -55,8 +53,7 @@ class Talk:
         return message
 
     def end(self) -> int:
-        with socket.socket(fileno=os.dup(self.connection.fileno())) as half:
-            half.shutdown(socket.SHUT_WR)  # a child that cannot send ends its process, which is the test's
+        self.socket.shutdown(socket.SHUT_WR)  # a child that cannot send ends its process, which is the test's
         self.thread.join(5)
         self.connection.close()
         return self.codes[0]
@@ -64,7 +61,7 @@ class Talk:
 
 @pytest.fixture
 def talk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Talk]:
-    monkeypatch.setattr(worker_child, "_exit_with_parent", lambda connection_fd: None)  # it would end the test
+    monkeypatch.setattr(worker_child, "_exit_with_parent", lambda: None)  # it would end the test
     talk = Talk()
     yield talk
     if not talk.codes:

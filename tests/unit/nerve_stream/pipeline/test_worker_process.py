@@ -18,8 +18,9 @@ import pytest
 from nerve_runtime import errors
 from nerve_runtime.errors import CompatibilityError, HungError, ResourceError
 from nerve_runtime.result import FrameResult
+from nerve_stream import child
 from nerve_stream.backoff import Backoff, RestartBudget
-from nerve_stream.pipeline import FrameLostError, ProcessWorker, child_process
+from nerve_stream.pipeline import FrameLostError, ProcessWorker
 from tests.data.processes import own_children
 from tests.data.stream_doubles import DoubleSegmenter, blank, open_double
 
@@ -91,7 +92,7 @@ def test_a_crash_costs_the_frame_and_the_next_one_is_a_keyframe() -> None:
 def test_row_30_a_hung_frame_is_ended_with_its_process_and_the_next_one_is_done(
     deaf: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "TERMINATE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(child, "TERMINATE_TIMEOUT_S", 0.5)
     outcomes: list[Outcome] = []
     with opened(hang_at=0, deaf=deaf) as worker:
         worker.hang_limit.fixed_s = 0.3
