@@ -39,8 +39,8 @@ def test_nothing_grows_with_the_worker_in_a_process_of_its_own(capsys: pytest.Ca
     assert printed(soak.main, "--seconds 15 --process --sources 1", capsys)["problems"] == []
 
 
-def test_the_control_that_leaks_a_kilobyte_a_frame_is_caught(capsys: pytest.CaptureFixture[str]) -> None:
-    record = printed(soak.main, "--seconds 30 --leak-bytes-per-frame 1024", capsys)
-    assert len(record["problems"]) == 1
-    assert record["problems"][0].startswith("memory grew by")
+def test_the_control_that_leaks_is_caught(capsys: pytest.CaptureFixture[str]) -> None:
+    # 8 KiB of 400 frames a second; a machine that manages 60 of them still leaks more than the limit after warm-up.
+    record = printed(soak.main, "--seconds 30 --leak-bytes-per-frame 8192", capsys)
+    assert [problem[:14] for problem in record["problems"]] == ["memory grew by"], record
     assert record["growth_mib"] < record["leaked_mib"]
