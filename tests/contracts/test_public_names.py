@@ -5,6 +5,7 @@ Run as a script, `python -m tests.contracts.test_public_names`, it prints what i
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,9 +13,17 @@ from pathlib import Path
 import pytest
 
 import nerve_runtime
-from tests.contracts.checkout import PACKAGES, sources
+from tests.contracts.checkout import PACKAGES, ROOT, sources
 
 MODULES_AT_ONE_LEVEL = 14
+PUBLIC_MODULES = {
+    "nerve_runtime",
+    "nerve_runtime.atomic",
+    "nerve_runtime.backends",
+    "nerve_runtime.bundle",
+    "nerve_runtime.opencv",
+    "nerve_runtime.vocabulary",
+}
 
 
 def _module_name(package: str, path: Path) -> str:
@@ -99,6 +108,14 @@ def test_no_package_has_more_modules_than_one_can_see() -> None:
         for folder in (package, *package.rglob("*/"))
     }
     assert {folder: count for folder, count in counts.items() if count > MODULES_AT_ONE_LEVEL} == {}
+
+
+def test_every_module_of_the_thin_runtime_is_public_or_forbidden_to_the_application() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {contract["id"]: contract for contract in settings["tool"]["importlinter"]["contracts"]}
+    forbidden = contracts["public-names"]["forbidden_modules"]
+    inner = {_module_name("nerve_runtime", path) for path in sources("nerve_runtime")} - PUBLIC_MODULES
+    assert {name for name in inner if not any(f"{name}.".startswith(f"{listed}.") for listed in forbidden)} == set()
 
 
 def test_completion_shows_the_public_names_and_nothing_else() -> None:
