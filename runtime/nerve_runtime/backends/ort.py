@@ -86,7 +86,7 @@ class OrtBackend(Backend):
         if session.get_providers()[0] != self._provider:
             raise CompatibilityError(
                 f"stage {stage!r} would run on {session.get_providers()[0]}, not on {self._provider} as asked; "
-                "check the driver and libraries of the GPU, or use --providers cpu"
+                'check the driver and libraries of the GPU, or use providers="cpu"'
             )
         return _OrtSession(stage, record.spec, session, self._run_options)
 
@@ -113,7 +113,7 @@ class OrtBackend(Backend):
         if FALLBACK_PHRASE in str(error):
             return CompatibilityError(
                 f"{path.name} would not run on {self._provider} alone, as asked: {_message(error)}; "
-                "check the driver and libraries of the GPU, or use --providers cpu"
+                'check the driver and libraries of the GPU, or use providers="cpu"'
             )
         if not any(phrase in str(error) for phrase in NOT_SUPPORTED_PHRASES):
             return BundleError(f"{path.name} is not a graph that onnxruntime can open: {_message(error)}; rebuild it")

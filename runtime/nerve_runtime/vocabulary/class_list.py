@@ -1,6 +1,6 @@
 """Class names as a person writes them, checked before anything is tokenised.
 
-In one string `;` separates classes and `,` synonyms: `ladybug; tennis ball, ball; road`. The first word of a class is
+In one string `;` separates classes and `,` synonyms: `ladybug; soccer ball, football; road`. The first word of a class is
 the name shown for it.
 """
 
@@ -44,7 +44,7 @@ class ClassList:
 
     @classmethod
     def of(cls, classes: Iterable[str], background: Iterable[str] = (), *, strict: bool = False) -> "ClassList":
-        """Check class names; each may list synonyms, as in "tennis ball, ball".
+        """Check class names; each may list synonyms, as in "soccer ball, football".
 
         Args:
             classes: one string a class, in the order of the labels.
@@ -52,22 +52,17 @@ class ClassList:
             strict: refuse what is otherwise a warning.
 
         Raises:
-            UsageError: there are no classes or too many, they are no iterable of strings, a word is empty, given twice or not plain text, or a single
-                class has no rival. The message names the class's number, counted from 1.
+            UsageError: there are no classes or too many, they are no iterable of strings, or a word is empty, given twice or
+                not plain text. The message names the class's number, counted from 1.
         """
         classes, background = strings_of("the class list", classes), strings_of("the background", background)
         active = len(classes) + bool(background)
         if not classes:
-            raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
+            raise UsageError("the class list is empty; name at least two classes, such as 'dog; grass'")
         if active > CLASSES_LIMIT:
             raise UsageError(
                 f"{active} classes are active, background included, expected at most {CLASSES_LIMIT}; "
                 "split the list into several runs"
-            )
-        if active == 1:
-            raise UsageError(
-                f"the only class {classes[0]!r} has no rival, so every pixel would get it; "
-                "add classes, or background words with --background"
             )
         named = [(f"class {number}", text) for number, text in enumerate(classes, start=1)]
         groups = [tuple(_checked_word(where, word, strict=strict) for word in text.split(",")) for where, text in named]
@@ -78,6 +73,20 @@ class ClassList:
             places.insert(0, BACKGROUND_NAME)
         _refuse_duplicates(places, groups)
         return cls(tuple(groups), has_background=bool(background))
+
+    def refuse_without_rival(self) -> None:
+        """Refuse a single class, which every pixel would get; asked after the words are known to be ones.
+
+        Raises:
+            UsageError: there is one class and no background; shows the semicolons that its commas may have meant.
+        """
+        if len(self.synonyms) == 1:
+            listed = "; ".join(self.synonyms[0])
+            meant = f" (classes are separated by ';' and synonyms by ',': '{listed}')" if ";" in listed else ""
+            raise UsageError(
+                f"the only class {self.names[0]!r} has no rival, so every pixel would get it; "
+                f"add classes{meant}, or background words"
+            )
 
 
 def strings_of(what: str, texts: object, example: str = CLASSES_EXAMPLE) -> list[str]:
@@ -108,7 +117,7 @@ def split_classes(text: str) -> list[str]:
         UsageError: the text is empty.
     """
     if not text.strip():
-        raise UsageError("the class list is empty; name at least two classes, such as: --classes 'ladybug; grass'")
+        raise UsageError("the class list is empty; name at least two classes, such as 'dog; grass'")
     parts = text.split(";")
     return parts[:-1] if len(parts) > 1 and not parts[-1].strip() else parts
 

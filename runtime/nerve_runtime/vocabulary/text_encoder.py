@@ -77,7 +77,9 @@ class TextEncoder:
         class_list = self._checked(classes, background)
         self._refuse_too_many(len(class_list.names))
         sha = text_sha256(self._manifest)
-        return build_text_bank(class_list, self._templates, self._encode, sha, self._cache_dir)
+        bank = build_text_bank(class_list, self._templates, self._encode, sha, self._cache_dir)
+        class_list.refuse_without_rival()
+        return bank
 
     def _checked(self, classes: str | Iterable[str] | ClassList, background: Sequence[str]) -> ClassList:
         if isinstance(classes, ClassList):
@@ -92,7 +94,7 @@ class TextEncoder:
         if count > most:
             raise UsageError(
                 f"{count} classes are active, background included, this bundle takes at most {most}; "
-                "name fewer, or build one with --max-classes"
+                "name fewer, or build one for more with nerve-build --max-classes"
             )
 
     def _encode(self, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """What both commands share: errors as one line and an exit code, and their bundle, classes and templates."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import typer
 from nerve_runtime import BundleError, NerveError, ResourceError, UsageError
 from nerve_stream.cli.options import DEFAULT_BUNDLE
 from nerve_stream.redaction import readable
+
+PYTHON_ARGUMENT = re.compile(r"\b(backend|providers|trust_engines|allow_unchecked)=(?:\"(\w+)\"|True)")
 
 
 @contextmanager
@@ -40,7 +43,18 @@ def print_error(error: NerveError, *, verbose: bool) -> None:
     """Print an error to stderr in one line; with `verbose` its traceback too."""
     if verbose:
         logging.getLogger("nerve_runtime").error("the error came from here", exc_info=error)
-    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    typer.echo(f"error: {as_options(' '.join(str(error).split()))}", err=True)
+
+
+def as_options(message: str) -> str:
+    """A message that names arguments of the Python interface, naming the options of the command line instead.
+
+    >>> as_options('use backend="ort", or trust_engines=True')
+    'use --backend ort, or --trust-engines'
+    """
+    return PYTHON_ARGUMENT.sub(
+        lambda match: f"--{match[1].replace('_', '-')}{f' {match[2]}' if match[2] else ''}", message
+    )
 
 
 def bundle_or_default(bundle: Path | None) -> Path:

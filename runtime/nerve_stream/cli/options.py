@@ -130,10 +130,18 @@ class OutputOptions:
     """The outputs and how they look."""
 
     overlay: Annotated[
-        Path | None, typer.Option(help="H.264 video to write, .mp4, .mkv or .mov, with labels over the frames.")
+        Path | None,
+        typer.Option(
+            help="Labels over the frames: H.264 video .mp4, .mkv or .mov; of a picture .png, .jpg or .webp; of a folder of "
+            "pictures a folder."
+        ),
     ] = None
     masks: Annotated[
-        Path | None, typer.Option(help="Folder for PNG masks, frame_000012.png; pixel values are labels.")
+        Path | None,
+        typer.Option(
+            help="Folder for PNG masks whose pixel values are labels, named as the pictures or frame_000012.png, with "
+            "classes.json; of one picture a .png file will do."
+        ),
     ] = None
     mask_format: Annotated[
         str,
@@ -258,5 +266,8 @@ class RunOptions:
         typer.Option(
             "--json", "--json-summary", help="Only JSON lines on stdout: artefacts, then a summary per source."
         ),
+    ] = False
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Show the milliseconds of every stage at the end of each source.")
     ] = False
     verbose: Verbose = False

@@ -1,11 +1,10 @@
 """What `nerve-segment` writes for each source, and what it refuses to overwrite."""
 
 from collections.abc import Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
@@ -13,18 +12,27 @@ from nerve_stream.cli.options import OutputOptions
 from nerve_stream.drawing.overlay import OverlayStyle
 from nerve_stream.sinks import (
     JsonLines,
+    MaskFile,
     MaskFolder,
     MaskFormat,
     OutgoingStream,
+    OverlayFolder,
+    OverlayPicture,
     OverlayVideo,
     Sink,
     safe_name,
 )
-from nerve_stream.sinks.video import refuse_size
+from nerve_stream.sinks.base import refuse_png_folder
+from nerve_stream.sinks.masks import refuse_mask_format
+from nerve_stream.sinks.pictures import PICTURE_SUFFIXES
+from nerve_stream.sinks.video import CONTAINERS, refuse_size
 from nerve_stream.sources.addresses import is_address
 from nerve_stream.sources.base import FrameSource
+from nerve_stream.sources.opening import is_picture
 
 STDOUT = "-"
+SourceKind = Literal["picture", "pictures", "video"]
+"""One image file, a folder of image files, or anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +70,16 @@ class Outputs:
         """Whether stdout carries results, so that paths have to be printed to stderr."""
         return self.out == STDOUT or str(self.jsonl) == STDOUT
 
-    def for_source(self, name: str) -> "Outputs":
-        """The same outputs with the name of one of several sources in every path."""
-        overlay = self.overlay and self.overlay.with_name(f"{self.overlay.stem}.{name}{self.overlay.suffix}")
-        on_stdout = str(self.jsonl) == STDOUT
-        jsonl = self.jsonl and (
-            self.jsonl if on_stdout else self.jsonl.with_name(f"{self.jsonl.stem}.{name}{self.jsonl.suffix}")
-        )
-        masks = self.masks and self.masks / name
+    def for_source(self, name: str, kind: SourceKind, *, of_several: bool) -> "Outputs":
+        """The outputs of one source: of several, each has the source's name in it; in an overlay folder a picture too."""
+        overlay, masks, jsonl = self.overlay, self.masks, self.jsonl
+        if of_several:
+            jsonl = jsonl if jsonl is None or str(jsonl) == STDOUT else _with_name(jsonl, name)
+            masks = masks and (_with_name(masks, name) if masks.suffix.lower() == ".png" else masks / name)
+        if overlay is not None and not overlay.suffix and kind == "picture":
+            overlay = overlay / f"{name}.png"
+        elif overlay is not None and of_several:
+            overlay = _with_name(overlay, name) if overlay.suffix else overlay / name
         return replace(self, overlay=overlay, masks=masks, jsonl=jsonl)
 
     def paths(self) -> list[Path]:
@@ -80,11 +90,19 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class PlannedSource:
-    """A source as the user named it, a short name that no other source of the run has, and its outputs."""
+    """A source as the user named it, a short name that no other source of the run has, its kind and its outputs."""
 
     source: str
     name: str
+    kind: SourceKind
     outputs: Outputs
+
+
+def source_kind(source: str) -> SourceKind:
+    """What a source is; a folder of videos was expanded before, an animated PNG is a video."""
+    if is_address(source):
+        return "video"
+    return "pictures" if Path(source).is_dir() else "picture" if is_picture(Path(source)) else "video"
 
 
 def plan_sources(sources: Sequence[str], outputs: Outputs, status_json: Path | None = None) -> list[PlannedSource]:
@@ -98,12 +116,17 @@ def plan_sources(sources: Sequence[str], outputs: Outputs, status_json: Path | N
     names: dict[str, str] = {}
     for source in sources:
         names[safe_name(_short_name(source), names)] = source
+    kinds = {source: source_kind(source) for source in sources}
     planned = [
-        PlannedSource(source, name, outputs if len(sources) == 1 else outputs.for_source(name))
+        PlannedSource(source, name, kinds[source], outputs.for_source(name, kinds[source], of_several=len(sources) > 1))
         for name, source in names.items()
     ]
     refuse_conflicts(sources, [plan.outputs for plan in planned], status_json)
     return planned
+
+
+def _with_name(path: Path, name: str) -> Path:
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 
 def _short_name(source: str) -> str:
@@ -137,17 +160,49 @@ def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs], status_
             raise UsageError(f"the masks folder {source.parent} holds the source {source.name}; choose another folder")
 
 
+def refuse_outputs(plan: PlannedSource) -> None:
+    """Refuse outputs of a source that cannot be written, before anything is opened.
+
+    Raises:
+        UsageError: one exists and neither `--force` nor, for masks, `--resume` is given; its suffix or the format of the
+            masks is unknown; or one file is to hold the masks or the overlay of more than a picture.
+    """
+    outputs, force = plan.outputs, plan.outputs.force
+    if outputs.jsonl and str(outputs.jsonl) != STDOUT:
+        refuse_existing(outputs.jsonl, force=force, pipes=True)
+    if outputs.masks:
+        refuse_mask_format(outputs.mask_format)
+        if outputs.masks.suffix.lower() != ".png":
+            refuse_png_folder("masks", outputs.masks, force=force or outputs.resume)
+        elif plan.kind != "picture":
+            raise UsageError(
+                f"--masks {outputs.masks} is one file, but {plan.source} is no single picture; name a folder"
+            )
+        else:
+            refuse_existing(outputs.masks, force=force)
+    if outputs.overlay:
+        _refuse_overlay(outputs.overlay, plan.kind, force=force)
+
+
+def _refuse_overlay(path: Path, kind: SourceKind, *, force: bool) -> None:
+    if kind == "pictures" and not path.suffix:
+        refuse_png_folder("overlays", path, force=force)
+        return
+    allowed = (*PICTURE_SUFFIXES, *CONTAINERS) if kind == "picture" else tuple(CONTAINERS)
+    if path.suffix.lower() not in allowed:
+        folder = ", or a folder without suffix for a PNG of each picture" if kind == "pictures" else ""
+        raise UsageError(f"overlay {path} ends in {path.suffix!r}, expected one of {', '.join(allowed)}{folder}")
+    refuse_existing(path, force=force)
+
+
 @contextmanager
-def open_sinks(
-    outputs: Outputs, frames: FrameSource, source: str, finished: AbstractSet[int] = frozenset()
-) -> Iterator[list[Sink]]:
+def open_sinks(outputs: Outputs, frames: FrameSource, source: str) -> Iterator[list[Sink]]:
     """Open the sinks of a source; all commit at the end of the block, or all abort.
 
     Args:
         outputs: of this source.
         frames: gives the size and frame rate.
         source: its name, for JSON lines.
-        finished: frames whose masks an earlier run wrote.
     """
     with ExitStack() as stack:
         sinks: list[Sink] = []
@@ -155,15 +210,9 @@ def open_sinks(
             lines = JsonLines(outputs.jsonl, rle=outputs.rle, source=source, follow=outputs.follow, force=outputs.force)
             sinks.append(stack.enter_context(lines))
         if outputs.masks:
-            folder = MaskFolder(
-                outputs.masks, outputs.mask_format, force=outputs.force, resume=outputs.resume, keep=finished
-            )
-            sinks.append(stack.enter_context(folder))
+            sinks.append(stack.enter_context(_mask_sink(outputs, outputs.masks)))
         if outputs.overlay:
-            video = OverlayVideo(
-                outputs.overlay, frames.size_hw, fps=frames.fps, style=outputs.style, force=outputs.force
-            )
-            sinks.append(stack.enter_context(video))
+            sinks.append(stack.enter_context(_overlay_sink(outputs, outputs.overlay, frames)))
         if outputs.out:
             if frames.size_hw == (0, 0):
                 raise UsageError("--out has to know the size of the picture; leave out --wait-for-source")
@@ -172,3 +221,18 @@ def open_sinks(
                 stack.enter_context(OutgoingStream(outputs.out, frames.size_hw, fps=frames.fps, style=outputs.style))
             )
         yield sinks
+
+
+def _mask_sink(outputs: Outputs, path: Path) -> Sink:
+    if path.suffix.lower() == ".png":
+        return MaskFile(path, outputs.mask_format, force=outputs.force)
+    return MaskFolder(path, outputs.mask_format, force=outputs.force, resume=outputs.resume)
+
+
+def _overlay_sink(outputs: Outputs, path: Path, frames: FrameSource) -> Sink:
+    suffix = path.suffix.lower()
+    if not suffix:
+        return OverlayFolder(path, style=outputs.style, force=outputs.force)
+    if suffix in PICTURE_SUFFIXES:
+        return OverlayPicture(path, style=outputs.style, force=outputs.force)
+    return OverlayVideo(path, frames.size_hw, fps=frames.fps, style=outputs.style, force=outputs.force)

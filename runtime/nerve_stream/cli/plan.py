@@ -13,11 +13,11 @@ from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
+from nerve_stream.cli.outputs import source_kind
 from nerve_stream.jobs import JobKey, package_version
 from nerve_stream.pipeline import SegmenterOptions
 from nerve_stream.redaction import readable
 from nerve_stream.sources.addresses import is_address
-from nerve_stream.sources.images import IMAGE_SUFFIXES
 from nerve_stream.sources.options import LiveOptions, RtspTransport
 
 NOT_IN_JOB_KEY = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
@@ -36,18 +36,13 @@ def is_enabled(setting: bool | None, sources: Iterable[str]) -> bool:
     return any(is_live(source) for source in sources) if setting is None else setting
 
 
-def is_still(source: str) -> bool:
-    """Whether a source is an image or a folder of images, whose frames are independent; folders of videos were expanded."""
-    return not is_live(source) and (Path(source).is_dir() or Path(source).suffix.lower() in IMAGE_SUFFIXES)
-
-
 def chosen_temporal(sources: Iterable[str], run: RunOptions) -> Temporal:
     """How frames share work: as the options say, else as the kind of the sources suggests.
 
     Raises:
         UsageError: a setting is out of its range.
     """
-    still = [is_still(source) for source in sources]
+    still = [source_kind(source) != "video" for source in sources]
     every = run.keyframe_every
     if every is None and any(still):
         every = 1

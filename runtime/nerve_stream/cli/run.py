@@ -3,25 +3,27 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 import typer
 from rich.console import Console
 
-from nerve_runtime import NerveError, NumericError
+from nerve_runtime import NerveError, NumericError, SourceError
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, PlannedSource, plan_sources
-from nerve_stream.cli.plan import is_enabled, job_key, live_options, segmenter_options
+from nerve_stream.cli.outputs import Outputs, PlannedSource, plan_sources, refuse_outputs
+from nerve_stream.cli.plan import is_enabled, is_live, job_key, live_options, segmenter_options
 from nerve_stream.cli.progress import shown_progress
 from nerve_stream.cli.shutdown import Shutdown
 from nerve_stream.cli.source import OpenSource
-from nerve_stream.cli.summary import summary_record, summary_table
+from nerve_stream.cli.summary import summary_line, summary_record, timings_table
 from nerve_stream.jobs import Job, JobKey, open_job, record_beside, sweep_temporaries
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.metrics import MetricsServer
@@ -39,6 +41,8 @@ from nerve_stream.pipeline import (
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.window import Key, Window
 from nerve_stream.sources.expanding import expand_sources
+from nerve_stream.sources.opening import refuse_unreadable
+from nerve_stream.sources.options import Part
 
 FILES_AT_ONCE = 4
 """Files processed side by side: enough to hide decoding and encoding, few enough to keep open."""
@@ -68,14 +72,20 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
         stack.enter_context(shutdown.signal_handlers())
         job = stack.enter_context(_open_record(outputs, job_key(options, read, write))) if write.resume else None
         unfinished = _unfinished_sources(planned, job)
+        for plan in unfinished:
+            refuse_outputs(plan)
         if not unfinished:
             return
         if job is not None:
             _delete_temporaries(unfinished)
-        with shutdown.interruptible():
-            worker = stack.enter_context(_open_worker(options, isolate=is_enabled(run.isolate, sources)))
-        _print_backend(worker, options)
-        _SourceRunner(worker, job, read, write, run, shutdown).run(unfinished)
+        runner = stack.enter_context(_SourceRunner(job, read, write, run, shutdown))
+        readable_sources = runner.without_unreadable(unfinished)
+        if readable_sources:
+            with shutdown.interruptible():
+                worker = stack.enter_context(_open_worker(options, isolate=is_enabled(run.isolate, sources)))
+            _print_backend(worker, options)
+            runner.run(readable_sources, worker)
+        runner.raise_exit_code()
 
 
 @contextmanager
@@ -123,70 +133,93 @@ def _print_backend(worker: Worker, options: SegmenterOptions) -> None:
 
 
 class _SourceRunner:
-    """Runs sources through the worker, batch by batch, and reports each."""
+    """Runs sources through the worker, batch by batch, and reports each.
+
+    As a context manager it opens the window and the metrics port, before any graph is opened.
+
+    Raises:
+        UsageError: a time or a count of the options makes no sense.
+    """
 
     def __init__(
-        self,
-        worker: Worker,
-        job: Job | None,
-        read: SourceOptions,
-        write: OutputOptions,
-        run: RunOptions,
-        shutdown: Shutdown,
+        self, job: Job | None, read: SourceOptions, write: OutputOptions, run: RunOptions, shutdown: Shutdown
     ) -> None:
-        self._worker, self._job = worker, job
-        self._read, self._write, self._run = read, write, run
+        self._job, self._read, self._write, self._run, self._shutdown = job, read, write, run, shutdown
+        self._live = live_options(read)
+        Part(read.start, read.duration, read.every)
+        self._lossless = StreamOptions(realtime=False, hang_timeout_s=run.hang_timeout)
         self._console = Console(stderr=True)
-        self._shutdown = shutdown
         self._control = StreamControl()
         self._health = Health()
         self._failures: list[NerveError] = []
         self._invalid: list[str] = []
         self._open: list[OpenSource] = []
+        self._window: Window | None = None
+        self._stack = ExitStack()
 
-    def run(self, planned: Sequence[PlannedSource]) -> None:
+    def __enter__(self) -> "_SourceRunner":
+        if self._write.show:
+            self._window = self._stack.enter_context(Window("NERVE", self._on_key))
+        if self._run.metrics_port is not None:
+            server = self._stack.enter_context(MetricsServer(self._run.metrics_port, self._health))
+            typer.echo(f"metrics: http://127.0.0.1:{server.port}/metrics", err=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def without_unreadable(self, planned: Sequence[PlannedSource]) -> list[PlannedSource]:
+        """The sources that may be opened; files that are missing or empty are reported at once as failed."""
+        return [plan for plan in planned if is_live(plan.source) or self._is_readable(Path(plan.source))]
+
+    def _is_readable(self, path: Path) -> bool:
+        try:
+            refuse_unreadable(path)
+        except NerveError as error:
+            self._add_failure(error)
+            return False
+        return True
+
+    def run(self, planned: Sequence[PlannedSource], worker: Worker) -> None:
+        """Segment all sources; failures are kept for `raise_exit_code`."""
         realtime = is_enabled(self._run.realtime, (plan.source for plan in planned))
         size = len(planned) if realtime else FILES_AT_ONCE
         waiting = iter(planned)
-        with ExitStack() as stack:
-            if self._run.metrics_port is not None:
-                server = stack.enter_context(MetricsServer(self._run.metrics_port, self._health))
-                typer.echo(f"metrics: http://127.0.0.1:{server.port}/metrics", err=True)
-            window = stack.enter_context(Window("NERVE", self._on_key)) if self._write.show else None
-            while (batch := list(islice(waiting, size))) and not self._shutdown.stop.is_set():
-                self._batch(batch, window, realtime=realtime)
-        self._raise_exit_code()
+        while (batch := list(islice(waiting, size))) and not self._shutdown.stop.is_set():
+            self._batch(batch, worker, realtime=realtime)
 
-    def _batch(self, batch: Sequence[PlannedSource], window: Window | None, *, realtime: bool) -> None:
+    def _batch(self, batch: Sequence[PlannedSource], worker: Worker, *, realtime: bool) -> None:
         self._open = []
         try:
             for plan in batch:
                 with self._shutdown.interruptible():
-                    self._open_source(plan, window)
+                    self._open_source(plan)
             if self._open:
-                self._run_batch(window, realtime=realtime)
+                self._run_batch(worker, realtime=realtime)
         except BaseException as error:
             for opened in self._open:
                 opened.close(error)
             raise
 
-    def _open_source(self, plan: PlannedSource, window: Window | None) -> None:
+    def _open_source(self, plan: PlannedSource) -> None:
         try:
-            live, on_closed_reader = live_options(self._read), self._shutdown.stop_for_closed_reader
-            self._open.append(OpenSource(plan, self._read, live, self._job, window, on_closed_reader))
+            on_closed_reader = self._shutdown.stop_for_closed_reader
+            self._open.append(OpenSource(plan, self._read, self._live, self._job, self._window, on_closed_reader))
         except NerveError as error:
             self._add_failure(error)
 
-    def _run_batch(self, window: Window | None, *, realtime: bool) -> None:
+    def _run_batch(self, worker: Worker, *, realtime: bool) -> None:
         jobs = [
             StreamJob(opened.name, opened.frames, opened.write, partial(self._finish, opened)) for opened in self._open
         ]
-        options = StreamOptions(realtime, self._run.hang_timeout)
-        idle = window.refresh if window is not None else None
+        options = replace(self._lossless, realtime=realtime)
+        idle = self._window.refresh if self._window is not None else None
         with shown_progress(self._open, self._health, self._console, self._run.status_json, realtime=realtime):
             reports = run_streams(
                 jobs,
-                self._worker,
+                worker,
                 options,
                 stop=self._shutdown.stop,
                 control=self._control,
@@ -195,7 +228,7 @@ class _SourceRunner:
             )
         for opened, report in zip(self._open, reports, strict=True):
             opened.close(report.error)
-            self._report(opened, report)
+            self._report(opened, report, worker.describe())
 
     def _finish(self, opened: OpenSource, report: StreamReport) -> None:
         """Put the outputs of a complete source in place at once, so that no later failure loses them."""
@@ -203,19 +236,29 @@ class _SourceRunner:
         if self._job is not None:
             self._job.finish(opened.source, report.frames, opened.outputs.paths())
 
-    def _report(self, opened: OpenSource, report: StreamReport) -> None:
+    def _report(self, opened: OpenSource, report: StreamReport, backend: str) -> None:
+        skipped = opened.frames.skipped
         if report.error is not None:
             self._add_failure(report.error)
         elif report.counts.failed and report.last_failure is not None and not opened.frames.live:
             self._add_failure(report.last_failure)
+        elif skipped and not self._read.allow_partial:
+            self._add_failure(
+                SourceError(
+                    f"{opened.title}: {skipped} of its pictures could not be read and were left out; "
+                    "the outputs hold the others"
+                )
+            )
         as_json, to_stderr = self._run.json_lines, opened.outputs.takes_stdout
         for sink in opened.written_sinks():
             artefact = {"artefact": sink.kind, "path": readable(str(sink.path))}
             typer.echo(json.dumps(artefact) if as_json else str(sink.path), err=to_stderr)
         if as_json:
-            typer.echo(json.dumps(summary_record(opened.title, self._worker.describe(), report)), err=to_stderr)
+            typer.echo(json.dumps(summary_record(opened.title, backend, report, skipped)), err=to_stderr)
         else:
-            self._console.print(summary_table(opened.title, report))
+            typer.echo(summary_line(opened.title, report, skipped), err=True)
+            if self._run.timings:
+                self._console.print(timings_table(report))
         if report.invalid:
             typer.echo(f"{report.invalid} of {report.frames} frames had no finite scores and carry label 255", err=True)
         if report.frames and report.invalid == report.frames:
@@ -225,7 +268,8 @@ class _SourceRunner:
         self._failures.append(error)
         print_error(error, verbose=self._run.verbose)
 
-    def _raise_exit_code(self) -> None:
+    def raise_exit_code(self) -> None:
+        """End with the code of the first failure, or of a signal."""
         self._shutdown.raise_if_signalled()
         if self._failures:
             raise typer.Exit(self._failures[0].exit_code)

@@ -1,6 +1,8 @@
 """How `nerve-segment` stops: on SIGINT, on SIGTERM, and when nobody reads its output any more."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from types import FrameType
 import typer
 
 SIGNAL_EXIT_BASE = 128
+HEARD = b"stopping: what is done is being finished; once more ends at once\n"
 
 
 class Shutdown:
@@ -28,6 +31,8 @@ class Shutdown:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._signal_number = number
+        # print would not do: the signal may have come in the middle of one.
+        os.write(sys.stderr.fileno(), HEARD)
         self.stop.set()
         if self._interruptible:
             raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from nerve_stream.drawing.overlay import overlay
 from nerve_stream.jobs import Job
 from nerve_stream.sinks import FpsMeter, ReaderGoneError, Sink, mask_name
 from nerve_stream.sinks.window import Window
-from nerve_stream.sources.images import IMAGE_SUFFIXES, files_ending_in
+from nerve_stream.sources.images import IMAGE_SUFFIXES, Picture, files_ending_in
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.options import LiveOptions
 from nerve_stream.sources.selected import SelectedFrames
@@ -63,7 +63,7 @@ class OpenSource:
             )
             self.title = opened.name
             self.frames = SelectedFrames(stack.enter_context(opened), limit=read.limit, without=finished)
-            self._sinks = stack.enter_context(open_sinks(self.outputs, self.frames, self.title, finished))
+            self._sinks = stack.enter_context(open_sinks(self.outputs, self.frames, self.title))
             self._stack = stack.pop_all()
 
     def _recorded_pictures(self) -> list[Path]:
@@ -86,14 +86,14 @@ class OpenSource:
         if self._window is not None:
             picture = overlay(frame.rgb, result, self.outputs.style, fps=self._fps.count_frame())
             self._window.update(self.name, picture)
-        if self._job is not None and self._pictures and self.outputs.masks is not None:
-            mask = self.outputs.masks / mask_name(frame.index)
-            self._job.finish_picture(self.source, frame.index, self._pictures[frame.index], mask)
+        if self._job is not None and self._pictures and self.outputs.masks is not None and isinstance(frame, Picture):
+            mask = self.outputs.masks / mask_name(frame.index, frame)
+            self._job.finish_picture(self.source, frame.index, frame.path, mask)
         self._latest_s = frame.time_s
 
     def _write_to(self, sink: Sink, frame: Frame, result: FrameResult) -> None:
         try:
-            sink.write(frame.rgb, result)
+            sink.write(frame.rgb, result, frame if isinstance(frame, Picture) else None)
         except ReaderGoneError:
             self._on_closed_reader()
 

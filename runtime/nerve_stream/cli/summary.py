@@ -1,4 +1,4 @@
-"""What a run did, as a table for people and as a record for programs."""
+"""What a run did: a line and a table for people, a record for programs."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def _place(stage: str) -> tuple[int, str]:
     return (STAGE_ORDER.index(stage) if known else len(STAGE_ORDER) + (stage == "total"), stage)
 
 
-def summary_record(source: str, backend: str, report: StreamReport) -> dict[str, Any]:
+def summary_record(source: str, backend: str, report: StreamReport, skipped: int = 0) -> dict[str, Any]:
     """The run as plain numbers and words, for JSON."""
     return {
         "summary": source,
@@ -59,6 +59,7 @@ def summary_record(source: str, backend: str, report: StreamReport) -> dict[str,
         "stopped": report.stopped,
         "error": None if report.error is None else str(report.error),
         "frames_in": report.counts.frames_in,
+        "skipped": skipped,
         "dropped": report.counts.dropped_by_reason,
         "age_p50_ms": report.age.p50_ms,
         "age_p99_ms": report.age.p99_ms,
@@ -66,13 +67,32 @@ def summary_record(source: str, backend: str, report: StreamReport) -> dict[str,
     }
 
 
-def summary_table(source: str, report: StreamReport) -> Table:
-    """The run as a table of milliseconds."""
-    title = f"{source}: {report.frames} frames, {report.keyframes} keyframes, {report.fps:.1f} fps"
+def summary_line(source: str, report: StreamReport, skipped: int = 0) -> str:
+    """The run in a line for people.
+
+    Args:
+        source: its name.
+        report: of its run.
+        skipped: pictures that were damaged and left out.
+    """
+    parts = [f"{source}: {_counted(report.frames, 'frame')} in {report.seconds:.1f} s ({report.fps:.1f} frames/s)"]
+    if report.keyframes < report.frames:
+        parts.append(_counted(report.keyframes, "keyframe"))
     if report.counts.dropped:
         reasons = [f"{count} {reason}" for reason, count in report.counts.dropped_by_reason.items() if count]
-        title += f", {report.counts.dropped} dropped ({', '.join(reasons)})"
-    table = Table(title=title, title_justify="left")
+        parts.append(f"{report.counts.dropped} dropped ({', '.join(reasons)})")
+    if skipped:
+        parts.append(f"{skipped} damaged and skipped")
+    return ", ".join(parts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def timings_table(report: StreamReport) -> Table:
+    """The stages of a run as a table of milliseconds."""
+    table = Table(title="milliseconds a frame", title_justify="left")
     for heading in ("stage", *(f"p{rank} ms" for rank in PERCENTILES), "runs"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for stage, row in percentiles_ms(report).items():

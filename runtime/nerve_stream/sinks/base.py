@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import tempfile
 import time
 import unicodedata
 from abc import ABC, abstractmethod
@@ -14,7 +16,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import FrameResult, NerveError
+from nerve_runtime import FrameResult, NerveError, UsageError
+from nerve_runtime.atomic import link_target, refuse_special, resource_errors
+from nerve_stream.sources.images import Picture
 
 UInt8Array = NDArray[np.uint8]
 
@@ -53,8 +57,13 @@ class Sink(ABC):
     kind: str
 
     @abstractmethod
-    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
-        """Take one frame, uint8 (H, W, 3), and its result.
+    def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
+        """Take one frame and its result.
+
+        Args:
+            rgb: the frame, uint8 (H, W, 3).
+            result: its labels, of the same size.
+            picture: the frame as its source gave it, when it is an image file of its own: then outputs bear its name.
 
         Raises:
             ResourceError: there is no space, or the place cannot be written.
@@ -82,6 +91,58 @@ class Sink(ABC):
                 self.commit()
         finally:
             self.abort()
+
+
+class NewFiles:
+    """Files that appear in a folder together, or not at all: they are written beside it and moved into it at the end.
+
+    Args:
+        folder: where they will be; need not exist. Its place on disk is the same, so moving never copies.
+
+    Raises:
+        ResourceError: the folder around it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with resource_errors(folder):
+            target = link_target(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file, still beside the folder."""
+        with resource_errors(self._folder):
+            (self._temporary / name).write_bytes(content)
+
+    def move(self) -> None:
+        """Make the folder if needed and move all files into it."""
+        with resource_errors(self._folder):
+            link_target(self._folder).mkdir(parents=True, exist_ok=True)
+            for file in self._temporary.iterdir():
+                file.replace(self._folder / file.name)
+
+    def delete(self) -> None:
+        """Delete what was not moved."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def refuse_png_folder(what: str, folder: Path, *, force: bool) -> None:
+    """Refuse a folder that PNG files cannot be written to.
+
+    Args:
+        what: the folder's use, such as "masks", for the message.
+        folder: need not exist.
+        force: replace files that are there.
+
+    Raises:
+        UsageError: `folder` is no folder, or it holds PNG files and `force` is false.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{what} folder {folder} is a file, expected a folder")
+    refuse_special(folder)
+    if not force and folder.is_dir() and any(inside.suffix.lower() == ".png" for inside in folder.iterdir()):
+        raise UsageError(f"folder {folder} holds {what} already; choose another or add --force to replace them")
 
 
 class FpsMeter:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from nerve_runtime import FrameResult, ResourceError
 from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
+from nerve_stream.redaction import readable
 from nerve_stream.sinks.base import ReaderGoneError, Sink, UInt8Array, discard_buffer
+from nerve_stream.sources.images import Picture
 
 STDOUT = Path("-")
 
@@ -57,9 +59,10 @@ class JsonLines(Sink):
                 self._temporary = temporary_beside(path)
             self._stream = (self._temporary or path).open("w", encoding="utf-8", newline="\n")
 
-    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+    def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one line; the frame itself is not used."""
-        record = result_record(result, rle=self._rle, source=self._source)
+        file = None if picture is None else readable(picture.path.name)
+        record = result_record(result, rle=self._rle, source=self._source, file=file)
         line = json.dumps(record, allow_nan=False, ensure_ascii=not self._takes_unicode)
         try:
             with resource_errors(self.path):
@@ -91,11 +94,21 @@ class JsonLines(Sink):
             self._temporary.unlink(missing_ok=True)
 
 
-def result_record(result: FrameResult, *, rle: bool = False, source: str | None = None) -> dict[str, Any]:
-    """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels."""
+def result_record(
+    result: FrameResult, *, rle: bool = False, source: str | None = None, file: str | None = None
+) -> dict[str, Any]:
+    """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels.
+
+    Args:
+        result: of one frame.
+        rle: add the run lengths of every class.
+        source: name of the source.
+        file: name of the image file that the frame is, None for a frame of a video.
+    """
     height, width = result.labels.shape
     return {
         "source": source,
+        "file": file,
         "index": result.index,
         "time_s": None if result.time_s is None else float(result.time_s),
         "size_hw": [height, width],

@@ -1,116 +1,147 @@
 """Masks as PNGs whose pixel values are labels: one grey channel, or a palette with the colours of the overlay."""
 
+import json
 import re
-import shutil
 import struct
-import tempfile
 import zlib
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
 from nerve_runtime import FrameResult, UsageError
-from nerve_runtime.atomic import link_target, refuse_special, resource_errors, write_bytes_whole
+from nerve_runtime.atomic import link_target, refuse_existing, resource_errors, write_bytes_whole
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.colours import class_colours
-from nerve_stream.sinks.base import Sink, UInt8Array
+from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
+from nerve_stream.sources.images import Picture
 
 MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
 MaskFormat = Literal["labels", "palette"]
-PARTIAL_MASKS = ".frame_*.tmp.png"
+CLASSES_FILE = "classes.json"
+PARTIAL_MASKS = ".*.tmp.png"
 """Temporary files of a killed run."""
 
 
-def mask_name(index: int) -> str:
-    """File name of the mask of a frame.
+def mask_name(index: int, picture: Picture | None = None) -> str:
+    """File name of the mask of a frame, which may be an image file of its own.
 
     >>> mask_name(12)
     'frame_000012.png'
     """
-    return f"frame_{index:06d}.png"
+    return f"frame_{index:06d}.png" if picture is None else f"{picture.stem}.png"
 
 
 class MaskFolder(Sink):
-    """A folder of PNGs, one a frame: pixel values are labels, 255 is no label.
+    """A folder of PNGs, one a frame: pixel values are labels, 255 is no label; `classes.json` says what they mean.
+
+    A frame that is an image file gives a mask of the file's own name, one of a video `frame_000012.png`.
 
     Format "labels" has one channel of 8 bit, which every reader gives as it is. Format "palette" adds the colours of the
     overlay: image viewers show them, Pillow and NumPy still read labels, OpenCV gives colours (H, W, 3).
 
-    Masks are written beside the folder and moved into it at the end. With `resume` each is moved at once and stays after
-    an error; at the end masks that were neither written nor kept are removed.
+    Masks are written beside the folder and moved into it at the end; masks of video frames that an earlier run left there
+    are removed then. With `resume` each is moved at once and stays after an error.
 
     Args:
         path: the folder, made if needed.
         mask_format: "labels" or "palette", see above.
         force: replace the masks that are there.
         resume: continue in a folder that holds masks.
-        keep: with `resume`, frame numbers whose masks of an earlier run are still valid.
 
     Raises:
-        UsageError: the format is unknown, the folder is a file, or it holds masks and neither `force` nor `resume` is given.
+        UsageError: the format is unknown, the folder is a file, or it holds PNG files and neither `force` nor `resume` is
+            given.
     """
 
     kind = "masks"
 
     def __init__(
-        self,
-        path: Path,
-        mask_format: MaskFormat = "labels",
-        *,
-        force: bool = False,
-        resume: bool = False,
-        keep: AbstractSet[int] = frozenset(),
+        self, path: Path, mask_format: MaskFormat = "labels", *, force: bool = False, resume: bool = False
     ) -> None:
-        if mask_format not in get_args(MaskFormat):
-            raise UsageError(f"mask format is {mask_format!r}, expected {' or '.join(get_args(MaskFormat))}")
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"masks folder {path} is a file, expected a folder")
-        refuse_special(path)
-        if masks_in(path) and not (force or resume):
-            raise UsageError(f"folder {path} holds masks already; choose another or add --force to replace them")
+        refuse_mask_format(mask_format)
+        refuse_png_folder("masks", path, force=force or resume)
         self.path = path
         self._format = mask_format
-        self._current = set(keep)
-        self._temporary: Path | None = None
-        with resource_errors(path):
-            target = link_target(path)  # masks are moved, which works on one disk only
-            if resume:
-                target.mkdir(parents=True, exist_ok=True)
+        self._written: set[int] = set()
+        self._class_names: tuple[str, ...] = ()
+        self._new = None if resume else NewFiles(path)
+        if resume:
+            with resource_errors(path):
+                link_target(path).mkdir(parents=True, exist_ok=True)
                 for partial in path.glob(PARTIAL_MASKS):
                     partial.unlink(missing_ok=True)
-                return
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent))
 
-    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+    def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one mask; the frame itself is not used."""
-        if self._format == "palette":
-            content = indexed_png(result.labels, class_colours(result.class_names))
+        self._written.add(result.index)
+        self._write_file(mask_name(result.index, picture), mask_png(result, self._format))
+        if result.class_names != self._class_names:
+            self._class_names = result.class_names
+            self._write_file(CLASSES_FILE, classes_json(result.class_names))
+
+    def _write_file(self, name: str, content: bytes) -> None:
+        if self._new is None:
+            write_bytes_whole(self.path / name, content)
         else:
-            content = label_png(result.labels)
-        self._current.add(result.index)
-        if self._temporary is None:
-            write_bytes_whole(self.path / mask_name(result.index), content)
-            return
-        with resource_errors(self.path):
-            (self._temporary / mask_name(result.index)).write_bytes(content)
+            self._new.write(name, content)
 
     def commit(self) -> None:
-        """Move all masks into the folder, after removing those of the earlier run."""
+        """Move all masks into the folder, after removing those of video frames of the earlier run."""
         with resource_errors(self.path):
-            link_target(self.path).mkdir(parents=True, exist_ok=True)
             for index, stale in masks_in(self.path).items():
-                if self._temporary is not None or index not in self._current:
+                if self._new is not None or index not in self._written:
                     stale.unlink()
-            for mask in self._temporary.iterdir() if self._temporary is not None else ():
-                mask.replace(self.path / mask.name)
+        if self._new is not None:
+            self._new.move()
 
     def abort(self) -> None:
-        """Delete the temporary folder; masks written with `resume` stay for the next run."""
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        """Delete what was not moved; masks written with `resume` stay for the next run."""
+        if self._new is not None:
+            self._new.delete()
+
+
+class MaskFile(Sink):
+    """The mask of one picture as one PNG file.
+
+    Args:
+        path: ends in .png.
+        mask_format: "labels" or "palette", as of `MaskFolder`.
+        force: replace an existing file.
+
+    Raises:
+        UsageError: the format is unknown, or the file exists and `force` is false.
+    """
+
+    kind = "masks"
+
+    def __init__(self, path: Path, mask_format: MaskFormat = "labels", *, force: bool = False) -> None:
+        refuse_mask_format(mask_format)
+        refuse_existing(path, force=force)
+        self.path, self._format = path, mask_format
+        self._content: bytes | None = None
+
+    def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
+        """Keep the mask until the commit; the frame itself is not used."""
+        self._content = mask_png(result, self._format)
+
+    def commit(self) -> None:
+        """Write the file."""
+        if self._content is not None:
+            write_bytes_whole(self.path, self._content)
+
+    def abort(self) -> None:
+        """Nothing was written."""
+
+
+def refuse_mask_format(mask_format: str) -> None:
+    """Refuse a format of masks that there is not.
+
+    Raises:
+        UsageError: it is neither "labels" nor "palette".
+    """
+    if mask_format not in get_args(MaskFormat):
+        raise UsageError(f"mask format is {mask_format!r}, expected {' or '.join(get_args(MaskFormat))}")
 
 
 def masks_in(folder: Path) -> dict[int, Path]:
@@ -119,6 +150,23 @@ def masks_in(folder: Path) -> dict[int, Path]:
         return {}
     matches = ((MASK_PATTERN.fullmatch(path.name), path) for path in folder.iterdir())
     return {int(match[1]): path for match, path in matches if match}
+
+
+def mask_png(result: FrameResult, mask_format: MaskFormat) -> bytes:
+    """The labels of a frame as a PNG of that format."""
+    if mask_format == "palette":
+        return indexed_png(result.labels, class_colours(result.class_names))
+    return label_png(result.labels)
+
+
+def classes_json(class_names: tuple[str, ...]) -> bytes:
+    """What the labels of masks mean: a JSON list of `{"label", "name", "color"}`, the colour as in "#1f77b4"."""
+    colours = class_colours(class_names)
+    classes = [
+        {"label": label, "name": name, "color": f"#{bytes(colours[label]).hex()}"}
+        for label, name in enumerate(class_names)
+    ]
+    return (json.dumps(classes, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def label_png(labels: UInt8Array) -> bytes:

@@ -25,6 +25,7 @@ from nerve_stream.redaction import redacted
 from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
 from nerve_stream.sinks.outgoing_child import CLOCK_HZ, PTS
 from nerve_stream.sinks.video import VIDEO_FPS_IF_UNKNOWN, fit_to_canvas
+from nerve_stream.sources.images import Picture
 
 # One format a scheme. An MPEG-TS packet is 188 bytes; seven of them fill a datagram that no Ethernet has to split.
 OUTGOING_SCHEMES = {"rtsp": "rtsp", "rtsps": "rtsp", "udp": "mpegts", "srt": "mpegts", "rtmp": "flv"}
@@ -110,7 +111,7 @@ class OutgoingStream(Sink):
         self._thread = threading.Thread(target=self._run, name="nerve-outgoing", daemon=True)
         self._thread.start()
 
-    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+    def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Queue one frame and return at once; both arrays must not change afterwards."""
         waiting = _PendingFrame(rgb, result, self._fps_meter.count_frame(), time.monotonic())
         with self._changed:

@@ -13,6 +13,7 @@ from nerve_runtime.atomic import move_into_place, refuse_existing, resource_erro
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
+from nerve_stream.sources.images import Picture
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".mov": "mov"}
 H264_SIDE_PX = 16_384  # the encoder refuses a longer side, whatever the container
@@ -69,16 +70,14 @@ class OverlayVideo(Sink):
         self._last_tick = -1
         self._first_time_s = Fraction(0)
 
-    def write(self, rgb: UInt8Array, result: FrameResult) -> None:
+    def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Draw and encode one frame."""
-        picture = overlay(rgb, result, self._style, fps=self._fps_meter.count_frame())
+        drawn = overlay(rgb, result, self._style, fps=self._fps_meter.count_frame())
         time_s = result.time_s if result.time_s is not None else result.index / self._fps
         with resource_errors(self.path):
             if self._container is None:
-                self._open(picture.shape[0], picture.shape[1], time_s)
-            frame = av.VideoFrame.from_ndarray(
-                fit_to_canvas(picture, (self._stream.height, self._stream.width)), "rgb24"
-            )
+                self._open(drawn.shape[0], drawn.shape[1], time_s)
+            frame = av.VideoFrame.from_ndarray(fit_to_canvas(drawn, (self._stream.height, self._stream.width)), "rgb24")
             tick = round((time_s - self._first_time_s) * VIDEO_CLOCK_HZ)
             # Encoders refuse a time that does not grow, containers one that leaps.
             self._last_tick = min(max(tick, self._last_tick + 1), self._last_tick + LONGEST_STEP_S * VIDEO_CLOCK_HZ)

@@ -56,6 +56,7 @@ class FrameSource(ABC):
         live: a camera or a URL: frames come at their own pace and can be lost.
         state: what the source does now; changes while it is read, and may be looked at from any thread.
         reconnects: how often a live source was lost and came back.
+        skipped: pictures of a folder that were damaged and left out.
         lost: frames of a live source that were decoded and then replaced by newer ones before anybody took them.
         last_error: why the source was lost or failed last, in words without credentials; None if it never was.
     """
@@ -67,6 +68,7 @@ class FrameSource(ABC):
     live: bool = False
     state: SourceState = "streaming"
     reconnects: int = 0
+    skipped: int = 0
     lost: int = 0
     last_error: str | None = None
     _started = False

@@ -3,7 +3,9 @@
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -74,26 +76,42 @@ def natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
     return numbered, path.name
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture(Frame):
+    """A frame that is an image file of its own.
+
+    Attributes:
+        path: the file.
+        stem: name for what is made of it, without suffix: the file's own name, or the whole name where files of the
+            folder differ in their suffix alone.
+    """
+
+    path: Path
+    stem: str
+
+
 class Images(FrameSource):
-    """Pictures of files, 25 a second; `index` is the picture's number in the folder, damaged ones not counted.
+    """Pictures of files, 25 a second; `index` is the picture's number in the folder, a damaged one has its own too.
+
+    A damaged picture of several is skipped, with a warning in the log, and counted in `skipped`.
 
     Raises:
-        SourceError: none of them can be decoded, or, without `allow_partial`, the first cannot.
+        SourceError: none of them can be decoded.
         UsageError: the part starts behind the last picture.
     """
 
     _closed = False
 
-    def __init__(self, name: str, paths: list[Path], part: Part, *, allow_partial: bool) -> None:
+    def __init__(self, name: str, paths: list[Path], part: Part) -> None:
         self.name = name
         self.fps = Fraction(IMAGES_PER_SECOND)
         first, behind = _range_of(part, len(paths))
         if first >= len(paths):
             raise part.refuse_beyond(name, Fraction(len(paths), IMAGES_PER_SECOND))
-        self._paths = paths[first:behind]
+        stems = output_stems(paths)
+        self._paths = list(zip(paths, stems, strict=True))[first:behind]
         self._first_index, self._every = first, part.every
         self.count = math.ceil(len(self._paths) / part.every)
-        self._allow_partial = allow_partial
         self._pictures = self._readable()
         frame = next(self._pictures, None)
         if frame is None:
@@ -102,19 +120,19 @@ class Images(FrameSource):
         self.size_hw = (frame.rgb.shape[0], frame.rgb.shape[1])
 
     def _readable(self) -> Iterator[Frame]:
-        index = self._first_index
-        for path in self._paths[:: self._every]:
+        for number, (path, stem) in enumerate(self._paths[:: self._every]):
             if self._closed:
                 return
+            index = self._first_index + number * self._every
             try:
                 rgb = read_image(path)
             except SourceError as error:
-                if not self._allow_partial:
+                if len(self._paths) == 1:
                     raise
                 logger.warning("skipped: %s", error)
+                self.skipped += 1
                 continue
-            yield Frame(rgb, index, Fraction(index, IMAGES_PER_SECOND))
-            index += self._every
+            yield Picture(rgb, index, Fraction(index, IMAGES_PER_SECOND), path=path, stem=stem)
 
     def read_frames(self) -> Iterator[Frame]:
         """Give the pictures in order; see FrameSource."""
@@ -125,6 +143,18 @@ class Images(FrameSource):
         """Read no further picture."""
         super().close()
         self._closed = True
+
+
+def output_stems(paths: list[Path]) -> list[str]:
+    """Names for what is made of each file of one folder, without suffix, all different.
+
+    >>> output_stems([Path("a.jpg"), Path("b.jpg"), Path("b.png")])
+    ['a', 'b.jpg', 'b.png']
+    """
+    times = Counter(path.stem.casefold() for path in paths)
+    stems = [path.name if times[path.stem.casefold()] > 1 else path.stem for path in paths]
+    unique = len({stem.casefold() for stem in stems}) == len(stems)
+    return stems if unique else [path.name for path in paths]
 
 
 def _range_of(part: Part, count: int) -> tuple[int, int]:

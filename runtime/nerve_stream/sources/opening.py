@@ -35,7 +35,8 @@ def open_frames(
     Args:
         source: a path, a camera's number or /dev/videoN, or the URL of a stream (rtsp, rtsps, rtmp, http, https, udp,
             tcp, srt).
-        allow_partial: go on with a warning when frames are missing or damaged, instead of a SourceError at the end.
+        allow_partial: go on with a warning when frames of a video are missing or damaged, instead of a SourceError at
+            the end. Damaged pictures of a folder are skipped and counted in any case.
         start_s: seconds after the first frame where to begin; times and indices stay the source's own.
         duration_s: seconds to read from there, None for all; of a live source from its first frame on.
         every: give the first of so many frames; the others are decoded but not converted.
@@ -67,25 +68,46 @@ def _opened(source: str | Path | int, part: Part, live: LiveOptions, *, allow_pa
 
 
 def _opened_path(path: Path, part: Part, *, allow_partial: bool) -> FrameSource:
+    refuse_unreadable(path)
+    if path.is_dir():
+        return Images(readable(path.name) or "folder", _images_of(path), part)
+    opener = registered_opener(path)
+    if opener is not None:
+        return SelectedFrames(opener(path), part=part)
+    if is_picture(path):
+        return Images(readable(path.name), [path], part)
+    return VideoFile(path, part, allow_partial=allow_partial)
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Refuse what is no file to read frames from, without decoding anything.
+
+    Raises:
+        SourceError: it does not exist, is a device or a pipe, is empty, or is a folder without pictures.
+    """
     if not path.exists():
         raise SourceError(
             f"source {redacted(str(path))} does not exist; expected a video, an image, a folder of images, "
             "a camera number or the URL of a stream"
         )
     if path.is_dir():
-        return Images(readable(path.name) or "folder", _images_of(path), part, allow_partial=allow_partial)
-    if not path.is_file():
+        _images_of(path)
+    elif not path.is_file():
         raise SourceError(f"source {path} is a device or pipe, expected a plain file; for a camera give its number")
-    if path.stat().st_size == 0:
+    elif path.stat().st_size == 0:
         raise SourceError(f"source {path} is empty (0 bytes); copy it again")
-    opener = registered_opener(path)
-    if opener is not None:
-        return SelectedFrames(opener(path), part=part)
-    with path.open("rb") as stream:
-        start = stream.read(SNIFFED_BYTES)
-    if looks_like_image(start) and not is_animated_png(start):
-        return Images(readable(path.name), [path], part, allow_partial=False)
-    return VideoFile(path, part, allow_partial=allow_partial)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is one picture by its first bytes: no video, and no animated PNG."""
+    if not path.is_file() or registered_opener(path) is not None:
+        return False
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(SNIFFED_BYTES)
+    except OSError:  # whoever opens it says why
+        return False
+    return looks_like_image(start) and not is_animated_png(start)
 
 
 def _images_of(folder: Path) -> list[Path]:

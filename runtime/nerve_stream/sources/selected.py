@@ -58,6 +58,11 @@ class SelectedFrames(FrameSource):
         return self._source.reconnects
 
     @property
+    def skipped(self) -> int:  # type: ignore[override]
+        """As the source."""
+        return self._source.skipped
+
+    @property
     def lost(self) -> int:  # type: ignore[override]
         """As the source."""
         return self._source.lost

@@ -112,16 +112,16 @@ class TrtBackend(Backend):
         if not self._options.trust_engines and not self._ledger.knows(self._manifest.files[record.path].sha256):
             raise CompatibilityError(
                 f"engine {record.path} was not built here by this user, and an engine is executable code; build it from "
-                f"the bundle's graphs with: {build}, or trust whoever built it with --trust-engines"
+                f"the bundle's graphs with: {build}, or trust whoever built it with trust_engines=True"
             )
         if record.parity == "failed":
             raise CompatibilityError(
-                f"engine {record.path} did not agree with the reference; build it again with: {build}, or use --backend ort"
+                f'engine {record.path} did not agree with the reference; build it again with: {build}, or use backend="ort"'
             )
         if record.parity == "not run" and not self._options.allow_unchecked:
             raise CompatibilityError(
                 f"engine {record.path} was never compared with the reference; do it with: nerve-build parity "
-                f"{self._bundle} --backend {self.name}, or run it as it is with --allow-unchecked"
+                f"{self._bundle} --backend {self.name}, or run it as it is with allow_unchecked=True"
             )
         return record
 

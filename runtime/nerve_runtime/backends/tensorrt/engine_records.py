@@ -69,7 +69,7 @@ def _misfit(bundle: Path, stage: StageName, machine: Machine, demand: str, here:
     if library.compiles_for_absent_gpus and gpu not in RTX_CAPABILITIES:
         return (
             f"{library.label} has no target for this GPU ({gpu}), only {', '.join(RTX_CAPABILITIES)}; "
-            f"use TensorRT: nerve-build engines {bundle} --target tensorrt, then --backend tensorrt"
+            f'use TensorRT: nerve-build engines {bundle} --target tensorrt, then backend="tensorrt"'
         )
     command = f"nerve-build engines {bundle} --target {library.target_option(gpu)}"
     if not others:

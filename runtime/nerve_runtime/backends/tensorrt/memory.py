@@ -59,7 +59,7 @@ class Cuda:
         if error != codes.cudaSuccess:
             raise CompatibilityError(
                 f"TensorRT cannot use a GPU: {name} says {self._error_text(error)}; check the driver with nvidia-smi, or use "
-                "--backend ort"
+                'backend="ort"'
             )
         return results[0] if results else None
 

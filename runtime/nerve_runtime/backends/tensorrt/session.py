@@ -192,7 +192,7 @@ class TrtSession(Session):
             if any(not low <= size <= high for low, size, high in zip(least, sizes, most, strict=True)):
                 raise UsageError(
                     f"stage {self.stage!r} input {name!r} has sizes {sizes}, this engine takes {least} to {most}; "
-                    "use fewer words or smaller frames, or --backend ort"
+                    'use fewer words or smaller frames, or backend="ort"'
                 )
 
     def _run_once(self, tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -127,7 +127,7 @@ def test_row_9_a_gpu_that_tensorrt_rtx_does_not_know_is_sent_to_tensorrt(bundle:
     add_engines(bundle, ledger)
     message = refusal(bundle, ledger, gpu=(9, 0))
     assert message.startswith("TensorRT-RTX has no target for this GPU (sm90), only sm75")
-    assert message.endswith(f"{rebuild(bundle, 'tensorrt')}, then --backend tensorrt")
+    assert message.endswith(f'{rebuild(bundle, "tensorrt")}, then backend="tensorrt"')
 
 
 def test_an_engine_of_a_graph_that_was_replaced_is_refused(bundle: Path, ledger: Ledger, loads: list[bytes]) -> None:
@@ -142,7 +142,7 @@ def test_row_10_an_engine_from_elsewhere_is_refused_unless_trusted(
     add_engines(bundle, ledger=None)
     message = refusal(bundle, ledger)
     assert "was not built here by this user, and an engine is executable code" in message
-    assert message.endswith(f"{rebuild(bundle)} --force, or trust whoever built it with --trust-engines")
+    assert message.endswith(f"{rebuild(bundle)} --force, or trust whoever built it with trust_engines=True")
     assert loads == []
     with opened(bundle, ledger, options=BackendOptions(trust_engines=True)) as backend:
         backend.open_session("walk")
@@ -166,7 +166,7 @@ def test_an_engine_that_failed_its_comparison_is_always_refused(bundle: Path, le
 def test_an_engine_that_was_never_compared_is_refused_unless_allowed(bundle: Path, ledger: Ledger) -> None:
     add_engines(bundle, ledger, parity="not run")
     message = refusal(bundle, ledger)
-    assert f"nerve-build parity {bundle} --backend rtx, or run it as it is with --allow-unchecked" in message
+    assert f"nerve-build parity {bundle} --backend rtx, or run it as it is with allow_unchecked=True" in message
     with opened(bundle, ledger, options=BackendOptions(allow_unchecked=True)) as backend:
         assert backend.open_session("walk").stage == "walk"
 

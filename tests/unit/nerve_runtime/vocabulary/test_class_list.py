@@ -42,9 +42,13 @@ def test_an_empty_word_is_refused_with_its_place(word: str) -> None:
 
 
 def test_a_single_class_has_no_rival() -> None:
-    with pytest.raises(UsageError, match=r"the only class 'zebra' has no rival.*--background"):
-        ClassList.of(["zebra"])
-    assert ClassList.of(["zebra"], ["grass"]).names == ("background", "zebra")
+    with pytest.raises(UsageError, match=r"the only class 'zebra' has no rival.*; add classes, or background words$"):
+        ClassList.of(["zebra"]).refuse_without_rival()
+    with pytest.raises(UsageError, match=r"synonyms by ',': 'zebra; road; sky'\)"):
+        ClassList.of(["zebra, road, sky"]).refuse_without_rival()
+    with_background = ClassList.of(["zebra"], ["grass"])
+    with_background.refuse_without_rival()
+    assert with_background.names == ("background", "zebra")
 
 
 def test_ten_thousand_classes_are_refused_before_any_is_looked_at() -> None:

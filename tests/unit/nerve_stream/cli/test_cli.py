@@ -43,7 +43,7 @@ def segment(bundle: Path, *arguments: object, classes: str | None = "red; grass;
 def test_a_clip_becomes_an_overlay_masks_and_lines(bundle: Path, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     outputs = ("--overlay", out / "overlay.mp4", "--masks", out / "masks", "--jsonl", out / "lines.jsonl")
-    ended = segment(bundle, clip, *outputs, "--rle", "--keyframe-every", 2)
+    ended = segment(bundle, clip, *outputs, "--rle", "--keyframe-every", 2, "--timings")
     assert ended.exit_code == 0, ended.output
     written = [Path(line) for line in ended.stdout.splitlines()]
     assert written == [out / "lines.jsonl", out / "masks", out / "overlay.mp4"]
@@ -51,10 +51,10 @@ def test_a_clip_becomes_an_overlay_masks_and_lines(bundle: Path, clip: Path, tmp
     assert [line["keyframe"] for line in lines] == [True, False, True, False, True]
     assert [line["time_s"] for line in lines] == [0.0, 0.1, 0.2, 0.3, 0.4]
     assert sum(record["pixels"] for record in lines[0]["classes"]) == 48 * 64
-    assert len(list((out / "masks").iterdir())) == 5
+    assert len(list((out / "masks").glob("frame_*.png"))) == 5
     assert (out / "overlay.mp4").stat().st_size > 0
     assert "backend: fake" in ended.stderr
-    assert "5 frames, 3 keyframes" in ended.stderr
+    assert "clip.mp4: 5 frames in " in ended.stderr
     assert "walk_carried" in ended.stderr
 
 

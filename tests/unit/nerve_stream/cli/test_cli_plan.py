@@ -1,6 +1,8 @@
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -10,8 +12,8 @@ from nerve_runtime.frames import Frame
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, plan_sources
-from nerve_stream.cli.plan import chosen_temporal, is_enabled, is_live, is_still, job_key, segmenter_options
+from nerve_stream.cli.outputs import Outputs, plan_sources, source_kind
+from nerve_stream.cli.plan import chosen_temporal, is_enabled, is_live, job_key, segmenter_options
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.selected import SelectedFrames
 from tests.data.clips import halves, write_clip
@@ -35,9 +37,10 @@ def test_files_are_not_live(tmp_path: Path) -> None:
 
 
 def test_pictures_are_segmented_by_themselves_and_videos_are_followed(tmp_path: Path) -> None:
-    assert is_still(str(tmp_path))
-    assert is_still("a.PNG")
-    assert chosen_temporal([str(tmp_path), "a.png"], RunOptions()) == EVERY_FRAME
+    picture = tmp_path / "a.PNG"
+    cv2.imwrite(str(picture), np.zeros((4, 4, 3), np.uint8))
+    assert [source_kind(str(source)) for source in (tmp_path, picture)] == ["pictures", "picture"]
+    assert chosen_temporal([str(tmp_path), str(picture)], RunOptions()) == EVERY_FRAME
     assert chosen_temporal(["a.mp4", "0"], RunOptions()) == Temporal()
 
 
@@ -85,7 +88,9 @@ def test_resuming_needs_an_output() -> None:
         outputs_for(resume=True)
 
 
-def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_they_go(bundle: Path) -> None:
+def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_they_go(
+    bundle: Path, tmp_path: Path
+) -> None:
     def key(read: SourceOptions, write: OutputOptions, **find: object) -> str:
         named = ClassOptions(**{"bundle": bundle, "classes": "red; sky", **find})  # type: ignore[arg-type]
         options = segmenter_options(read.sources, named, RunOptions())
@@ -100,7 +105,7 @@ def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_th
         key(read, OutputOptions(masks=Path("a")), alpha=0.5),
         key(SourceOptions(["a.mp4"], every=2), OutputOptions(masks=Path("a"))),
         key(read, OutputOptions(masks=Path("a"), opacity=0.1)),
-        key(SourceOptions(["a.png"]), OutputOptions(masks=Path("a"))),  # pictures: each by itself
+        key(SourceOptions([str(tmp_path)]), OutputOptions(masks=Path("a"))),  # pictures: each by itself
     ]
     assert len({first, *others}) == len(others) + 1
 

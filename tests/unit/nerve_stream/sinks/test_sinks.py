@@ -184,7 +184,8 @@ def test_masks_are_named_by_frame_and_a_forced_run_removes_the_old_ones(tmp_path
     write_all(MaskFolder(tmp_path / "masks"), frames=3)
     assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == [f"frame_{n:06d}.png" for n in range(3)]
     write_all(MaskFolder(tmp_path / "masks", force=True), frames=1)
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["frame_000000.png", "mine.txt"]
+    left = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert left == ["classes.json", "frame_000000.png", "mine.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["masks"]
 
 
@@ -200,11 +201,11 @@ def test_a_resumed_folder_keeps_what_a_broken_run_wrote_and_ends_as_one_run_woul
     with pytest.raises(ValueError, match="not all the input came"), MaskFolder(tmp_path / "m", resume=True) as sink:
         write_then_break(sink)
     (tmp_path / "m" / mask_name(7)).write_bytes(b"of a picture that is gone")
-    with MaskFolder(tmp_path / "m", resume=True, keep={0}) as sink:
-        for index in (1, 2):
+    with MaskFolder(tmp_path / "m", resume=True) as sink:
+        for index in (0, 1, 2):
             sink.write(halves(), result(index))
     contents = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("whole", "m")]
-    assert sorted(contents[0]) == [mask_name(index) for index in range(3)]
+    assert sorted(contents[0]) == ["classes.json", *(mask_name(index) for index in range(3))]
     assert contents[0] == contents[1]
 
 

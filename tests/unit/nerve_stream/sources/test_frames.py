@@ -18,7 +18,7 @@ from PIL import Image
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.frames import Frame, resize_frame
 from nerve_stream.sources import images
-from nerve_stream.sources.images import read_image
+from nerve_stream.sources.images import Picture, read_image
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.options import Part
 from nerve_stream.sources.video_file import VideoFile
@@ -146,16 +146,26 @@ def test_a_folder_is_read_in_natural_order(tmp_path: Path) -> None:
     assert [frame.time_s for frame in got] == [0, Fraction(1, 25), Fraction(2, 25)]
 
 
-def test_a_damaged_picture_of_a_folder_may_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_image(tmp_path / "1.png", halves())
+def test_a_damaged_picture_of_a_folder_is_left_out_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "13":
+        write_image(tmp_path / f"{name}.png", halves())
     (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
-    with pytest.raises(SourceError, match=r"2\.png cannot be decoded"):
-        list(open_frames(tmp_path))
-    assert len(list(open_frames(tmp_path, allow_partial=True))) == 1
+    source = open_frames(tmp_path)
+    assert [(frame.index, frame.path.name) for frame in source if isinstance(frame, Picture)] == [
+        (0, "1.png"),
+        (2, "3.png"),
+    ]
+    assert source.skipped == 1
     assert "skipped: image" in caplog.text
     (tmp_path / "1.png").unlink()
-    with pytest.raises(SourceError, match="holds no image that can be decoded, of 1"):
-        open_frames(tmp_path, allow_partial=True)
+    (tmp_path / "3.png").unlink()
+    with pytest.raises(SourceError, match=r"2\.png cannot be decoded"):
+        open_frames(tmp_path)
+    (tmp_path / "1.png").write_bytes((tmp_path / "2.png").read_bytes())
+    with pytest.raises(SourceError, match="holds no image that can be decoded, of 2"):
+        open_frames(tmp_path)
 
 
 def test_an_image_is_a_source_of_one_frame(tmp_path: Path) -> None:

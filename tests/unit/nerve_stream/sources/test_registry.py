@@ -64,7 +64,7 @@ def test_the_example_of_the_docstring_segments_a_numpy_file_from_the_command_lin
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    masks = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    masks = sorted(path.name for path in (tmp_path / "masks").glob("*.png"))
     assert masks == ["frame_000000.png", "frame_000003.png", "frame_000006.png"]
 
 
