@@ -9,11 +9,14 @@ from dataclasses import MISSING, Field, fields
 from functools import wraps
 from typing import Any, get_type_hints
 
+from typer.models import OptionInfo
+
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command whose parameters are the fields of the dataclasses that `command` takes.
 
-    A field's type is `Annotated[type, typer.Option(...)]`, or `typer.Argument`, and its default the option's.
+    A field's type is `Annotated[type, typer.Option(...)]`, or `typer.Argument`, and its default the option's. The help
+    shows the options of a dataclass together, under the first line of its docstring.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -46,4 +49,6 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(group: type, field: Field[Any]) -> inspect.Parameter:
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     annotation = get_type_hints(group, include_extras=True)[field.name]
+    for settings in [found for found in annotation.__metadata__ if isinstance(found, OptionInfo)]:
+        settings.rich_help_panel = (group.__doc__ or "").partition("\n")[0].rstrip(".")
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

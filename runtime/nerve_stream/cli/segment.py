@@ -8,17 +8,25 @@ from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.input import exit_codes
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 
-EXAMPLES = """\b
-Examples:
-  nerve-segment clip.mp4 --classes "ladybug; tennis ball, ball; grass" --overlay out.mp4
-  nerve-segment photos/ --classes-file names.txt --masks masks/ --jsonl areas.jsonl --rle
-  nerve-segment 'clips/*.mp4' --classes-file names.txt --masks masks/ --resume
-  nerve-segment rtsp://door/live rtsp://yard/live --classes "zebra; road" --jsonl seen.jsonl --metrics-port 9100
-  nerve-segment 0 --classes "zebra; watermelon" --background "grass, sky" --show
+EXAMPLES = """Examples:
+
+  nerve-segment demo
+
+  nerve-segment photo.jpg --classes "dog, puppy; grass" --overlay seen.png
+
+  nerve-segment clip.mp4 --classes "dog; grass; sky" --overlay out.mp4
+
+  nerve-segment photos/ --classes-file names.txt --masks m/ --overlay o/
+
+  nerve-segment 'clips/*.mp4' --classes-file names.txt --masks m/ --resume
+
+  nerve-segment rtsp://door/live --classes "car; road" --jsonl l.jsonl --follow
+
+  nerve-segment 0 --classes "dog; cat" --background "wall, floor" --show
 
 Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal, 141 stdout closed."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 @app.command(epilog=EXAMPLES)
