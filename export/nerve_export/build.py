@@ -7,7 +7,7 @@ process never imports PyTorch.
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -281,6 +281,18 @@ def _manifest(
     )
 
 
+def usable_templates(
+    tokenizer: Tokenizer, sets: Mapping[str, Sequence[str]], unknown_token: str | None
+) -> dict[str, list[str]]:
+    """The template sets whose every word the tokenizer knows; all of them where no word is unknown to it."""
+    return {
+        name: list(templates)
+        for name, templates in sets.items()
+        if unknown_token is None
+        or not any(unknown_token in tokenizer.encode(text.format("")).tokens for text in templates)
+    }
+
+
 def _vocabulary(folder: Path, plan: BuildPlan, sizes: Sizes) -> Vocabulary:
     from nerve_ref.templates import TEMPLATE_SETS
 
@@ -290,12 +302,13 @@ def _vocabulary(folder: Path, plan: BuildPlan, sizes: Sizes) -> Vocabulary:
     if end is None:
         raise UsageError(f"the tokenizer of preset {plan.preset} ends prompts with an id without a token; mend it")
     known_words_only = type(tokenizer.model).__name__ == "WordLevel"
+    unknown_token = getattr(tokenizer.model, "unk_token", None) if known_words_only else None
     return Vocabulary(
         tokenizer=TOKENIZER_NAME,
         context_length=sizes.context_length,
         end_token=end,
-        unknown_token=getattr(tokenizer.model, "unk_token", None) if known_words_only else None,
+        unknown_token=unknown_token,
         synthetic=plan.random_seed is not None and plan.weights.tokenizer is None and plan.preset != "tiny",
-        template_sets={name: list(templates) for name, templates in TEMPLATE_SETS.items()},
+        template_sets=usable_templates(tokenizer, TEMPLATE_SETS, unknown_token),
         default_template_set=plan.params.template_set,
     )

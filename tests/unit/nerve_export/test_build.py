@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nerve_export import build as build_module
 from nerve_export import stage_worker
-from nerve_export.build import build, build_steps
+from nerve_export.build import build, build_steps, usable_templates
 from nerve_export.cli import build as cli
 from nerve_export.engines.build import EngineFacts
 from nerve_export.graphs.precision import StagePrecision, read_precision_plan
@@ -257,3 +258,12 @@ def test_a_file_that_was_touched_after_the_build_is_hashed_before_it_counts_as_u
     path.write_bytes(bytes(content))
     assert len(build(plan, ()).artefacts) == len(TABLE) + 1
     assert path.read_bytes()[0] == content[0] ^ 1
+
+
+def test_a_bundle_lists_only_templates_that_its_words_can_fill() -> None:
+    words = {word: number for number, word in enumerate(["<unk>", "a", "photo", "of", "."])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    sets = {"single": ["a photo of a {}."], "art": ["a photo of a {}.", "a painting of a {}."]}
+    assert usable_templates(tokenizer, sets, "<unk>") == {"single": ["a photo of a {}."]}
+    assert usable_templates(tokenizer, sets, None) == sets
