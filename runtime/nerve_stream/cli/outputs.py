@@ -61,7 +61,8 @@ class Outputs:
             raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
         if write.out == STDOUT and str(write.jsonl) == STDOUT:
             raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
-        style = OverlayStyle(write.opacity, write.contours, write.dim, legend=not write.plain, status=not write.plain)
+        text = not write.plain
+        style = OverlayStyle(write.opacity, write.contours, write.dim, legend=text, status=text, names=text)
         outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
         return cls(*outputs, write.rle, write.follow, style, write.force, write.resume)
 

@@ -1,4 +1,4 @@
-"""Labels drawn over a frame: colours or outlines, a legend, and a line with frame rate and keyframe age."""
+"""Labels drawn over a frame: colours or outlines, names, a legend, and a line with frame rate and keyframe age."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,16 @@ from numpy.typing import NDArray
 
 from nerve_runtime import IGNORE_LABEL, FrameResult, UsageError
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.colours import NO_LABEL_GREY, PALETTE_LIMIT, class_colours
-from nerve_stream.drawing.text import draw_text, shade, shortened, text_width_px
+from nerve_stream.drawing.boxes import Box
+from nerve_stream.drawing.colours import USUAL_OPACITY, class_colours
+from nerve_stream.drawing.legend import draw_legend, fit_to_corner, label_areas, legend_entries
+from nerve_stream.drawing.region_names import PlacedName, draw_names, place_names
+from nerve_stream.drawing.text import SMALLEST_LINE_PX, draw_text, frame_line_px, shade, text_width_px
 
 UInt8Array = NDArray[np.uint8]
 
-LINES_PER_FRAME = 30  # a line of text takes 1/30 of the frame's shorter side, which is 24 px at 720p
-SMALLEST_LINE_PX = 14
 # With fewer than four lines of height, text would cover the picture.
 SMALLEST_LETTERED_HW = (4 * SMALLEST_LINE_PX, 6 * SMALLEST_LINE_PX)
-LEGEND_SHARE = 0.7  # of the frame's height at most
-LEGEND_LINES_LIMIT = 20
 OUTLINE_PER_FRAME = 1 / 360  # 2 px at 720p
 INSIDE_OUTLINES = 0.12  # opacity inside outlines, as a share of the whole: shows which side of a line is meant
 HATCH_PERIOD_PX = 12
@@ -30,21 +29,24 @@ class OverlayStyle:
     """How labels are drawn over a frame.
 
     Attributes:
-        opacity: of the colours; 0 shows the frame, 1 the labels.
+        opacity: of the colours; 0 shows the frame as it is, 1 the labels.
         contours: draw an outline inside each region's edge (2 px at 720p) and colour the rest only faintly.
-        dim_by_confidence: multiply the opacity by the confidence, so that uncertain regions look pale.
-        legend: list the classes seen with their share of the picture, largest first, in the upper left.
-        status: write frames a second, milliseconds and the age of the keyframe in the lower left.
+        dim_by_confidence: multiply the opacity by the confidence, so that uncertain regions look grey.
+        legend: list the classes whose names are not written on their regions, with their share of the picture, largest
+            first, in the corner where that hides least.
+        status: write frames a second, milliseconds a frame and the age of the keyframe in the lower left.
+        names: write the name of each class on its largest free spot, from 1.5 % of the picture on.
 
     Raises:
         UsageError: the opacity is outside 0 to 1.
     """
 
-    opacity: float = 0.55
+    opacity: float = USUAL_OPACITY
     contours: bool = False
     dim_by_confidence: bool = False
     legend: bool = True
     status: bool = True
+    names: bool = True
 
     def __post_init__(self) -> None:
         """Check the opacity."""
@@ -60,8 +62,10 @@ def overlay(
 ) -> UInt8Array:
     """The frame with its labels drawn over it, uint8 (H, W, 3); the frame itself is not changed.
 
-    Classes have the colours of `class_colours`. The background class stays uncoloured, and where there is no label
-    (255) the picture is hatched in grey. Frames under 56 x 84 pixels get no text.
+    Classes have the colours of `class_colours`, blended with the brightness of the frame and not with its colours:
+    whatever lies below, two classes differ by the opacity times the difference of their colours. With `contours` the
+    frame keeps its colours and is tinted. The background class stays as it is, and where there is no label (255) the
+    picture is hatched in grey. Frames under 56 x 84 pixels get no text.
 
     Args:
         rgb: the frame that `result` was made from, uint8 (H, W, 3).
@@ -69,38 +73,71 @@ def overlay(
         style: what to draw.
         fps: frames a second for the status line, None to leave it out.
     """
-    table = class_colours(result.class_names)
-    colours = np.asarray(cv2.applyColorMap(result.labels, table[:, None]), dtype=np.uint8)
+    colours = np.asarray(cv2.applyColorMap(result.labels, class_colours(result.class_names)[:, None]), dtype=np.uint8)
     picture = _coloured(rgb, colours, result, style)
     _draw_edges(picture, colours, result, style)
     _hatch_no_label(picture, result.labels)
     if picture.shape[0] >= SMALLEST_LETTERED_HW[0] and picture.shape[1] >= SMALLEST_LETTERED_HW[1]:
-        line_px = max(SMALLEST_LINE_PX, min(picture.shape[:2]) // LINES_PER_FRAME)
-        if style.legend:
-            _draw_legend(picture, _legend_entries(result, table), line_px)
-        if style.status:
-            _draw_status(picture, status_text(result, fps), line_px)
+        _write(picture, result, style, fps)
     return picture
 
 
 def status_text(result: FrameResult, fps: float | None) -> str:
-    """The status line: frames a second, milliseconds of this frame, and `KEY` or the age of the keyframe in frames."""
-    parts = [] if fps is None else [f"{fps:.1f} fps"]
+    """The status line, such as `12.3 frames/s, 81 ms a frame, 4 frames after a keyframe`."""
+    return ", ".join(_status_parts(result, fps))
+
+
+def _status_parts(result: FrameResult, fps: float | None) -> list[str]:
+    parts = [] if fps is None else [f"{fps:.1f} frames/s"]
     if "total" in result.timings_ms:
-        parts.append(f"{result.timings_ms['total']:.0f} ms")
-    parts.append("KEY" if result.keyframe else f"age {result.affinity_age}")
-    return "  ".join(parts)
+        parts.append(f"{result.timings_ms['total']:.0f} ms a frame")
+    age = result.affinity_age
+    parts.append("keyframe" if result.keyframe else f"{age} frame{'' if age == 1 else 's'} after a keyframe")
+    return parts
+
+
+def _write(picture: UInt8Array, result: FrameResult, style: OverlayStyle, fps: float | None) -> None:
+    """Write the status line, then the names where it leaves room, then the legend where both do."""
+    line_px = frame_line_px(picture.shape[:2])
+    areas = label_areas(result.labels)
+    taken: list[Box] = []
+    if style.status:
+        taken.append(_draw_status(picture, _status_parts(result, fps), line_px))
+    names: list[PlacedName] = []
+    if style.names:
+        without_background = areas.copy()
+        without_background[0] *= not result.has_background
+        names = place_names(result.labels, without_background, result.class_names, line_px, taken)
+        draw_names(picture, names, line_px)
+    if style.legend:
+        unnamed = legend_entries(result, areas, _explained(result, names) if style.names else ())
+        fitting = fit_to_corner(unnamed, result, line_px, [*taken, *(name.box for name in names)])
+        if fitting is not None:
+            draw_legend(picture, *fitting, line_px)
+
+
+def _explained(result: FrameResult, names: list[PlacedName]) -> set[int]:
+    """The labels that need no line in a legend: those with a name on the picture, and the background."""
+    return {name.label for name in names} | ({0} if result.has_background else set())
 
 
 def _coloured(rgb: UInt8Array, colours: UInt8Array, result: FrameResult, style: OverlayStyle) -> UInt8Array:
+    if style.opacity == 0.0:
+        return rgb.copy()
     opacity = style.opacity * (INSIDE_OUTLINES if style.contours else 1.0)
+    below = rgb if style.contours else _brightness(rgb)
     if style.dim_by_confidence:
-        mixed = _dimmed(rgb, colours, result.confidence, opacity)
+        mixed = _dimmed(below, colours, result.confidence, opacity)
     else:
-        mixed = np.asarray(cv2.addWeighted(rgb, 1.0 - opacity, colours, opacity, 0.0), dtype=np.uint8)
+        mixed = np.asarray(cv2.addWeighted(below, 1.0 - opacity, colours, opacity, 0.0), dtype=np.uint8)
     if result.has_background:
         cv2.copyTo(rgb, (result.labels == 0).view(np.uint8), mixed)
     return mixed
+
+
+def _brightness(rgb: UInt8Array) -> UInt8Array:
+    """The frame without its colours, uint8 (H, W, 3): luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B."""
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
 
 
 def _dimmed(rgb: UInt8Array, colours: UInt8Array, confidence: UInt8Array, opacity: float) -> UInt8Array:
@@ -144,42 +181,13 @@ def _hatch_no_label(picture: UInt8Array, labels: UInt8Array) -> None:
     picture[unlabelled & lines] = HATCH_LIGHT
 
 
-def _draw_legend(picture: UInt8Array, entries: list[tuple[str, tuple[int, int, int] | None]], line_px: int) -> None:
-    rows = min(LEGEND_LINES_LIMIT, int(picture.shape[0] * LEGEND_SHARE) // line_px)
-    if len(entries) > rows:
-        entries = [*entries[: rows - 1], (f"and {len(entries) - rows + 1} more", None)]
+def _draw_status(picture: UInt8Array, parts: list[str], line_px: int) -> Box:
+    """Write as many parts of the status line as fit, in the lower left, and return the box that they take."""
     margin = line_px // 3
-    width = max(text_width_px(text, line_px) for text, _ in entries) + line_px + 3 * margin
-    shade(picture, (0, 0), (line_px * len(entries) + 2 * margin, width))
-    for row, (text, colour) in enumerate(entries):
-        top, side = margin + row * line_px, line_px * 2 // 3
-        corner = (margin, top + (line_px - side) // 2)
-        opposite = (corner[0] + side - 1, corner[1] + side - 1)
-        if colour is not None:
-            cv2.rectangle(picture, corner, opposite, colour, cv2.FILLED)
-        draw_text(picture, text, (top, line_px + margin), line_px)
-
-
-def _draw_status(picture: UInt8Array, text: str, line_px: int) -> None:
-    margin = line_px // 3
-    top = picture.shape[0] - line_px - 2 * margin
-    shade(picture, (top, 0), (line_px + 2 * margin, text_width_px(text, line_px) + 3 * margin))
-    draw_text(picture, text, (top + margin, margin), line_px)
-
-
-def _legend_entries(result: FrameResult, table: UInt8Array) -> list[tuple[str, tuple[int, int, int] | None]]:
-    """Text and colour of every line; the background has no colour, as in the picture."""
-    if not result.valid:
-        return [("no valid scores", NO_LABEL_GREY)]
-    # OpenCV's histogram takes a quarter of the time of NumPy's bincount, which copies to 64 bit first.
-    histogram = cv2.calcHist([result.labels], [0], None, [PALETTE_LIMIT], [0, PALETTE_LIMIT])
-    counts = np.asarray(histogram, dtype=np.int64).ravel()[:IGNORE_LABEL]
-    transparent = result.has_background
-    entries: list[tuple[str, tuple[int, int, int] | None]] = []
-    for label in np.argsort(-counts, kind="stable"):
-        if not counts[label]:
-            break
-        red, green, blue = (int(channel) for channel in table[label])
-        text = f"{shortened(result.class_names[label])} {100.0 * counts[label] / result.labels.size:.0f}%"
-        entries.append((text, None if transparent and label == 0 else (red, green, blue)))
-    return entries
+    while len(parts) > 1 and text_width_px(", ".join(parts), line_px) + 3 * margin > picture.shape[1]:
+        parts = parts[:-1]
+    text, height = ", ".join(parts), line_px + 2 * margin
+    box = Box(picture.shape[0] - height, 0, height, text_width_px(text, line_px) + 3 * margin)
+    shade(picture, (box.top, box.left), (box.height, box.width))
+    draw_text(picture, text, (box.top + margin, margin), line_px)
+    return box
