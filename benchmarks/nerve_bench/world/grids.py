@@ -11,7 +11,7 @@ from nerve_bench.world.clips import MovingFrame, moving_scene
 from nerve_bench.world.scenes import SEEDS, Scene, make_scene
 from nerve_bench.world.textures import CLASS_NAMES
 from nerve_runtime.opencv import cv2, opencv_path
-from nerve_stream.drawing.colours import palette
+from nerve_stream.drawing.colours import class_colours
 
 UInt8Image = NDArray[np.uint8]
 
@@ -69,7 +69,7 @@ def scenes_with(class_name: str, seeds: Iterable[int]) -> Iterable[Scene]:
 
 def colored(labels: UInt8Image) -> UInt8Image:
     """Colour a label map: uint8 (H,W) to RGB uint8 (H,W,3)."""
-    return palette(len(CLASS_NAMES))[labels]
+    return class_colours(CLASS_NAMES)[labels]
 
 
 def scene_grid(scenes: Sequence[Scene], columns: int = 4) -> UInt8Image:
@@ -125,7 +125,7 @@ def with_legend(image: UInt8Image) -> UInt8Image:
 def _legend_entry(canvas: UInt8Image, label: int, corner_xy: tuple[int, int]) -> None:
     x, y = corner_xy
     side = LEGEND_ROW_PX - GAP_PX
-    canvas[y : y + side, x : x + side] = palette(len(CLASS_NAMES))[label]
+    canvas[y : y + side, x : x + side] = class_colours(CLASS_NAMES)[label]
     at = (x + side + GAP_PX, y + side - GAP_PX)
     cv2.putText(canvas, CLASS_NAMES[label], at, cv2.FONT_HERSHEY_SIMPLEX, 0.42, BLACK, 1, cv2.LINE_AA)
 

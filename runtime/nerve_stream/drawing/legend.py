@@ -103,7 +103,7 @@ def fit_to_corner(
         lines = list(entries) if left_out == 1 else [*entries[: rows - 1], *more]
         size_hw = line_px * rows + 2 * (line_px // 3), min(width, _width_px(lines, line_px))
         right, bottom = width - size_hw[1], height - size_hw[0]
-        corners = [Box(*corner, *size_hw) for corner in ((0, 0), (0, right), (bottom, right))]
+        corners = [Box(top, left, size_hw[0], size_hw[1]) for top, left in ((0, 0), (0, right), (bottom, right))]
         free = [box for box in corners if not any(box.overlaps(other) for other in taken)]
         if free:
             return lines, min(free, key=lambda box: _hidden_tenths(box, result))

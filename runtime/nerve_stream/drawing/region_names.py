@@ -1,5 +1,6 @@
 """Where the name of each class is written on the picture: once, inside its region, clear of other text."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,9 @@ SAMPLES_PER_LINE = 4  # labels are looked at every quarter of a line's height: e
 CELLS_PER_BOX = 3
 ENOUGH_CELLS = 3.0  # a box fits whole 2 cells from the edge; beyond 3 the middle of the region counts for more
 PULL_TO_MIDDLE = 0.05  # clearance given up per cell nearer to the region's middle, which moves smoothly in video
-NEARLY_BEST = 0.5  # cells this much worse than the best share in the mean, so that the spot does not jump between equals
+NEARLY_BEST = (
+    0.5  # cells this much worse than the best share in the mean, so that the spot does not jump between equals
+)
 NEIGHBOUR_CELLS = 4
 
 
@@ -53,17 +56,20 @@ def place_names(
         taken: boxes to keep clear of.
     """
     step = max(1, line_px // SAMPLES_PER_LINE)
-    sampled = np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step])
+    # The median takes out specks, which would each look like an edge.
+    sampled = np.asarray(cv2.medianBlur(np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step]), 3))
+    large = np.flatnonzero(areas[:IGNORE_LABEL] >= LEAST_SHARE * labels.size)
     placed: list[PlacedName] = []
-    for label in np.argsort(areas[:IGNORE_LABEL], kind="stable").tolist():
-        if areas[label] < LEAST_SHARE * labels.size:
-            continue
+    for label in large[np.argsort(areas[large], kind="stable")].tolist():
         text = shortened(class_names[label])
         size_hw = outlined_size_hw(text, line_px)
-        if not sampled.size or size_hw[0] > labels.shape[0] or size_hw[1] > labels.shape[1]:
+        if size_hw[0] > labels.shape[0] or size_hw[1] > labels.shape[1]:
             continue
         box = _spot(sampled == label, labels.shape, size_hw, [*taken, *(name.box for name in placed)])
-        if box is not None and np.mean(labels[box.pixels] == label) >= LEAST_INSIDE:
+        if (
+            box is not None
+            and cv2.countNonZero(cv2.inRange(labels[box.pixels], label, label)) >= LEAST_INSIDE * box.area
+        ):
             placed.append(PlacedName(label, text, box))
     return placed
 
@@ -74,29 +80,29 @@ def draw_names(picture: UInt8Array, names: Sequence[PlacedName], line_px: int) -
         draw_outlined_text(picture, name.text, (name.box.top, name.box.left), line_px)
 
 
-def _spot(
-    region: BoolArray, frame_hw: tuple[int, ...], size_hw: tuple[int, int], taken: Sequence[Box]
-) -> Box | None:
+def _spot(region: BoolArray, frame_hw: tuple[int, ...], size_hw: tuple[int, int], taken: Sequence[Box]) -> Box | None:
     """The box of a size in the roomiest place of a region, None if there is no place that is not taken."""
     cell_hw = size_hw[0] / CELLS_PER_BOX, size_hw[1] / CELLS_PER_BOX
     grid_hw = max(1, round(frame_hw[0] / cell_hw[0])), max(1, round(frame_hw[1] / cell_hw[1]))
     cell_hw = frame_hw[0] / grid_hw[0], frame_hw[1] / grid_hw[1]
-    cells = np.asarray(cv2.resize(region.view(np.uint8) * 255, grid_hw[::-1], interpolation=cv2.INTER_AREA) > 127)
+    cells = np.asarray(cv2.resize(region.view(np.uint8) * 255, grid_hw[::-1]) > 127)
     score = _scores(cells)
     score[~_free(cells, size_hw, cell_hw, taken)] = -np.inf
     best = divmod(int(score.argmax()), score.shape[1])
     if score[best] == -np.inf:
         return None
     for y, x in (_mean_of_nearly_best(score, best), best):
-        box = Box(*(_corner(at, *sizes) for at, *sizes in zip((y, x), cell_hw, size_hw, frame_hw, strict=True)), *size_hw)
+        top = _start(y * cell_hw[0] + cell_hw[0] / 2, size_hw[0], frame_hw[0])
+        left = _start(x * cell_hw[1] + cell_hw[1] / 2, size_hw[1], frame_hw[1])
+        box = Box(top, left, size_hw[0], size_hw[1])
         if not any(box.overlaps(other) for other in taken):
             return box
     return None
 
 
-def _corner(cell: float, cell_px: float, box_px: int, frame_px: int) -> int:
-    """Where a box begins whose middle is that of a cell, moved into the frame."""
-    return min(max(0, round((cell + 0.5) * cell_px - box_px / 2)), frame_px - box_px)
+def _start(middle: float, length: int, frame_length: int) -> int:
+    """Where a stretch about a middle begins, moved into the frame."""
+    return min(max(0, round(middle - length / 2)), frame_length - length)
 
 
 def _scores(cells: BoolArray) -> Float32Array:
@@ -107,29 +113,23 @@ def _scores(cells: BoolArray) -> Float32Array:
     moments = cv2.moments(cells.view(np.uint8), binaryImage=True)
     if not moments["m00"]:
         return np.full(cells.shape, -np.inf, dtype=np.float32)
-    y, x = (np.arange(length, dtype=np.float32) for length in cells.shape)
-    pull_y = np.abs(y - np.float32(moments["m01"] / moments["m00"])) * np.float32(PULL_TO_MIDDLE)
-    pull_x = np.abs(x - np.float32(moments["m10"] / moments["m00"])) * np.float32(PULL_TO_MIDDLE)
+    middle_yx = moments["m01"] / moments["m00"], moments["m10"] / moments["m00"]
+    pull_y, pull_x = (
+        PULL_TO_MIDDLE * np.abs(np.arange(length) - middle).astype(np.float32)
+        for length, middle in zip(cells.shape, middle_yx, strict=True)
+    )
     return np.asarray(np.minimum(room, ENOUGH_CELLS) - pull_y[:, None] - pull_x)
 
 
-def _free(
-    cells: BoolArray,
-    size_hw: tuple[int, int],
-    cell_hw: tuple[float, float],
-    taken: Sequence[Box],
-) -> BoolArray:
+def _free(cells: BoolArray, size_hw: tuple[int, int], cell_hw: tuple[float, float], taken: Sequence[Box]) -> BoolArray:
     """The cells of a region around which a box touches none that is taken."""
     free = cells.copy()
+    half_hw = size_hw[0] / 2, size_hw[1] / 2
     for box in taken:
-        ends = [
-            (max(0, int((start - half) / cell)), int(np.ceil((start + length + half) / cell)))
-            for start, length, half, cell in (
-                (box.top, box.height, size_hw[0] / 2, cell_hw[0]),
-                (box.left, box.width, size_hw[1] / 2, cell_hw[1]),
-            )
-        ]
-        free[slice(*ends[0]), slice(*ends[1])] = False
+        top, left = int((box.top - half_hw[0]) / cell_hw[0]), int((box.left - half_hw[1]) / cell_hw[1])
+        bottom = math.ceil((box.top + box.height + half_hw[0]) / cell_hw[0])
+        right = math.ceil((box.left + box.width + half_hw[1]) / cell_hw[1])
+        free[max(0, top) : bottom, max(0, left) : right] = False
     return free
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.result import FrameResult
-from nerve_stream.drawing.colours import class_colours, palette
+from nerve_stream.drawing.colours import class_colours
 from nerve_stream.sinks import (
     FpsMeter,
     JsonLines,
@@ -130,7 +130,8 @@ def test_an_overlay_needs_a_known_suffix_and_no_folder_in_its_place(tmp_path: Pa
 
 def test_a_mask_holds_labels_as_pixels_and_colours_as_palette(tmp_path: Path) -> None:
     labels = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    content = indexed_png(labels, palette(256))
+    table = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
+    content = indexed_png(labels, table)
     (tmp_path / "mask.png").write_bytes(content)
     with av.open(str(tmp_path / "mask.png")) as container:
         frame = next(container.decode(video=0))
@@ -139,7 +140,7 @@ def test_a_mask_holds_labels_as_pixels_and_colours_as_palette(tmp_path: Path) ->
     np.testing.assert_array_equal(indices, labels)
     decoded_bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
     assert decoded_bgr is not None
-    np.testing.assert_array_equal(decoded_bgr[..., ::-1], palette(256)[labels])
+    np.testing.assert_array_equal(decoded_bgr[..., ::-1], table[labels])
     assert len(colours) == 256
 
 
