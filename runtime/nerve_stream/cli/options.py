@@ -174,7 +174,7 @@ class OutputOptions:
     ] = 0.55
     contours: Annotated[bool, typer.Option("--contours", help="Overlay: outlines instead of filled regions.")] = False
     dim: Annotated[bool, typer.Option("--dim", help="Overlay: colours fade where the confidence is low.")] = False
-    plain: Annotated[bool, typer.Option("--plain", help="Overlay: no legend and no status line.")] = False
+    plain: Annotated[bool, typer.Option("--plain", help="Overlay: no names, no legend and no status line.")] = False
     show: Annotated[
         bool,
         typer.Option("--show", help="Show the overlay in a window: q ends, space pauses, left and right move 5 s."),

@@ -22,6 +22,7 @@ USUAL_OPACITY = 0.55  # at which known names are kept apart; the default of `Ove
 # The colours that classes may have: a grid over RGB without greys, which look like the picture below them, and without
 # what is nearly black or nearly white, which reads as shadow or light. 1143 colours remain.
 LEVELS = 11
+CELL = 25  # levels from one of the grid to the next
 LEAST_CHROMA = 20.0  # CIE Lab
 LIGHTNESS_RANGE = (25.0, 95.0)
 FIRST_COLOUR = (51, 179, 51)  # of the first known name, grass
@@ -102,9 +103,12 @@ def _colour(class_name: str) -> tuple[int, ...]:
     known = _known_colours().get(normal)
     if known is not None:
         return known
-    vivid = _vivid_colours()
-    number = int.from_bytes(hashlib.sha256(normal.encode("utf-8", "surrogatepass")).digest()[:8], "big")
-    return tuple(vivid[number % len(vivid)].tolist())
+    vivid, digest = _vivid_colours(), hashlib.sha256(normal.encode("utf-8", "surrogatepass")).digest()
+    on_grid = vivid[int.from_bytes(digest[:8], "big") % len(vivid)].tolist()
+    # Anywhere in its cell of the grid, so that even of 250 names no two have the very same colour.
+    return tuple(
+        min(255, max(0, level + byte % CELL - CELL // 2)) for level, byte in zip(on_grid, digest[8:11], strict=True)
+    )
 
 
 @lru_cache(maxsize=1)

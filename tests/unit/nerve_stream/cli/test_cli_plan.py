@@ -23,6 +23,12 @@ def outputs_for(**words: object) -> Outputs:
     return Outputs.from_options(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
 
 
+def test_a_plain_overlay_has_no_text() -> None:
+    plain, usual = outputs_for(plain=True).style, outputs_for().style
+    assert (plain.names, plain.legend, plain.status) == (False, False, False)
+    assert (usual.names, usual.legend, usual.status) == (True, True, True)
+
+
 @pytest.mark.parametrize("source", ["0", "/dev/video2", "rtsp://door/live", "http://door/stream.mjpg", "udp://:5000"])
 def test_cameras_and_addresses_are_live(source: str) -> None:
     assert is_live(source)
