@@ -64,6 +64,13 @@ def test_contours_draw_two_pixels_inside_each_edge_at_720p_and_leave_the_rest_ne
     assert 0 < inside.max() <= 0.12 * 0.55 * 165 + 1
 
 
+def test_between_contours_the_picture_keeps_its_colours() -> None:
+    picture = halves((720, 1280))
+    style = OverlayStyle(contours=True, legend=False, status=False, names=False)
+    inside = overlay(picture, result_of(split((720, 1280))), style)[10:-10, 10:600].astype(int)
+    assert np.abs(inside - picture[10:-10, 10:600]).max() <= 0.12 * 0.55 * 255 + 1
+
+
 def test_dimming_shows_doubtful_pixels_paler_in_proportion() -> None:
     confidence = filled(255)
     confidence[:, 100:200], confidence[:, 200:] = 128, 0

@@ -72,6 +72,14 @@ def test_a_name_takes_the_widest_part_of_a_region() -> None:
     assert (labels[box.pixels] == 1).all()
 
 
+def test_a_name_gives_way_to_text_that_is_there_already() -> None:
+    labels = filled(0, (720, 1280))
+    (free,) = [name.box for name in placed_in(labels)]
+    (moved,) = [name.box for name in placed_in(labels, (free,))]
+    assert not moved.overlaps(free)
+    assert placed_in(labels, (Box(0, 0, 720, 1280),)) == []
+
+
 def test_small_regions_and_no_label_have_no_name() -> None:
     labels = filled(255, (720, 1280))
     labels[:100, :130] = 1  # 1.4 %
