@@ -21,11 +21,6 @@ class Box(NamedTuple):
         )
 
     @property
-    def area(self) -> int:
-        """Its pixels."""
-        return self.height * self.width
-
-    @property
     def pixels(self) -> tuple[slice, slice]:
         """Its rows and columns, to index a picture with; the box must not begin outside of it."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)

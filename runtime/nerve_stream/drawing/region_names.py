@@ -25,9 +25,8 @@ ROOM = 3  # the best place for a name has room for a box of three times its heig
 # Share of that room given up for a spot that is nearer to the middle of the region by one line's height. The middle moves
 # smoothly in video; where there is room, the name stays with it.
 PULL_TO_MIDDLE = 0.01
-NEARLY_BEST = (
-    0.02  # places whose room is this much worse share in the mean, so that a spot does not jump between equals
-)
+# Places whose room is this much worse share in the mean, so that a spot does not jump between equals.
+NEARLY_BEST = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,8 @@ def place_names(
         line_px: height of a line of text in pixels.
         taken: boxes to keep clear of.
     """
+    if min(labels.shape) < line_px:
+        return []
     step = max(1, line_px // SAMPLES_PER_LINE)
     # The median takes out specks.
     sampled = np.asarray(cv2.medianBlur(np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step]), 3))
@@ -65,10 +66,7 @@ def place_names(
         if size_hw[0] > labels.shape[0] or size_hw[1] > labels.shape[1]:
             continue
         box = _spot(sampled == label, step, labels.shape, size_hw, [*taken, *(name.box for name in placed)])
-        if (
-            box is not None
-            and cv2.countNonZero(cv2.inRange(labels[box.pixels], label, label)) >= LEAST_INSIDE * box.area
-        ):
+        if box is not None and np.mean(labels[box.pixels] == label) >= LEAST_INSIDE:
             placed.append(PlacedName(label, text, box))
     return placed
 

@@ -80,6 +80,11 @@ def test_a_name_gives_way_to_text_that_is_there_already() -> None:
     assert placed_in(labels, (Box(0, 0, 720, 1280),)) == []
 
 
+@pytest.mark.parametrize("size_hw", [(1, 1), (3, 500), (500, 3), (14, 14)])
+def test_a_frame_too_small_for_a_name_has_none(size_hw: tuple[int, int]) -> None:
+    assert placed_in(filled(7, size_hw)) == []
+
+
 def test_small_regions_and_no_label_have_no_name() -> None:
     labels = filled(255, (720, 1280))
     labels[:100, :130] = 1  # 1.4 %
