@@ -8,7 +8,7 @@ ROOMS = (CHECKOUT / "benchmarks", CHECKOUT / "export", CHECKOUT / "runtime", CHE
 # First on the path, so that this checkout's code runs even where another version is installed.
 sys.path[:0] = [str(room) for room in ROOMS]
 
-from nerve_bench.cli.main import main
+from nerve_bench.cli import run_bench
 
 if __name__ == "__main__":
-    main()
+    run_bench()

@@ -7,7 +7,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 # First on the path, so that this checkout's code runs even where another version is installed.
 sys.path[:0] = [str(CHECKOUT / "export"), str(CHECKOUT / "runtime"), str(CHECKOUT)]
 
-from nerve_export.cli.build import main
+from nerve_export.cli import run_build
 
 if __name__ == "__main__":
-    main()
+    run_build()

@@ -57,7 +57,7 @@ def packaged_tiny() -> Path:
         WeightError: this installation does not carry them.
     """
     if not (TINY_FOLDER / "unet" / "config.json").is_file():
-        raise WeightError("the tiny models are not in this checkout; make them: python benchmarks/run.py train-tiny")
+        raise WeightError("the tiny models are not in this checkout; make them: nerve-bench train-tiny")
     return TINY_FOLDER
 
 

@@ -17,8 +17,11 @@ from nerve_bench.cli.shared import (
     clip_seed,
     emit,
     open_world,
+    plotting,
     progress_bars,
+    require_reference,
 )
+from nerve_export.cli.extras import REFERENCE, is_installed, require
 from nerve_runtime.errors import NumericError, UsageError
 
 app = typer.Typer()
@@ -62,6 +65,7 @@ def latency(
     All runners take the same frames of a moving scene in turn, in one run; ratios are to the eager reference. With both
     libraries a last line says on how many pixels their labels agree. About six minutes on 2 cores.
     """
+    require_reference("latency", "onnxruntime", *plotting(plot))
     from nerve_bench.measure.latency import LatencyPlan, available_runners, measure_latency
     from nerve_bench.world import moving_scene
 
@@ -100,6 +104,7 @@ def walk_command(
     linear form that makes a tensor of tokens x tokens is an error. The last line has the ratios of the medians and the
     exponent of the cost in tokens, of the least times. Three minutes on one idle core, and 3 GB of memory for the dense form.
     """
+    require_reference("walk", *plotting(plot))
     from nerve_bench.measure.walk import WalkPlan, keep_memory, measure_walk
 
     records = measure_walk(WalkPlan(limit, turns, threads, memory_kept=keep_memory()), progress_bars())
@@ -143,6 +148,7 @@ def cost(
     20 s on one core, the times four minutes and 4 GB of memory for the dense form.
     """
     sizes_px = _pixels(sizes)
+    require_reference("cost", "onnx", *(("onnxruntime",) if sizes_px and times else ()), *plotting(plots))
     parts: list[Iterable[dict[str, Any]]] = []
     if bundles:
         from nerve_bench.measure.cost import bundle_costs
@@ -198,20 +204,25 @@ def memory(
 
     Linux only. Half a minute for the tiny bundle; minutes and up to 6 GB at true size.
     """
-    from importlib.util import find_spec
-
     from nerve_bench.measure.memory import measure_memory
     from nerve_bench.report.certify import bundle_pictures, bundle_words
     from nerve_runtime.bundle.manifest import load_manifest
 
     manifest = load_manifest(bundle)
-    chosen = _words(runners) or ["reference", "ort", *(["openvino"] if find_spec("openvino") else [])]
+    chosen = _words(runners) or ["reference", "ort", *(["openvino"] if is_installed("openvino") else [])]
+    _require_runners(chosen, plot)
     given = {"clip": clip, "sd": sd, "vae": vae, "dinov2": dinov2}
     weights = {role: str(path) for role, path in given.items() if path is not None}
     pictures, words = bundle_pictures(manifest, limit), bundle_words(manifest)
     records = measure_memory(bundle, chosen, words, pictures, threads, progress_bars(), weights)
     columns = ("runner", "start_bytes", "opened_bytes", "steady_bytes", "peak_bytes", "bundle_bytes", "p50_ms", "n")
     _draw("draw_memory", _emitted(records, columns, as_json=as_json), plot)
+
+
+def _require_runners(runners: Sequence[str], plot: Path | None) -> None:
+    needs = {"reference": REFERENCE, "ort": ("onnxruntime",), "openvino": ("openvino",)}
+    packages = (package for runner in runners for package in needs.get(runner, ()))
+    require("nerve-bench memory", "bench", *packages, *plotting(plot))
 
 
 @app.command("certify")
@@ -245,6 +256,7 @@ def certify_command(
 
     Exit codes: 0 all that could run passed, 2 usage, 3 bad bundle, 7 something failed.
     """
+    require("nerve-bench certify", "bench", "jinja2")
     from nerve_bench.report.certificate import CERTIFICATE_NAME, PAGE_NAME, passed, write_certificate
     from nerve_bench.report.certify import CertifyPlan, certify
     from nerve_ref.weights.files import WeightChoice

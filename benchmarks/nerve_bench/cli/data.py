@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nerve_bench.cli.shared import JsonOption, LimitOption, OffsetOption, PresetOption, emit, open_world, progress_bars
+from nerve_bench.cli.shared import (
+    JsonOption,
+    LimitOption,
+    OffsetOption,
+    PresetOption,
+    emit,
+    open_world,
+    progress_bars,
+    require_reference,
+)
 from nerve_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +101,6 @@ def evaluate(
     runs on the CPU: about 10 s a picture for sd21-fast on 2 cores, twice that for sd21, 0.2 s for tiny.
     """
     from nerve_bench.datasets import class_lines, open_dataset
-    from nerve_bench.datasets.evaluate import Run, evaluate_benchmark
     from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
     if print_classes:
@@ -100,6 +108,9 @@ def evaluate(
         typer.echo("\n".join(class_lines(dataset)))
         return
     folder = _required(data)
+    require_reference("evaluate", "PIL")
+    from nerve_bench.datasets.evaluate import Run, evaluate_benchmark
+
     report = out or Path("out/evaluate") / f"{dataset}.json"
     refuse_special(report, pipes=True)
     open_dataset(dataset, folder)  # what is missing is said before any weight is read
@@ -143,11 +154,12 @@ def reproduce(
     Published figures are their authors', each under a protocol of its own. Goes on where it was stopped. 24,553
     pictures in all: days by the reference at true size, so use a bundle on a GPU, or --limit.
     """
+    folder = _required(data)
+    require_reference("reproduce", "PIL")
     from nerve_bench.datasets.reproduce import Reproduction, comparison_table
     from nerve_bench.datasets.reproduce import reproduce as run_all
     from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
-    folder = _required(data)
     refuse_special(out / "report.jsonl", pipes=True)
     choices = _choices(None, background_rule, threshold, resize, overlap)
     runner = _runner(bundle, reference, preset, backend, templates, _weights(clip, sd, vae, dinov2, offline))
@@ -180,6 +192,7 @@ def tiles(
 
     Differences are of the same scenes, with a bootstrap interval. About a second a scene on one core.
     """
+    require_reference("tiles")
     from nerve_bench.cli.shared import scene_seeds
     from nerve_bench.datasets.tile_comparison import measure_tiles
 

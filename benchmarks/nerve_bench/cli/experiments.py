@@ -12,7 +12,9 @@ from nerve_bench.cli.shared import (
     PresetOption,
     emit,
     open_world,
+    plotting,
     progress_bars,
+    require_reference,
     scene_seeds,
 )
 from nerve_runtime.errors import UsageError
@@ -61,6 +63,7 @@ def experiment(
     unknown = [name for name in chosen if name not in NAMES]
     if unknown:
         raise UsageError(f"NAME is {', '.join(unknown)}, expected of: {', '.join(NAMES)}, or all")
+    require_reference("experiment", *plotting(plots))
     from nerve_bench.experiments.registry import EXPERIMENTS
     from nerve_bench.experiments.sources import Observer
     from nerve_bench.experiments.workbench import Workbench

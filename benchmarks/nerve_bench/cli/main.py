@@ -19,10 +19,13 @@ from nerve_bench.cli.shared import (
     clip_seed,
     emit,
     open_world,
+    plotting,
     progress_bars,
+    require_reference,
     scene_seeds,
 )
 from nerve_export.cli.build import run_command
+from nerve_export.cli.extras import require
 from nerve_runtime.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -50,6 +53,7 @@ def train_tiny_command(
 
     A run that was stopped goes on where it was: checkpoints are written every 100 steps.
     """
+    require_reference("train-tiny")
     import torch
 
     import nerve_ref
@@ -82,6 +86,7 @@ def accuracy(
     clip_only is G; local and global_* are the walk with one of its two affinities; nerve is both; oracle is G averaged
     over the true regions, what a perfect affinity could give. About four minutes for 500 scenes on 2 cores.
     """
+    require_reference("accuracy", *(() if reference_only else ("onnxruntime",)))
     from nerve_bench.measure.accuracy import measure_accuracy
 
     scenes = scene_seeds(split, seed_offset, limit)
@@ -104,6 +109,7 @@ def true_size(
 
     Random weights are made again from the bundle's seed. Takes minutes and up to 6 GB of memory at true size.
     """
+    require_reference("true-size", "onnxruntime")
     from nerve_bench.measure.true_size import Effort, measure_true_size
     from nerve_ref.weights.files import WeightChoice
 
@@ -136,6 +142,7 @@ def agreement(
     as_json: JsonOption = False,
 ) -> None:
     """Share of pixels on which reference and bundle agree along a moving scene, every frame cold, and warm."""
+    require_reference("agreement", "onnxruntime")
     from nerve_bench.measure.agreement import measure_agreement
 
     world, folder = open_world(preset), bundle or Path("bundles") / preset
@@ -162,6 +169,7 @@ def video(
     nothing moves, per cent; consistency: labels that stay with a surface as it moves; ghosts: labels left behind where
     something was. The last lines compare truncated, warm and exact walk. About three minutes for 10 clips on 2 cores.
     """
+    require_reference("video", "onnxruntime", *plotting(plot))
     from nerve_bench.measure.video import VARIANTS, measure_video
     from nerve_bench.measure.walk_limit import measure_walks
     from nerve_bench.world import SEEDS
@@ -204,6 +212,7 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Compare constants of the method on validation scenes, best first; test scenes are never looked at."""
+    require_reference("tune")
     from nerve_bench.measure.tune import SWEEPS, sweep
 
     if part not in SWEEPS:
@@ -224,6 +233,7 @@ def pictures(
     as_json: JsonOption = False,
 ) -> None:
     """Pictures to look at: scenes with their truth, each class, a clip, and the method from frame to labels."""
+    require_reference("pictures")
     from nerve_bench.report.method_pictures import write_method_picture
     from nerve_bench.world import SEEDS
     from nerve_bench.world.grids import write_grids
@@ -243,6 +253,7 @@ def write_voc_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write training and validation scenes in PASCAL VOC folder layout, for other programs to train or test on."""
+    require("nerve-bench write-voc", "bench", "av")
     from nerve_bench.world import SEEDS
     from nerve_bench.world.voc import write_voc
 

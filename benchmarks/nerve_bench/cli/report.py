@@ -2,15 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from nerve_bench.cli.shared import require_reference
+from nerve_export.cli.extras import REFERENCE, is_installed, require
 from nerve_runtime.errors import UsageError
 
 app = typer.Typer()
 
 TEXTS = (Path("README.md"), Path("docs/evidence.md"))
+EVIDENCE = Path("out/evidence")
+KEPT = Path("docs/figures.json")
+KEPT_NOTE = f"Made of {KEPT}: records that hold what tables show, so there are no plots."
 
 FromOption = Annotated[
     Path, typer.Option("--from", help="Folder of JSON lines, *.jsonl, as the commands print them with --json.")
@@ -19,8 +24,8 @@ FromOption = Annotated[
 
 @app.command()
 def figures(
-    folder: FromOption = Path("out/evidence"),
-    kept: Annotated[Path, typer.Option(help="The records that the tables show.")] = Path("docs/figures.json"),
+    folder: FromOption = EVIDENCE,
+    kept: Annotated[Path, typer.Option(help="The records that the tables show.")] = KEPT,
     texts: Annotated[
         list[Path] | None, typer.Option("--text", help="Text whose marked tables are rendered anew; may be repeated.")
     ] = None,
@@ -49,36 +54,100 @@ def figures(
 
 @app.command()
 def report(
-    folder: FromOption = Path("out/evidence"),
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder of JSON lines, as for figures; docs/figures.json has those of the tables in the texts.",
+            show_default="out/evidence if it is there, else docs/figures.json",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("out/report.html"),
-    pictures: Annotated[bool, typer.Option(help="Put scenes and masks at the top (seconds).")] = True,
+    pictures: Annotated[
+        bool | None,
+        typer.Option(
+            help="Put scenes and masks at the top (seconds; needs PyTorch).", show_default="where PyTorch is installed"
+        ),
+    ] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for the plots as PNG files too.")] = None,
 ) -> None:
-    """Write one self-contained HTML page of all records of a folder: plots, tables, pictures and the commands."""
-    from nerve_bench.report.figures import read_records
-    from nerve_bench.report.page import drawn, page
-    from nerve_bench.report.pictures import qualitative_pictures
+    """Write one HTML page of all records: plots, tables, pictures.
+
+    The page is self-contained and has the command of each question. With the records of docs/figures.json it has tables
+    and no plots: plots take records with all their fields, as the commands print them.
+    """
+    from nerve_bench.report.page import page
     from nerve_bench.report.sections import SECTIONS
     from nerve_runtime.atomic import refuse_special, write_bytes_whole
 
     refuse_special(out, pipes=True)
-    records = read_records(_existing(folder))
-    text = page(SECTIONS, records, qualitative_pictures() if pictures else {})
+    source = folder or (EVIDENCE if EVIDENCE.is_dir() else KEPT)
+    kept = source == KEPT
+    with_pictures = is_installed(*REFERENCE) if pictures is None else pictures
+    require("nerve-bench report", "bench", "jinja2", *(() if kept else ("matplotlib",)))
+    if with_pictures:
+        require_reference("report --pictures")
+    records = _kept_records(plots) if kept else _folder_records(source)
+    note = KEPT_NOTE if kept else None
+    text = page(SECTIONS, records, _pictures() if with_pictures else {}, without_plots=note)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_whole(out, text.encode("utf-8", "replace"))
+    missing = [section.title for section in SECTIONS if not section.own(records)]
+    if missing:
+        typer.echo(f"not measured: {'; '.join(missing)}", err=True)
     typer.echo(str(out))
     if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-        for section in SECTIONS:
-            if section.draw is not None and section.own(records):
-                path = plots / f"{section.anchor}.png"
-                write_bytes_whole(path, drawn(section.draw, section.own(records)))
-                typer.echo(str(path))
+        _write_plots(records, plots)
+
+
+def _kept_records(plots: Path | None) -> list[dict[str, Any]]:
+    """The records that the tables of a checkout show.
+
+    Raises:
+        UsageError: this is no checkout, or plots are asked for, which these records are too short for.
+    """
+    if not KEPT.is_file():
+        raise UsageError(
+            f"there is neither a folder {EVIDENCE} of records nor {KEPT} of a checkout; write records, such as: "
+            f"mkdir -p {EVIDENCE} && nerve-bench video --json > {EVIDENCE}/video.jsonl"
+        )
+    if plots is not None:
+        raise UsageError(
+            f"--plots takes records with all fields, {KEPT} has those of tables; give a folder with --from"
+        )
+    records: list[dict[str, Any]] = json.loads(KEPT.read_text(encoding="utf-8"))
+    return records
+
+
+def _folder_records(folder: Path) -> list[dict[str, Any]]:
+    from nerve_bench.report.figures import read_records
+
+    return read_records(_existing(folder))
+
+
+def _pictures() -> dict[str, bytes]:
+    from nerve_bench.report.pictures import qualitative_pictures
+
+    return qualitative_pictures()
+
+
+def _write_plots(records: list[dict[str, Any]], folder: Path) -> None:
+    from nerve_bench.report.page import drawn
+    from nerve_bench.report.sections import SECTIONS
+    from nerve_runtime.atomic import write_bytes_whole
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for section in SECTIONS:
+        if section.draw is not None and section.own(records):
+            path = folder / f"{section.anchor}.png"
+            write_bytes_whole(path, drawn(section.draw, section.own(records)))
+            typer.echo(str(path))
 
 
 def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise UsageError(
-            f"there is no folder {folder}; write records into it, such as: nerve-bench video --json > {folder}/video.jsonl"
+            f"there is no folder {folder}; make it and write records into it, such as: "
+            f"mkdir -p {folder} && nerve-bench video --json > {folder}/video.jsonl"
         )
     return folder

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nerve_export.cli.extras import REFERENCE, require
 from nerve_runtime.errors import UsageError
 
 PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
@@ -20,6 +21,20 @@ LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many scene
 OffsetOption = Annotated[
     int, typer.Option("--seed-offset", min=0, help="Skip so many scenes of the range: other scenes, same world.")
 ]
+
+
+def require_reference(command: str, *more: str) -> None:
+    """Refuse a command of `nerve-bench` where PyTorch and its company, or further packages, are not installed.
+
+    Raises:
+        CompatibilityError: some are missing; says what to install.
+    """
+    require(f"nerve-bench {command}", "bench", *REFERENCE, *more)
+
+
+def plotting(path: Path | None) -> tuple[str, ...]:
+    """What it takes to draw a plot into a path, if one is given."""
+    return () if path is None else ("matplotlib",)
 
 
 def open_world(preset: str) -> Any:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nerve_bench.measure.memory import measure_memory
 from nerve_bench.measure.openvino import AGREEMENT_FLOOR_PERCENT, OpenVinoBackend, label_agreement
 from nerve_bench.report.certificate import Finding, State
+from nerve_export.cli.extras import REFERENCE, is_installed
 from nerve_export.cli.parity import record_engine_parity
 from nerve_export.engines.compile import gpu_capability
 from nerve_export.isolation import run_isolated
@@ -179,7 +180,14 @@ def _engines(bundle: Path, name: str) -> Finding:
     return Finding(f"engines {name}", "passed", f"{len(made)} engines for {target}, {seconds} s", {"engines": made})
 
 
+def _missing_reference() -> str:
+    """Why the reference cannot run on this machine; empty where it can."""
+    return "" if is_installed(*REFERENCE) else "PyTorch is not installed; pip install 'nerve-deploy[bench]'"
+
+
 def _reference(plan: CertifyPlan, taps: Path) -> Finding:
+    if missing := _missing_reference():
+        return Finding("reference", "not run", missing)
     try:
         run_isolated("running the reference", reference_of_bundle, plan.bundle, plan.weights, None, taps)
     except (BundleError, UsageError) as error:  # weights that are not here; others than the bundle's are a failure
@@ -266,6 +274,9 @@ def _agreeing(part: str, plan: CertifyPlan, manifest: Manifest) -> Finding:
 
 
 def _accuracy(plan: CertifyPlan, manifest: Manifest, progress: Callable[..., Any]) -> Iterator[Finding]:
+    if missing := _missing_reference():
+        yield Finding("mIoU", "not run", missing)
+        return
     if presets()[manifest.preset].is_packaged:
         yield _attempt("mIoU on the tiny world", lambda: _tiny_miou(plan, progress))
     else:

@@ -45,13 +45,20 @@ class Section:
         return [record for record in records if record.get("bench") in self.benches]
 
 
-def page(sections: Sequence[Section], records: Sequence[Record], pictures: Mapping[str, bytes]) -> str:
+def page(
+    sections: Sequence[Section],
+    records: Sequence[Record],
+    pictures: Mapping[str, bytes],
+    *,
+    without_plots: str | None = None,
+) -> str:
     """The page as HTML, nothing of which is fetched from anywhere.
 
     Args:
         sections: in order.
         records: all that were read; those of no section are listed at the end.
         pictures: further pictures, PNG, by what they show; they come first.
+        without_plots: why plots are left out; None where they are drawn.
     """
     templates = page_templates(__package__)
     templates.filters.update(tables=_tables, cell=_cell, drawn=drawn)
@@ -60,6 +67,7 @@ def page(sections: Sequence[Section], records: Sequence[Record], pictures: Mappi
         sections=sections,
         all_records=records,
         pictures=pictures,
+        without_plots=without_plots,
         facts=_facts(records),
         others=[record for record in records if record.get("bench") not in known],
     )

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nerve_export.cli import options
 from nerve_export.cli.console import stderr_console
 from nerve_export.cli.engines import engines
+from nerve_export.cli.extras import GRAPHS, is_installed, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
 from nerve_export.doctor.checks import doctor
@@ -102,6 +103,11 @@ def _print_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
 
 def _key_without_downloads(plan: BuildPlan) -> str | None:
     """The plan's key, or None where weights would have to be downloaded first."""
+    if not is_installed("safetensors"):
+        stderr_console().print(
+            "note: whether a build is needed cannot be said without safetensors, of the extra export"
+        )
+        return None
     offline = replace(plan, weights=replace(plan.weights, offline=True))
     try:
         return plan_key(plan, plan_weights(offline, lambda _what: None))
@@ -117,6 +123,7 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     from nerve_export.build import build, build_steps
     from nerve_export.engines.compile import resolve_targets
 
+    require("nerve-build", "export", *GRAPHS)
     console = stderr_console()
     targets, why = resolve_targets(target)
     if not force and _is_up_to_date(plan, targets):

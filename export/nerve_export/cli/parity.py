@@ -12,6 +12,7 @@ from rich.console import Console
 
 from nerve_export.bundle import bundle_lock
 from nerve_export.cli import options
+from nerve_export.cli.extras import REFERENCE, require
 from nerve_export.isolation import run_isolated
 from nerve_export.parity.album import Comparison, illustrated_comparison
 from nerve_export.parity.measures import CHAIN, ParityReport, Tap
@@ -114,6 +115,7 @@ def _check_request(bundles: Sequence[Path], backend: str, frames: int | None) ->
         raise UsageError(f"--backend is {backend!r}, expected one of {', '.join(POLYGRAPHY_BACKENDS)}")
     if frames is not None and frames < 1:
         raise UsageError(f"--frames is {frames}, expected 1 or more")
+    require("nerve-build parity", "export", *REFERENCE, "polygraphy", *(["onnxruntime"] if backend == "ort" else []))
     import_polygraphy(tensorrt_rtx=backend == "rtx")
     first, *others = [load_manifest(folder) for folder in bundles]
     if backend in ENGINE_LIBRARIES:

@@ -250,9 +250,7 @@ def load_manifest(bundle: Path) -> Manifest:
     with _read_errors(f"bundle {bundle}"):
         _refuse_link(path)
         if not path.is_file():
-            raise BundleError(
-                f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; make one with: python export/build_engines.py"
-            )
+            raise BundleError(f"{bundle} is not a bundle: it has no {MANIFEST_NAME}; make one with: nerve-build")
         if path.stat().st_size > MANIFEST_LIMIT_BYTES:
             raise BundleError(f"{path} is {path.stat().st_size} bytes, expected at most {MANIFEST_LIMIT_BYTES}")
         content = path.read_bytes()
