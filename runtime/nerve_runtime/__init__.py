@@ -4,8 +4,7 @@
 >>> with Segmenter.open("bundles/tiny", classes=["ladybug", "grass"]) as segmenter:     # doctest: +SKIP
 ...     labels = segmenter.segment(rgb).labels
 
-Names are imported when they are first used, so that importing the package is quick. Video files, cameras, overlays and
-commands are in `nerve_stream`, which uses the names listed here and in the `__all__` of the packages below.
+Names are imported when they are first used. Video files, cameras, overlays and commands are in `nerve_stream`.
 """
 
 from importlib import import_module
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BACKGROUND_NAME", "EVERY_FRAME", "IGNORE_LABEL", "Between", "BundleError", "ClassList", "CompatibilityError",
     "Constants", "Frame", "FrameResult", "HungError", "NerveError", "NumericError", "ResourceError", "Segmenter",
-    "SourceError", "Temporal", "UsageError",
+    "SourceError", "Temporal", "UsageError", "__version__",
 ]  # fmt: skip
 
 _MODULES = {
@@ -48,7 +47,10 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module."""
+    """Import a public name from its module; `__version__` is that of nerve-deploy, "source" where it is not installed."""
+    if name == "__version__":
+        installed = import_module("importlib.metadata").distributions(name="nerve-deploy")
+        return next((distribution.version for distribution in installed), "source")
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

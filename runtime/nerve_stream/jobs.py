@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -52,14 +51,6 @@ class JobKey:
         fields: dict[str, Any] = json.loads(json.dumps(asdict(self), sort_keys=True))
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
         return {"job_key": digest, **fields}
-
-
-def package_version() -> str:
-    """The version of nerve-deploy, `source` in a checkout that is not installed."""
-    try:
-        return version("nerve-deploy")
-    except PackageNotFoundError:
-        return "source"
 
 
 def record_beside(output: Path, *, folder: bool = False) -> Path:

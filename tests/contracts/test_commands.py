@@ -3,13 +3,16 @@
 import importlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+import nerve_runtime
 from tests.contracts.checkout import LAUNCHERS, ROOT, run_python, settings
 
 CLI_MODULES = {
@@ -86,3 +89,19 @@ def test_every_option_appears_in_the_readme(program: str) -> None:
     text = readme.read_text(encoding="utf-8") if readme.exists() else ""
     absent = [name for name in _long_options(program) if not re.search(rf"{name}(?![\w-])", text)]
     assert not absent, f"README.md does not mention {program} {' '.join(sorted(absent))}"
+
+
+@pytest.mark.parametrize("program", CLI_MODULES)
+def test_every_command_says_its_version(program: str) -> None:
+    app = _app(CLI_MODULES[program])
+    ended = CliRunner().invoke(app, ["--version"])
+    assert (ended.exit_code, ended.stdout) == (0, f"nerve-deploy {nerve_runtime.__version__}\n")
+
+
+def test_the_version_is_that_of_the_installation_or_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert nerve_runtime.__version__ == "source"
+    installed = tmp_path / "nerve_deploy-9.8.7.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nerve-deploy\nVersion: 9.8.7\n")
+    assert nerve_runtime.__version__ == "9.8.7"

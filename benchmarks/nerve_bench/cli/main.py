@@ -26,9 +26,16 @@ from nerve_bench.cli.shared import (
 )
 from nerve_export.cli.build import run_command
 from nerve_export.cli.extras import require
+from nerve_export.cli.options import Version
 from nerve_runtime.errors import UsageError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def bench(_version: Version = False) -> None:
+    """Measure, train and draw: one command per question."""
+
 
 LIVELY_CLIP = 10
 """Seed offset of the demo: a clip where things of many kinds stay in view, chosen by looking at the pictures alone."""

@@ -51,6 +51,7 @@ def build_engines(
     force: options.Force = False,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
+    _version: options.Version = False,
 ) -> None:
     """Build a bundle: the networks and the method as ONNX graphs, checked against the PyTorch reference.
 

@@ -7,6 +7,15 @@ import typer
 
 from nerve_export.plan import presets
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from nerve_runtime import __version__
+
+        typer.echo(f"nerve-deploy {__version__}")
+        raise typer.Exit
+
+
 PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in presets().items())
 
 PresetName = Annotated[str, typer.Option(help=f"What to build. {PRESETS}.")]
@@ -94,3 +103,6 @@ Out = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Build even if nothing changed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be built; needs no torch, downloads nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON line per artefact on stdout, nothing else.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]

@@ -8,13 +8,13 @@ from typing import cast
 
 import typer
 
-from nerve_runtime import EVERY_FRAME, Between, Constants, Temporal
+from nerve_runtime import EVERY_FRAME, Between, Constants, Temporal, __version__
 from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.cli.outputs import source_kind
-from nerve_stream.jobs import JobKey, package_version
+from nerve_stream.jobs import JobKey
 from nerve_stream.pipeline import SegmenterOptions
 from nerve_stream.redaction import readable
 from nerve_stream.sources.addresses import is_address
@@ -117,5 +117,5 @@ def job_key(options: SegmenterOptions, read: SourceOptions, write: OutputOptions
         templates=templates if isinstance(templates, str) else "\n".join(templates or ()),
         constants={**constants, **asdict(options.temporal), **part},
         outputs=output_options,
-        version=package_version(),
+        version=__version__,
     )

@@ -1,6 +1,8 @@
 """`nerve-segment`: label every pixel of videos, images, cameras or streams with class names given in words."""
 
 import logging
+from dataclasses import dataclass
+from typing import Annotated
 
 import typer
 
@@ -26,12 +28,36 @@ EXAMPLES = """Examples:
 
 Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal, 141 stdout closed."""
 
+
+def print_version(asked: bool) -> None:
+    """Print the version and end, if it is asked for."""
+    if asked:
+        from nerve_runtime import __version__
+
+        typer.echo(f"nerve-deploy {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionOptions:
+    """What the command says about itself."""
+
+    version: Version = False
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
 @app.command(epilog=EXAMPLES)
 @grouped
-def segment(read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions) -> None:
+def segment(
+    read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions, _about: VersionOptions
+) -> None:
     """Label every pixel of each SOURCE with class names given in words. Progress goes to stderr, paths written to stdout."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if run.verbose else logging.WARNING)
     with exit_codes(verbose=run.verbose):

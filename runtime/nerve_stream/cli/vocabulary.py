@@ -7,6 +7,7 @@ import typer
 
 from nerve_stream.cli import options as option
 from nerve_stream.cli.input import bundle_or_default, exit_codes, named_classes, template_lines
+from nerve_stream.cli.segment import Version
 from nerve_stream.redaction import readable
 
 EXAMPLES = """\b
@@ -31,6 +32,7 @@ def write_vocabulary(
     force: option.Force = False,
     strict: option.Strict = False,
     verbose: option.Verbose = False,
+    _version: Version = False,
 ) -> None:
     """Embed class names with a bundle's text graph and write them to OUTPUT; it fits that bundle only."""
     with exit_codes(verbose=verbose):
