@@ -11,6 +11,7 @@ from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.formats import safetensors_name
 from nerve_ref.weights.hub import Hub, HuggingFaceHub
 from nerve_ref.weights.local import ADVICE, checkpoint_roles, role_files
+from nerve_ref.weights.lock import expected_pins
 
 TOKENIZER_NETWORK = "clip-tokenizer"
 """All of OpenAI's CLIPs read the same byte pairs, so one tokenizer.json serves them."""
@@ -57,6 +58,25 @@ class WeightFile:
     revision: str
     sha256: str
     licence: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubNetwork:
+    """A network that the hub serves, and what of it lies on this machine.
+
+    Attributes:
+        name: its name in the lock.
+        repository: "owner/name" of the mirror that a build would use.
+        total_bytes: of all files that are needed, as far as the lock knows.
+        missing_bytes: of those that are not here.
+        is_here: whether all files are here; their hashes are not looked at.
+    """
+
+    name: str
+    repository: str
+    total_bytes: int
+    missing_bytes: int
+    is_here: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +133,24 @@ def resolve_weights(
             files |= fetched.files
             records += fetched.records
     return ResolvedWeights(files, tuple(records))
+
+
+def hub_networks(
+    backbones: Backbones, choice: WeightChoice, *, folders: WeightFolders | None = None
+) -> tuple[HubNetwork, ...]:
+    """The networks that a build would take from the hub or from earlier downloads; none of the tiny models.
+
+    Nothing is downloaded or hashed.
+    """
+    if TINY in (backbones.clip, backbones.affinity):
+        return ()
+    store = WeightStore(
+        HuggingFaceHub(), folders or WeightFolders(), lambda _line: None, offline=True, locked=choice.locked
+    )
+    needed = {
+        network: [role for role, path in paths.items() if path is None] for network, paths in _needed(backbones, choice)
+    }
+    return tuple(_hub_network(network, roles, store) for network, roles in needed.items() if roles)
 
 
 def weight_digests(weights: ResolvedWeights, *, folders: WeightFolders | None = None) -> dict[str, str]:
@@ -225,10 +263,28 @@ def _local_records(role: str, path: Path, network: str, store: WeightStore) -> l
     ]
 
 
-def _from_hub(network: str, roles: list[str], store: WeightStore) -> ResolvedWeights:
-    """Roles of one network, all from the same mirror; a repository has a folder for each, or one role at its top."""
+def _hub_network(network: str, roles: list[str], store: WeightStore) -> HubNetwork:
+    """The mirror of which most is here, the first of those that are alike."""
+    entry, prefixes = store.entry(network), tuple(_prefixes(network, roles, store).values())
+    found: list[tuple[int, HubNetwork]] = []
+    for mirror in entry.mirrors:
+        pins = expected_pins(entry, mirror, tuple(path for path in mirror.files if path.startswith(prefixes)))
+        folder = store.folder(mirror)
+        missing = [pin for path, pin in pins.items() if not (folder / safetensors_name(path)).is_file()]
+        total_bytes, missing_bytes = (sum(pin.bytes or 0 for pin in some) for some in (pins.values(), missing))
+        found.append((len(missing), HubNetwork(network, mirror.repository, total_bytes, missing_bytes, not missing)))
+    return min(found, key=lambda counted: counted[0])[1]
+
+
+def _prefixes(network: str, roles: list[str], store: WeightStore) -> dict[str, str]:
+    """What the paths of each role begin with; a repository has a folder for each, or one role at its top."""
     paths = {path for mirror in store.entry(network).mirrors for path in mirror.files}
-    prefixes = {role: f"{role}/" if any(path.startswith(f"{role}/") for path in paths) else "" for role in roles}
+    return {role: f"{role}/" if any(path.startswith(f"{role}/") for path in paths) else "" for role in roles}
+
+
+def _from_hub(network: str, roles: list[str], store: WeightStore) -> ResolvedWeights:
+    """Roles of one network, all from the same mirror."""
+    prefixes = _prefixes(network, roles, store)
     mirror = fetch(network, tuple(prefixes.values()), ADVICE[roles[0]], store)
     folder, licence = store.folder(mirror), store.entry(network).licence
     served = {folder / safetensors_name(path): (path, str(pin.sha256)) for path, pin in mirror.files.items()}

