@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from nerve_bench.cli.tables import print_tables, table_console
 from nerve_export.cli.extras import REFERENCE, require
 from nerve_runtime.errors import UsageError
 
@@ -86,22 +85,9 @@ def progress_bars() -> Any:
 
 
 def emit(records: Iterable[dict[str, Any]], *, as_json: bool, columns: tuple[str, ...]) -> None:
-    """Print records as they come, one JSON line each, or all of them as one table."""
+    """Print records as they come, one JSON line each, or all of them as tables."""
     if as_json:
         for record in records:
             typer.echo(json.dumps(record))
         return
-    table = Table(*columns)
-    for record in records:
-        if any(column in record for column in columns):
-            table.add_row(*(_cell(record.get(column, "")) for column in columns))
-        else:
-            typer.echo(json.dumps(record, indent=2))
-    if table.row_count:
-        Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    print_tables(list(records), columns, table_console())

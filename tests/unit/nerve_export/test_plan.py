@@ -6,7 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 import nerve_export
 import nerve_ref
 from nerve_export import plan as plan_module
-from nerve_export.cli.dry_run import print_plan
+from nerve_export.cli import dry_run
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights, tool_versions
 from nerve_ref.params import TINY
 from nerve_ref.weights import architectures
@@ -211,12 +211,18 @@ def test_a_dry_run_in_words_says_what_how_large_and_how_long(tmp_path: Path) -> 
     assert lines["time"] == "about a minute on 2 cores"
 
 
-@pytest.mark.onnx
-def test_a_dry_run_says_that_a_bundle_is_up_to_date(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_plan(planned(out=bundle), "ort", as_json=False)
-    assert capsys.readouterr().out.startswith(f"{bundle}: is up to date, nothing would be built without --force\n")
-    print_plan(planned(out=bundle, steps=8), "ort", as_json=False)
+def test_a_dry_run_says_that_a_bundle_is_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = planned(out=tmp_path)
+    installed = {key_of(same): SimpleNamespace(engines=())}
+    monkeypatch.setattr(dry_run, "installed_manifest", lambda _out, key: installed.get(key))
+    dry_run.print_plan(same, "ort", as_json=False)
+    assert capsys.readouterr().out.startswith(f"{tmp_path}: is up to date, nothing would be built without --force\n")
+    dry_run.print_plan(planned(out=tmp_path, steps=8), "ort", as_json=False)
     assert "of another plan; would be built anew and replaced" in capsys.readouterr().out
+    dry_run.print_plan(same, "rtx:sm86", as_json=False)
+    assert "is up to date but for its engines" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_is_downloaded_from_where_and_what_is_here(
@@ -227,7 +233,9 @@ def test_a_dry_run_says_what_is_downloaded_from_where_and_what_is_here(
     folder = tokenizer / "32bd64288804d66eefd0ccbe215aa642df71cc41"
     folder.mkdir(parents=True)
     (folder / "tokenizer.json").write_text("{}")
-    print_plan(planned("dinov2", out=tmp_path / "new", weights=WeightChoice(clip=tmp_path)), "ort", as_json=False)
+    dry_run.print_plan(
+        planned("dinov2", out=tmp_path / "new", weights=WeightChoice(clip=tmp_path)), "ort", as_json=False
+    )
     said = capsys.readouterr().out
     assert f"weights   CLIP from {tmp_path}\n" in said
     assert "weights   clip-tokenizer from openai/clip-vit-large-patch14: downloaded before\n" in said
