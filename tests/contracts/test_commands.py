@@ -105,3 +105,29 @@ def test_the_version_is_that_of_the_installation_or_source(tmp_path: Path, monke
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: nerve-deploy\nVersion: 9.8.7\n")
     assert nerve_runtime.__version__ == "9.8.7"
+
+
+@pytest.mark.parametrize("program", ["nerve-build", "nerve-bench"])
+def test_the_list_of_commands_is_not_cut_at_80_columns(program: str) -> None:
+    app = _app(CLI_MODULES[program])
+    ended = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    text = re.sub(r"[│|\s]+", " ", ended.stdout)
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    summaries = {name: " ".join(str(command.help).split("\n\n")[0].split()) for name, command in commands.items()}
+    assert len(summaries) > 3
+    assert {name: said for name, said in summaries.items() if f"{name} {said}" not in text} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "groups"),
+    [
+        ("nerve-build", ("What is built", "Precision", "Weights")),
+        ("nerve-bench", ("Accuracy on the tiny world", "Cost and speed", "Benchmarks of the field", "Reports")),
+        ("nerve-bench evaluate", ("Protocol", "Weights of the reference")),
+    ],
+)
+def test_help_is_in_groups(words: str, groups: tuple[str, ...]) -> None:
+    program, *command = words.split()
+    ended = CliRunner().invoke(_app(CLI_MODULES[program]), [*command, "--help"], env={"COLUMNS": "80"})
+    assert [group for group in groups if f"─ {group} ─" not in ended.stdout] == []

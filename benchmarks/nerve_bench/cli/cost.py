@@ -10,6 +10,9 @@ import typer
 from rich.console import Console
 
 from nerve_bench.cli.shared import (
+    COST,
+    REPORTS,
+    WEIGHTS,
     BundleOption,
     JsonOption,
     OffsetOption,
@@ -29,13 +32,19 @@ app = typer.Typer()
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of every library; 0 lets each choose.")]
 PlotOption = Annotated[Path | None, typer.Option(help="PNG to draw from the records.", show_default=False)]
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.", show_default=False)]
-ClipOption = Annotated[Path | None, typer.Option("--clip", help="CLIP, as for building.")]
-SdOption = Annotated[Path | None, typer.Option("--sd", help="Stable Diffusion, as for building.")]
-VaeOption = Annotated[Path | None, typer.Option("--vae", help="The autoencoder, as for building.")]
-Dinov2Option = Annotated[Path | None, typer.Option("--dinov2", help="DINOv2, as for building.")]
+ClipOption = Annotated[Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP, as for building.")]
+SdOption = Annotated[
+    Path | None, typer.Option("--sd", rich_help_panel=WEIGHTS, help="Stable Diffusion, as for building.")
+]
+VaeOption = Annotated[
+    Path | None, typer.Option("--vae", rich_help_panel=WEIGHTS, help="The autoencoder, as for building.")
+]
+Dinov2Option = Annotated[
+    Path | None, typer.Option("--dinov2", rich_help_panel=WEIGHTS, help="DINOv2, as for building.")
+]
 
 
-@app.command()
+@app.command(rich_help_panel=COST)
 def latency(
     preset: PresetOption = "tiny",
     bundle: BundleOption = None,
@@ -90,7 +99,7 @@ def latency(
     _draw("draw_latency", _emitted(records, columns, as_json=as_json), plot)
 
 
-@app.command("walk")
+@app.command("walk", rich_help_panel=COST)
 def walk_command(
     limit: Annotated[int, typer.Option("--limit", min=1, help="Timed turns at 64 x 64 tokens.")] = 7,
     turns: Annotated[int, typer.Option(min=1, help="Timed turns over all grids, for the exponent.")] = 7,
@@ -124,7 +133,7 @@ def walk_command(
     _draw("draw_walk", _emitted(records, columns, as_json=as_json), plot)
 
 
-@app.command()
+@app.command(rich_help_panel=COST)
 def cost(
     bundles: Annotated[list[Path] | None, typer.Argument(help="Folders of bundles.", show_default=False)] = None,
     sizes: Annotated[
@@ -181,7 +190,7 @@ def _size_records(sizes_px: Sequence[int], presets: Sequence[str]) -> Iterator[d
         yield from gmac_exponents(method)
 
 
-@app.command()
+@app.command(rich_help_panel=COST)
 def memory(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")] = Path("bundles/tiny"),
     runners: Annotated[
@@ -225,7 +234,7 @@ def _require_runners(runners: Sequence[str], plot: Path | None) -> None:
     require("nerve-bench memory", "bench", *packages, *plotting(plot))
 
 
-@app.command("certify")
+@app.command("certify", rich_help_panel=REPORTS)
 def certify_command(
     bundle: BundleArgument,
     data: Annotated[
@@ -246,7 +255,9 @@ def certify_command(
     sd: SdOption = None,
     vae: VaeOption = None,
     dinov2: Dinov2Option = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download weights.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", rich_help_panel=WEIGHTS, help="Never download weights.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Certify a bundle on this machine: parity on every back end found, engines, speed, memory, accuracy; one page.

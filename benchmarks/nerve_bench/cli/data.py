@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nerve_bench.cli.shared import (
+    ACCURACY,
+    FIELD,
+    PROTOCOL,
+    WEIGHTS,
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -38,29 +42,52 @@ BackendOption = Annotated[str, typer.Option(help="What runs the bundle's graphs,
 RuleOption = Annotated[
     str | None,
     typer.Option(
-        "--background-rule", help="words, threshold or cam, where there is a background.", show_default="threshold"
+        "--background-rule",
+        rich_help_panel=PROTOCOL,
+        help="words, threshold or cam, where there is a background.",
+        show_default="threshold",
     ),
 ]
 ThresholdOption = Annotated[
-    float | None, typer.Option(help="Least score that is no background, 0 to 1.", show_default="the preset's")
+    float | None,
+    typer.Option(
+        rich_help_panel=PROTOCOL, help="Least score that is no background, 0 to 1.", show_default="the preset's"
+    ),
 ]
 TemplatesOption = Annotated[
-    str | None, typer.Option(help="Set of sentences around the words.", show_default="the preset's")
+    str | None,
+    typer.Option(rich_help_panel=PROTOCOL, help="Set of sentences around the words.", show_default="the preset's"),
 ]
 ResizeOption = Annotated[
     str | None,
-    typer.Option(help="stretch or tiles.", show_default="tiles for Cityscapes by the reference, else stretch"),
+    typer.Option(
+        rich_help_panel=PROTOCOL,
+        help="stretch or tiles.",
+        show_default="tiles for Cityscapes by the reference, else stretch",
+    ),
 ]
-OverlapOption = Annotated[float, typer.Option(help="Least share of a tile that its neighbour sees too, 0 to below 1.")]
+OverlapOption = Annotated[
+    float,
+    typer.Option(rich_help_panel=PROTOCOL, help="Least share of a tile that its neighbour sees too, 0 to below 1."),
+]
 RestartFlag = Annotated[bool, typer.Option("--restart", help="Begin anew; what was counted before is thrown away.")]
-ClipOption = Annotated[Path | None, typer.Option("--clip", help="CLIP for the reference, as for building.")]
-SdOption = Annotated[Path | None, typer.Option("--sd", help="Stable Diffusion for the reference, as for building.")]
-VaeOption = Annotated[Path | None, typer.Option("--vae", help="The autoencoder, as for building.")]
-Dinov2Option = Annotated[Path | None, typer.Option("--dinov2", help="DINOv2 for the reference, as for building.")]
-OfflineFlag = Annotated[bool, typer.Option("--offline", help="Never download weights.")]
+ClipOption = Annotated[
+    Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP for the reference, as for building.")
+]
+SdOption = Annotated[
+    Path | None,
+    typer.Option("--sd", rich_help_panel=WEIGHTS, help="Stable Diffusion for the reference, as for building."),
+]
+VaeOption = Annotated[
+    Path | None, typer.Option("--vae", rich_help_panel=WEIGHTS, help="The autoencoder, as for building.")
+]
+Dinov2Option = Annotated[
+    Path | None, typer.Option("--dinov2", rich_help_panel=WEIGHTS, help="DINOv2 for the reference, as for building.")
+]
+OfflineFlag = Annotated[bool, typer.Option("--offline", rich_help_panel=WEIGHTS, help="Never download weights.")]
 
 
-@app.command()
+@app.command(rich_help_panel=FIELD)
 def evaluate(
     dataset: Annotated[
         str,
@@ -74,7 +101,10 @@ def evaluate(
     limit: SomeOption = None,
     classes_file: Annotated[
         Path | None,
-        typer.Option(help="Other words: a line 'class = word, synonym' each; classes without one are left out."),
+        typer.Option(
+            rich_help_panel=PROTOCOL,
+            help="Other words: a line 'class = word, synonym' each; classes without one are left out.",
+        ),
     ] = None,
     print_classes: Annotated[
         bool, typer.Option("--print-classes", help="Print the classes as such a file has them, and stop.")
@@ -124,7 +154,7 @@ def evaluate(
         typer.echo(f"report: {report}")
 
 
-@app.command()
+@app.command(rich_help_panel=FIELD)
 def reproduce(
     data: DataOption = None,
     bundle: BundleChoice = None,
@@ -133,7 +163,10 @@ def reproduce(
     backend: BackendOption = "auto",
     limit: SomeOption = None,
     classes_folder: Annotated[
-        Path | None, typer.Option(help="Folder of class files, such as voc21.txt; see evaluate --classes-file.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=PROTOCOL, help="Folder of class files, such as voc21.txt; see evaluate --classes-file."
+        ),
     ] = None,
     background_rule: RuleOption = None,
     threshold: ThresholdOption = None,
@@ -178,7 +211,7 @@ def reproduce(
         typer.echo(f"* only a part of the pictures or classes. Report, with protocols: {out / 'report.jsonl'}")
 
 
-@app.command()
+@app.command(rich_help_panel=ACCURACY)
 def tiles(
     preset: PresetOption = "tiny",
     limit: LimitOption = 100,

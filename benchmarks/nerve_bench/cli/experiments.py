@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nerve_bench.cli.shared import (
+    ACCURACY,
     JsonOption,
     LimitOption,
     OffsetOption,
@@ -39,7 +40,7 @@ NAMES = (
 COLUMNS = ("setting", "minus", "miou", "difference", "interval", "verdict", "scenes", "constants", "what", "value")
 
 
-@app.command()
+@app.command(rich_help_panel=ACCURACY)
 def experiment(
     names: Annotated[list[str], typer.Argument(help=f"Which: {', '.join(NAMES)}, or all.", metavar="NAME...")],
     preset: PresetOption = "tiny",

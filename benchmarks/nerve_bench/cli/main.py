@@ -11,6 +11,9 @@ from nerve_bench.cli import data as cli_data
 from nerve_bench.cli import experiments as cli_experiments
 from nerve_bench.cli import report as cli_report
 from nerve_bench.cli.shared import (
+    ACCURACY,
+    COST,
+    MAKING,
     BundleOption,
     JsonOption,
     LimitOption,
@@ -29,7 +32,9 @@ from nerve_export.cli.extras import require
 from nerve_export.cli.options import Version
 from nerve_runtime.errors import UsageError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False, no_args_is_help=True
+)
 
 
 @app.callback()
@@ -45,7 +50,7 @@ CLIPS_OF_VALIDATION = 500_000
 WALKED_FRAMES = 48
 
 
-@app.command("train-tiny")
+@app.command("train-tiny", rich_help_panel=MAKING)
 def train_tiny_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the models.", show_default="nerve_ref/models/tiny")
@@ -78,7 +83,7 @@ def train_tiny_command(
         typer.echo(f"models: {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel=ACCURACY)
 def accuracy(
     preset: PresetOption = "tiny",
     bundle: BundleOption = None,
@@ -102,7 +107,7 @@ def accuracy(
     emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
 
 
-@app.command()
+@app.command(rich_help_panel=COST)
 def true_size(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")],
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs of the frame are timed.")] = 3,
@@ -139,7 +144,7 @@ def true_size(
         emit(records, as_json=as_json, columns=columns)
 
 
-@app.command()
+@app.command(rich_help_panel=ACCURACY)
 def agreement(
     preset: PresetOption = "tiny",
     bundle: BundleOption = None,
@@ -157,7 +162,7 @@ def agreement(
     emit(records, as_json=as_json, columns=("on", "mode", "percent", "worst_frame_percent", "pixel_accuracy", "frames"))
 
 
-@app.command()
+@app.command(rich_help_panel=ACCURACY)
 def video(
     preset: PresetOption = "tiny",
     bundle: BundleOption = None,
@@ -211,7 +216,7 @@ def video(
     emit(records, as_json=as_json, columns=(*columns, "keyframe_percent", *walks))
 
 
-@app.command()
+@app.command(rich_help_panel=ACCURACY)
 def tune(
     preset: PresetOption = "tiny",
     limit: LimitOption = 100,
@@ -231,7 +236,7 @@ def tune(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=MAKING)
 def pictures(
     preset: PresetOption = "tiny",
     out: Annotated[Path, typer.Option(help="Folder for the PNG files.")] = Path("out/pictures"),
@@ -252,7 +257,7 @@ def pictures(
     emit([{"bench": "pictures", "path": str(path)} for path in paths], as_json=as_json, columns=("path",))
 
 
-@app.command("write-voc")
+@app.command("write-voc", rich_help_panel=MAKING)
 def write_voc_command(
     out: Annotated[Path, typer.Option(help="Folder to write; must be empty or absent.")] = Path("out/shapes-voc"),
     limit: LimitOption = 500,
@@ -269,7 +274,7 @@ def write_voc_command(
     emit([{"bench": "write_voc", "path": str(out), "scenes": count}], as_json=as_json, columns=("path", "scenes"))
 
 
-@app.command("demo-video")
+@app.command("demo-video", rich_help_panel=MAKING)
 def demo_video(
     out: Annotated[Path, typer.Option(help="The mp4 file to write.")] = Path("out/demo/world.mp4"),
     frames: Annotated[int, typer.Option(min=1, help="Number of frames, at 25 a second.")] = 150,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nerve_bench.cli.shared import require_reference
+from nerve_bench.cli.shared import REPORTS, require_reference
 from nerve_export.cli.extras import REFERENCE, is_installed, require
 from nerve_runtime.errors import UsageError
 
@@ -22,7 +22,7 @@ FromOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=REPORTS)
 def figures(
     folder: FromOption = EVIDENCE,
     kept: Annotated[Path, typer.Option(help="The records that the tables show.")] = KEPT,
@@ -52,7 +52,7 @@ def figures(
         typer.echo(f"{path}: {', '.join(sorted(benches)) or 'nothing new'}")
 
 
-@app.command()
+@app.command(rich_help_panel=REPORTS)
 def report(
     folder: Annotated[
         Path | None,

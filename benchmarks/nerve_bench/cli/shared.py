@@ -15,6 +15,16 @@ PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
 ]
+ACCURACY, COST, FIELD, REPORTS, MAKING = (
+    "Accuracy on the tiny world",
+    "Cost and speed",
+    "Benchmarks of the field",
+    "Reports",
+    "Models, pictures and videos",
+)
+"""Groups of commands in the help."""
+WEIGHTS, PROTOCOL = "Weights of the reference", "Protocol"
+"""Groups of options in the help."""
 JsonOption = Annotated[bool, typer.Option("--json", help="Only JSON lines on stdout; progress stays on stderr.")]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, help="How many scenes.")]
 OffsetOption = Annotated[

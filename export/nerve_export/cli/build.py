@@ -21,7 +21,7 @@ from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_ref.weights.files import WeightChoice
 from nerve_runtime.errors import NerveError, ResourceError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.command()(engines)
 app.command()(parity)
 app.command()(doctor)

@@ -16,27 +16,32 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+WHAT, PRECISION, WEIGHTS = "What is built", "Precision", "Weights"
+"""Groups of options in the help."""
 PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in presets().items())
 
-PresetName = Annotated[str, typer.Option(help=f"What to build. {PRESETS}.")]
+PresetName = Annotated[str, typer.Option(rich_help_panel=WHAT, help=f"What to build. {PRESETS}.")]
 Target = Annotated[
     str,
     typer.Option(
+        rich_help_panel=WHAT,
         help="Engines to compile beside the ONNX graphs: auto looks for a GPU and its library, ort compiles none, "
         "rtx:sm86,sm89 compiles with TensorRT-RTX for these GPUs, which need not be here, tensorrt compiles with "
-        "TensorRT for the GPU that is here."
+        "TensorRT for the GPU that is here.",
     ),
 ]
 Precision = Annotated[
     str,
     typer.Option(
+        rich_help_panel=PRECISION,
         help="fp32, fp16 or bf16, written into the graphs of the networks; norms, softmax outside the one attention op of opset 23, and the method itself stay "
-        "float32. fp16 halves memory and disk. bf16 graphs run on engines alone, not on ONNX Runtime's CPU."
+        "float32. fp16 halves memory and disk. bf16 graphs run on engines alone, not on ONNX Runtime's CPU.",
     ),
 ]
 PrecisionPlan = Annotated[
     Path | None,
     typer.Option(
+        rich_help_panel=PRECISION,
         help="A precision.json, as every fp16 bundle has one: which layers stay float32.",
         show_default="an audit decides",
     ),
@@ -44,52 +49,91 @@ PrecisionPlan = Annotated[
 AuditFrames = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of your own pictures for the audit of activations before fp16.", show_default="seeded test frames"
+        rich_help_panel=PRECISION,
+        help="Folder of your own pictures for the audit of activations before fp16.",
+        show_default="seeded test frames",
     ),
 ]
-OpsetNumber = Annotated[int, typer.Option(help="ONNX opset: 23, or 20 for TensorRT 10.3 (JetPack 6).")]
+OpsetNumber = Annotated[
+    int, typer.Option(rich_help_panel=WHAT, help="ONNX opset: 23, or 20 for TensorRT 10.3 (JetPack 6).")
+]
 Size = Annotated[
     tuple[int, int] | None,
     typer.Option(
+        rich_help_panel=WHAT,
         help="Working height and width in pixels, multiples of 64; cost grows with their product.",
         show_default="the preset's",
     ),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Steps of the cold walk, unrolled into the graph; 8 is fast.", show_default="the preset's"),
+    typer.Option(
+        rich_help_panel=WHAT,
+        help="Steps of the cold walk, unrolled into the graph; 8 is fast.",
+        show_default="the preset's",
+    ),
 ]
 MaxClasses = Annotated[
-    int, typer.Option(help="Most classes of a vocabulary, 2 to 254; the graphs take any number up to it.")
+    int,
+    typer.Option(
+        rich_help_panel=WHAT, help="Most classes of a vocabulary, 2 to 254; the graphs take any number up to it."
+    ),
 ]
 Clip = Annotated[
-    Path | None, typer.Option(help="CLIP as a local folder or safetensors file.", show_default="from the hub, pinned")
+    Path | None,
+    typer.Option(
+        rich_help_panel=WEIGHTS, help="CLIP as a local folder or safetensors file.", show_default="from the hub, pinned"
+    ),
 ]
 StableDiffusion = Annotated[
     Path | None,
     typer.Option(
-        help="Stable Diffusion as a local pipeline folder or safetensors file.", show_default="from the hub, pinned"
+        rich_help_panel=WEIGHTS,
+        help="Stable Diffusion as a local pipeline folder or safetensors file.",
+        show_default="from the hub, pinned",
     ),
 ]
 Vae = Annotated[
     Path | None,
-    typer.Option(help="Another autoencoder, full or tiny, as a local folder or file.", show_default="the preset's"),
+    typer.Option(
+        rich_help_panel=WEIGHTS,
+        help="Another autoencoder, full or tiny, as a local folder or file.",
+        show_default="the preset's",
+    ),
 ]
 Dinov2 = Annotated[
-    Path | None, typer.Option(help="DINOv2 as a local folder or file.", show_default="from the hub, pinned")
+    Path | None,
+    typer.Option(
+        rich_help_panel=WEIGHTS, help="DINOv2 as a local folder or file.", show_default="from the hub, pinned"
+    ),
 ]
 TokenizerFile = Annotated[
-    Path | None, typer.Option("--tokenizer", help="A tokenizer.json, or a folder with one.", show_default="CLIP's own")
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        rich_help_panel=WEIGHTS,
+        help="A tokenizer.json, or a folder with one.",
+        show_default="CLIP's own",
+    ),
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Use local files and earlier downloads only.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", rich_help_panel=WEIGHTS, help="Use local files and earlier downloads only.")
+]
 Locked = Annotated[
-    bool, typer.Option("--locked", help="Refuse weights that the lock file does not pin by commit and SHA-256.")
+    bool,
+    typer.Option(
+        "--locked",
+        rich_help_panel=WEIGHTS,
+        help="Refuse weights that the lock file does not pin by commit and SHA-256.",
+    ),
 ]
 RandomWeights = Annotated[
     int | None,
     typer.Option(
+        rich_help_panel=WEIGHTS,
         min=0,
         max=2**32 - 1,
+        metavar="SEED",
         help="Seed: build the true architecture with random weights, to try size and speed; labels mean nothing.",
         show_default="off",
     ),
