@@ -5,12 +5,12 @@ Run as a script, `python -m tests.contracts.test_public_names`, it prints what i
 
 import ast
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import nerve_runtime
 from tests.contracts.checkout import PACKAGES, ROOT, sources

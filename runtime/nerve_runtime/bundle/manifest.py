@@ -297,11 +297,7 @@ def _refuse_link(path: Path) -> None:
 
 
 def verify_bundle(bundle: Path, manifest: Manifest, *, engines: bool = True) -> None:
-    """Verify every file that the manifest lists; without `engines`, all but those.
-
-    Raises:
-        BundleError: see `verify_file`; the first file in the manifest's order is named.
-    """
+    """Verify every file that the manifest lists, as `verify_file` does; without `engines`, all but those."""
     left_out = set() if engines else {engine.path for engine in manifest.engines}
     for relative in manifest.files:
         if relative not in left_out:

@@ -75,18 +75,12 @@ class ClassList:
         return cls(tuple(groups), has_background=bool(background))
 
     def refuse_without_rival(self) -> None:
-        """Refuse a single class, which every pixel would get; asked after the words are known to be ones.
-
-        Raises:
-            UsageError: there is one class and no background; shows the semicolons that its commas may have meant.
-        """
+        """Raise a UsageError for a single class, which every pixel would get; shows what its commas may have meant."""
         if len(self.synonyms) == 1:
             listed = "; ".join(self.synonyms[0])
             meant = f" (classes are separated by ';' and synonyms by ',': '{listed}')" if ";" in listed else ""
-            raise UsageError(
-                f"the only class {self.names[0]!r} has no rival, so every pixel would get it; "
-                f"add classes{meant}, or background words"
-            )
+            because = f"the only class {self.names[0]!r} has no rival, so every pixel would get it"
+            raise UsageError(f"{because}; add classes{meant}, or background words")
 
 
 def strings_of(what: str, texts: object, example: str = CLASSES_EXAMPLE) -> list[str]:

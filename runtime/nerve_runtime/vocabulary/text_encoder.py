@@ -76,8 +76,7 @@ class TextEncoder:
             return bank
         class_list = self._checked(classes, background)
         self._refuse_too_many(len(class_list.names))
-        sha = text_sha256(self._manifest)
-        bank = build_text_bank(class_list, self._templates, self._encode, sha, self._cache_dir)
+        bank = build_text_bank(class_list, self._templates, self._encode, text_sha256(self._manifest), self._cache_dir)
         class_list.refuse_without_rival()
         return bank
 

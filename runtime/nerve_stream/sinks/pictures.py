@@ -1,5 +1,6 @@
 """Overlays of pictures as pictures: one file, or a folder of files with the pictures' own names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from nerve_runtime import FrameResult, UsageError
 from nerve_runtime.atomic import refuse_existing, write_bytes_whole
 from nerve_runtime.opencv import cv2
+from nerve_stream.drawing.legend import with_legend
 from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
 from nerve_stream.sinks.masks import mask_name
@@ -36,7 +38,7 @@ class OverlayPicture(Sink):
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Draw and keep the picture until the commit."""
-        self._content = encoded(overlay(rgb, result, self._style), self.path.suffix)
+        self._content = encoded(drawn_still(rgb, result, self._style), self.path.suffix)
 
     def commit(self) -> None:
         """Write the file."""
@@ -70,7 +72,7 @@ class OverlayFolder(Sink):
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Draw and encode one picture."""
-        self._new.write(mask_name(result.index, picture), encoded(overlay(rgb, result, self._style), ".png"))
+        self._new.write(mask_name(result.index, picture), encoded(drawn_still(rgb, result, self._style), ".png"))
 
     def commit(self) -> None:
         """Move all pictures into the folder."""
@@ -90,6 +92,12 @@ def refuse_overlay_picture(path: Path, *, force: bool) -> None:
     if path.suffix.lower() not in PICTURE_SUFFIXES:
         raise UsageError(f"overlay {path} ends in {path.suffix!r}, expected one of {', '.join(PICTURE_SUFFIXES)}")
     refuse_existing(path, force=force)
+
+
+def drawn_still(rgb: UInt8Array, result: FrameResult, style: OverlayStyle) -> UInt8Array:
+    """The overlay of a still picture: without a status line, the legend on a strip beside it; uint8 (H, wider, 3)."""
+    drawn = overlay(rgb, result, replace(style, legend=False, status=False))
+    return with_legend(drawn, result) if style.legend else drawn
 
 
 def encoded(rgb: UInt8Array, suffix: str) -> bytes:

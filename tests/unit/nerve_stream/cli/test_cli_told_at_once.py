@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nerve_stream.cli import run as cli_run
 from nerve_stream.cli import segment as cli
 from nerve_stream.cli.input import as_options
 from nerve_stream.pipeline import SegmenterOptions
@@ -47,7 +46,7 @@ def test_nothing_is_opened_for_a_run_that_cannot_be(
     def open_nothing(options: SegmenterOptions) -> None:
         raise AssertionError("a bundle was opened")
 
-    monkeypatch.setattr(cli_run.SegmenterOptions, "open", open_nothing)
+    monkeypatch.setattr(SegmenterOptions, "open", open_nothing)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "there.mp4").write_bytes(b"mine")

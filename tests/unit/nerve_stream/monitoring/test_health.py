@@ -14,7 +14,7 @@ import pytest
 
 from nerve_runtime.errors import NerveError, SourceError
 from nerve_runtime.frames import Frame
-from nerve_stream.cli.summary import percentiles_ms, summary_record, summary_table
+from nerve_stream.cli.summary import percentiles_ms, summary_line, summary_record
 from nerve_stream.monitoring.counters import (
     KEPT_RUNS,
     Percentiles,
@@ -225,7 +225,7 @@ def test_a_summary_orders_the_stages_and_tells_what_was_dropped() -> None:
     assert percentiles_ms(report)["walk"] == {"p50_ms": 1, "p90_ms": 2, "p99_ms": 3, "runs": 7}
     record = summary_record("clip", "a double", report)
     assert (record["fps"], record["frames_in"], record["dropped"]["superseded"]) == (2.0, 5, 2)
-    assert "2 dropped (2 superseded)" in str(summary_table("clip", report).title)
+    assert "2 dropped (2 superseded)" in summary_line("clip", report)
 
 
 def test_status_file_of_a_run_is_json(tmp_path: Path) -> None:
