@@ -15,7 +15,14 @@ from nerve_export.graphs.stages import sizes_of
 from nerve_ref.params import PRESETS, SIZE_MULTIPLE_PX, NerveParams
 from nerve_ref.weights.architectures import Backbones, clip_patch_px
 from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.files import ResolvedWeights, WeightChoice, resolve_weights, weight_digests
+from nerve_ref.weights.files import (
+    HubNetwork,
+    ResolvedWeights,
+    WeightChoice,
+    hub_networks,
+    resolve_weights,
+    weight_digests,
+)
 from nerve_runtime.bundle import spec
 from nerve_runtime.errors import BundleError, UsageError
 from nerve_runtime.labels import CLASSES_LIMIT
@@ -225,6 +232,18 @@ def plan_weights(plan: BuildPlan, progress: Callable[[str], None]) -> ResolvedWe
         return None
     try:
         return resolve_weights(plan.backbones, plan.weights, progress)
+    except WeightError as error:
+        raise BundleError(str(error)) from error
+
+
+def networks_on_the_hub(backbones: Backbones, choice: WeightChoice) -> tuple[HubNetwork, ...]:
+    """The networks that a build would take from the hub or from earlier downloads; looks at names only.
+
+    Raises:
+        BundleError: a lock is not sound, or a file that was given is none of weights.
+    """
+    try:
+        return hub_networks(backbones, choice)
     except WeightError as error:
         raise BundleError(str(error)) from error
 

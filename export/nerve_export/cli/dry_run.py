@@ -12,8 +12,8 @@ from nerve_export.cli.console import stderr_console
 from nerve_export.cli.extras import is_installed
 from nerve_export.engines.compile import resolve_targets
 from nerve_export.graphs.stages import stages_of
-from nerve_export.plan import BuildPlan, plan_key, plan_weights, presets
-from nerve_ref.weights.files import HubNetwork, WeightChoice, hub_networks
+from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights, presets
+from nerve_ref.weights.files import HubNetwork, WeightChoice
 from nerve_runtime.errors import BundleError
 
 MB, GB = 1e6, 1e9
@@ -96,7 +96,7 @@ def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tupl
     yield "classes", f"up to {plan.max_classes}"
     yield "graphs", f"{len(stages)}: {', '.join(stages)}"
     yield "engines", f"{len(stages)} for each of {', '.join(targets)}; {why}" if targets else f"none; {why}"
-    networks = () if plan.random_seed is not None else hub_networks(plan.backbones, plan.weights)
+    networks = () if plan.random_seed is not None else networks_on_the_hub(plan.backbones, plan.weights)
     for text in _weights(plan, networks):
         yield "weights", text
     download = sum(network.missing_bytes for network in networks)
@@ -125,7 +125,7 @@ def _disk(plan: BuildPlan, targets: tuple[str, ...]) -> str:
     if presets()[plan.preset].is_packaged:
         graphs = f"about {_size(TINY_BUNDLE_BYTES)}"
     else:
-        weights = sum(network.total_bytes for network in hub_networks(plan.backbones, WeightChoice()))
+        weights = sum(network.total_bytes for network in networks_on_the_hub(plan.backbones, WeightChoice()))
         graphs = f"up to {_size(weights if plan.precision == 'fp32' else weights / 2)}"
     engines = ", about twice that for the engines of each target" if targets else ""
     return f"{graphs}{engines}; an old bundle stays until the new one is whole"

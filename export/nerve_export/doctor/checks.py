@@ -19,7 +19,9 @@ from typing import Annotated
 
 import typer
 
+from nerve_export.doctor.inventory import BundleState, ExtraState, found_bundles, found_extras, found_weights
 from nerve_export.doctor.rules import GB, REPORTED, Ability, Facts, Finding, Gpu, abilities, findings
+from nerve_ref.weights.files import HubNetwork
 from nerve_runtime.errors import CompatibilityError
 
 ASK_GPU = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader,nounits")
@@ -39,14 +41,17 @@ MARKS = {"problem": "WRONG", "missing": "MISSING", "note": "NOTE"}
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per fact, ability and finding.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also hash every file of the bundles.")] = False,
 ) -> None:
     """Say what is installed, what can be built and run here, and what to do about what is missing.
 
     Exit codes: 0 something can be built or run here, 4 nothing can.
     """
     facts = gather_facts()
+    bundles, weights, extras = tuple(found_bundles(verify=verify)), found_weights(), found_extras()
     able, problems = abilities(facts), findings(facts)
     lines = _json_lines(facts, able, problems) if as_json else _lines(facts, able, problems)
+    lines += _inventory_json(bundles, weights, extras) if as_json else _inventory(bundles, weights, extras)
     for line in lines:
         typer.echo(line)
     if not any(ability.possible for ability in able):
@@ -224,3 +229,26 @@ def _json_lines(facts: Facts, able: tuple[Ability, ...], problems: tuple[Finding
         *({"kind": "finding", **asdict(finding)} for finding in problems),
     ]
     return [json.dumps(item) for item in items]
+
+
+def _inventory(
+    bundles: tuple[BundleState, ...], weights: tuple[HubNetwork, ...], extras: tuple[ExtraState, ...]
+) -> list[str]:
+    lines = ["", "Bundles in bundles/" if bundles else "No bundles in bundles/; make one with: nerve-build"]
+    lines += [f"  {'yes' if bundle.is_whole else 'no '}  {bundle.path}: {bundle.says}" for bundle in bundles]
+    lines += ["", "Weights on disk", "  yes  tiny: packaged"]
+    for network in weights:
+        here = "downloaded before" if network.is_here else f"{network.missing_bytes / 1e6:.0f} MB to download"
+        lines.append(f"  {'yes' if network.is_here else 'no '}  {network.name}: {here}, {network.repository}")
+    lines += ["", "Extras"]
+    for extra in extras:
+        lacks = f" needs {', '.join(extra.missing)}: pip install 'nerve-deploy[{extra.name}]'" if extra.missing else ""
+        lines.append(f"  {'no ' if extra.missing else 'yes'}  {extra.name}, for {extra.is_for}{lacks and ';'}{lacks}")
+    return lines
+
+
+def _inventory_json(
+    bundles: tuple[BundleState, ...], weights: tuple[HubNetwork, ...], extras: tuple[ExtraState, ...]
+) -> list[str]:
+    kinds = (("bundle", bundles), ("weights", weights), ("extra", extras))
+    return [json.dumps({"kind": kind, **asdict(state)}) for kind, states in kinds for state in states]

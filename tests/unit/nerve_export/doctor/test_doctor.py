@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -223,11 +224,14 @@ def test_where_nothing_can_be_done_the_command_ends_with_exit_code_4(
     assert CompatibilityError.exit_code == 4
 
 
-def test_every_line_of_json_is_one_object(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_of_json_is_one_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(doctor_module, "gather_facts", lambda: replace(WORKSTATION, memory_bytes=8 * GB))
+    monkeypatch.chdir(tmp_path)
     doctor_module.doctor(as_json=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {line["kind"] for line in lines} == {"facts", "ability", "finding"}
+    assert {line["kind"] for line in lines} == {"facts", "ability", "finding", "weights", "extra"}
     assert lines[0]["packages"]["onnx"] == "1.23.2"
 
 
