@@ -19,9 +19,10 @@ ROOMS := $(CURDIR):$(CURDIR)/export:$(CURDIR)/runtime:$(CURDIR)/benchmarks
 PIP := $(PY) -m pip --quiet --disable-pip-version-check
 
 DEMO := out/demo
-DEMO_CLASSES := grass; sky; sand; water; snow; road; ladybug; strawberry; zebra; chessboard; brick; orange; pumpkin; \
-	lemon; tennis ball; watermelon; moon; cookie; lavender; sapphire
+DEMO_CLASSES := runtime/nerve_stream/demo/classes.txt
 WHEEL := build/wheel
+# The wheel carries the tiny bundle, so that an installation can segment at once.
+PACKAGED_BUNDLE := runtime/nerve_stream/tiny
 TRUE_SIZE := build/true-size
 
 .PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train clean
@@ -30,7 +31,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
 
 demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segment a moving scene with it
-	@$(PY) runtime/segment.py $(DEMO)/world.mp4 --bundle bundles/tiny --classes "$(DEMO_CLASSES)" --force \
+	@$(PY) runtime/segment.py $(DEMO)/world.mp4 --bundle bundles/tiny --classes-file $(DEMO_CLASSES) --force \
 		--overlay $(DEMO)/overlay.mp4 --masks $(DEMO)/masks --jsonl $(DEMO)/results.jsonl
 	@echo "overlay: $(DEMO)/overlay.mp4"
 
@@ -92,9 +93,11 @@ true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check th
 	@$(PY) -m pytest -q -m true_size -o faulthandler_timeout=7200 $(PYTEST_ARGS)
 
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch: embedded, and as nerve-segment
-	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	@rm -rf $(WHEEL) $(PACKAGED_BUNDLE) && mkdir -p $(WHEEL)
+	@cp -rL bundles/tiny $(PACKAGED_BUNDLE)
 	@$(PY) -m build --no-isolation --wheel --outdir $(WHEEL)/dist . > $(WHEEL)/build.txt 2>&1 \
-		|| { cat $(WHEEL)/build.txt >&2; exit 1; }
+		|| { cat $(WHEEL)/build.txt >&2; rm -rf $(PACKAGED_BUNDLE); exit 1; }
+	@rm -rf $(PACKAGED_BUNDLE)
 	@for pins in embed run; do \
 		$(PYTHON) -m venv $(WHEEL)/$$pins; \
 		$(WHEEL)/$$pins/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/$$pins.txt; \

@@ -49,6 +49,10 @@ refuse_libraries "$run" torch transformers diffusers onnx
 "$run/nerve-build" --help >/dev/null
 "$run/nerve-segment" --help >/dev/null
 "$run/nerve-segment" "$video" --bundle "$bundle" --classes "grass; sky; ladybug; zebra" --jsonl "$results/results.jsonl" >/dev/null
+(cd "$results" && "$run/nerve-segment" demo >demo.txt && test -s "$(cat demo.txt)") || {
+    echo "nerve-segment demo left no overlay" >&2
+    exit 1
+}
 frames=$(wc -l <"$results/results.jsonl")
 if [ "$frames" -eq 0 ]; then
     echo "nerve-segment wrote no result for $video" >&2

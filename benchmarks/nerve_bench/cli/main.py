@@ -257,6 +257,25 @@ def pictures(
     emit([{"bench": "pictures", "path": str(path)} for path in paths], as_json=as_json, columns=("path",))
 
 
+@app.command(rich_help_panel=MAKING)
+def animate(
+    source: Annotated[Path, typer.Argument(help="A video.")],
+    overlay: Annotated[Path, typer.Argument(help="Its overlay, as nerve-segment writes it.")],
+    out: Annotated[Path, typer.Option(help="The animated WebP to write.")] = Path("out/demo/demo.webp"),
+    side: Annotated[int, typer.Option(min=16, help="Height of the pictures in pixels.")] = 256,
+    every: Annotated[int, typer.Option(min=1, help="Take the first of every so many frames.")] = 3,
+    fps: Annotated[float, typer.Option(min=1, help="Frames a second.")] = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """A video beside its overlay as an animated WebP, for pages."""
+    require("nerve-bench animate", "bench", "PIL")
+    from nerve_bench.report.animation import write_animation
+
+    count = write_animation(source, overlay, out, side_px=side, every=every, fps=fps)
+    record = {"bench": "animate", "path": str(out), "frames": count, "bytes": out.stat().st_size}
+    emit([record], as_json=as_json, columns=("path", "frames", "bytes"))
+
+
 @app.command("write-voc", rich_help_panel=MAKING)
 def write_voc_command(
     out: Annotated[Path, typer.Option(help="Folder to write; must be empty or absent.")] = Path("out/shapes-voc"),

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 
 import typer
@@ -58,19 +59,21 @@ def as_options(message: str) -> str:
 
 
 def bundle_or_default(bundle: Path | None) -> Path:
-    """The bundle that was named, or the default one where it exists.
+    """The bundle that was named, or the tiny one: of the current folder, else that of the installation.
 
     Raises:
-        BundleError: none was named and the default does not exist.
+        BundleError: none was named and there is no tiny one.
     """
     if bundle is not None:
         return bundle
-    if not DEFAULT_BUNDLE.is_dir():
-        raise BundleError(
-            f"there is no bundle at {DEFAULT_BUNDLE}; build it with: python export/build_engines.py, "
-            "or name another with --bundle"
-        )
-    return DEFAULT_BUNDLE
+    packaged = Path(str(files("nerve_stream"))) / "tiny"
+    for default in (DEFAULT_BUNDLE, packaged):
+        if default.is_dir():
+            return default
+    raise BundleError(
+        f"there is no bundle at {DEFAULT_BUNDLE} and none in this installation; build it with: nerve-build, "
+        "or name another with --bundle"
+    )
 
 
 def named_classes(text: str | None, file: Path | None, vocabulary: Path | None) -> str | list[str] | Path:

@@ -10,12 +10,14 @@ DEFAULT_BUNDLE = Path("bundles/tiny")
 
 Bundle = Annotated[
     Path | None,
-    typer.Option("--bundle", help=f"Folder of the bundle (default: {DEFAULT_BUNDLE}, if it is there)."),
+    typer.Option(
+        "--bundle", help=f"Folder of the bundle (default: {DEFAULT_BUNDLE}, else the tiny one of the package)."
+    ),
 ]
 ClassesText = Annotated[
     str | None,
     typer.Option(
-        "--classes", help="Class names: ';' between classes, ',' between synonyms: 'ladybug; tennis ball, ball'."
+        "--classes", help="Class names: ';' between classes, ',' between synonyms: 'dog, puppy; soccer ball; grass'."
     ),
 ]
 ClassesFile = Annotated[
@@ -74,7 +76,8 @@ class SourceOptions:
         typer.Argument(
             metavar="SOURCE",
             help="Video files, images, folders, quoted patterns such as 'clips/*.mp4', camera numbers, or URLs (rtsp, rtsps, "
-            "rtmp, http, https, udp, tcp, srt); several are done side by side.",
+            "rtmp, http, https, udp, tcp, srt); several are done side by side. The word demo is a clip that comes with the "
+            "package.",
         ),
     ]
     start: Annotated[float, typer.Option(min=0, help="Begin so many seconds into each file.")] = 0.0

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from nerve_runtime import NerveError, NumericError, SourceError
 from nerve_runtime.bundle import load_manifest
+from nerve_stream.cli.demo import demo_options, is_demo, print_distances
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
@@ -61,6 +62,9 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
         typer.Exit: the code of the first source that failed, once the others are done; 130 or 143 after a signal, 141
             when nobody reads stdout any more. What was finished by then is kept.
     """
+    demo = is_demo(read.sources)
+    if demo:
+        read, find, write = demo_options(read, find, write, show_only=write.show or write.out is not None)
     sources = expand_sources(list(read.sources))
     outputs = Outputs.from_options(write)
     planned = plan_sources(sources, outputs, run.status_json)
@@ -84,6 +88,8 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
             with shutdown.interruptible():
                 worker = stack.enter_context(_open_worker(options, isolate=is_enabled(run.isolate, sources)))
             _print_backend(worker, options)
+            if demo:
+                print_distances(worker.class_names, write.opacity)
             runner.run(readable_sources, worker)
         runner.raise_exit_code()
 

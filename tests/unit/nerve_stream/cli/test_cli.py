@@ -121,7 +121,7 @@ def test_without_a_bundle_the_message_says_how_to_build_one(
     monkeypatch.chdir(tmp_path)
     words = [str(clip), "--classes", "red; sky", "--backend", "fake"]
     ended = CliRunner().invoke(cli.app, words)
-    assert (ended.exit_code, "build it with: python export/build_engines.py" in ended.stderr) == (3, True)
+    assert (ended.exit_code, "build it with: nerve-build" in ended.stderr) == (3, True)
     make_fake_bundle(tmp_path / "bundles" / "tiny", random_seed=0)
     ended = CliRunner().invoke(cli.app, words)
     assert (ended.exit_code, "random weights: labels mean nothing" in ended.stderr) == (0, True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nerve_stream.drawing.colours import class_colours
 from tests.data.clips import halves, write_clip
@@ -23,6 +24,13 @@ def write_picture(path: Path, side_px: int = 48) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), halves((side_px, 64)))
     return path
+
+
+def assert_beside_its_legend(drawn: NDArray[np.uint8]) -> None:
+    """The overlay of a picture of 48 x 64 is at its left, and to its right a strip that covers nothing."""
+    assert drawn.shape[0] >= 48
+    assert drawn.shape[1] > 64
+    assert np.median(drawn[:, 64:]) < 64
 
 
 @pytest.fixture
@@ -46,7 +54,8 @@ def test_a_folder_of_pictures_gives_masks_overlays_and_lines_of_their_names(
     drawn = cv2.imread(str(tmp_path / "po" / "img_10.png"))
     assert mask is not None
     assert drawn is not None
-    assert (mask.shape, drawn.shape) == ((48, 64), (48, 64, 3))
+    assert mask.shape == (48, 64)
+    assert_beside_its_legend(drawn)
 
 
 def test_classes_json_says_what_the_labels_of_masks_mean(bundle: Path, photos: Path, tmp_path: Path) -> None:
@@ -69,7 +78,12 @@ def test_one_picture_gives_one_picture_and_one_mask(bundle: Path, tmp_path: Path
     mask, drawn = cv2.imread(str(tmp_path / "x.png"), -1), cv2.imread(str(tmp_path / f"seen{suffix}"))
     assert mask is not None
     assert drawn is not None
-    assert (mask.shape, drawn.shape) == ((48, 64), (48, 64, 3))
+    assert mask.shape == (48, 64)
+    assert_beside_its_legend(drawn)
+    segment(bundle, photo, "--overlay", tmp_path / f"plain{suffix}", "--plain")
+    plain = cv2.imread(str(tmp_path / f"plain{suffix}"))
+    assert plain is not None
+    assert plain.shape == (48, 64, 3)
 
 
 def test_a_picture_goes_into_a_folder_under_its_own_name_and_a_slideshow_is_made_when_asked_for(
