@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ def write_picture(path: Path, side_px: int = 48) -> Path:
     return path
 
 
-def assert_beside_its_legend(drawn: NDArray[np.uint8]) -> None:
+def assert_beside_its_legend(drawn: NDArray[Any]) -> None:
     """The overlay of a picture of 48 x 64 is at its left, and to its right a strip that covers nothing."""
     assert drawn.shape[0] >= 48
     assert drawn.shape[1] > 64
