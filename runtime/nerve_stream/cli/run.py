@@ -49,7 +49,7 @@ FILES_AT_ONCE = 4
 """Files processed side by side: enough to hide decoding and encoding, few enough to keep open."""
 SEEK_S = 5
 NO_OUTPUT = (
-    "no output is asked for, only times will be shown; --overlay FILE.mp4, --masks DIR, --jsonl FILE and --out URL keep "
+    "no output is asked for, only times will be shown; --overlay FILE, --masks DIR, --jsonl FILE and --out URL keep "
     "results, --show shows them"
 )
 

@@ -318,7 +318,7 @@ def test_an_overlay_that_h264_cannot_hold_is_one_sentence_before_any_frame(bundl
 def test_a_run_without_outputs_says_which_there_are_before_the_first_frame(bundle: Path, clip: Path) -> None:
     ended = segment(bundle, clip, "--limit", 1)
     assert ended.exit_code == 0
-    assert ended.stderr.startswith("no output is asked for, only times will be shown; --overlay FILE.mp4, --masks DIR")
+    assert ended.stderr.startswith("no output is asked for, only times will be shown; --overlay FILE, --masks DIR")
     assert "no output is asked for" not in segment(bundle, clip, "--limit", 1, "--jsonl", "-").stderr
 
 
