@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nerve_bench.tiny.muon import Muon, split_parameters
 from nerve_runtime.errors import UsageError
 
 Losses = dict[str, Tensor]
@@ -31,13 +32,17 @@ class Phase:
         name: name of the phase and of its checkpoint.
         steps: optimiser steps.
         peak_rate: peak of the one-cycle learning rate (AdamW).
-        weight_decay: AdamW's weight decay.
+        weight_decay: decoupled weight decay.
+        matrix_rate: peak learning rate of the hidden layers' matrices under Muon; None leaves them to AdamW.
+        warmup: share of the steps in which the rate rises.
     """
 
     name: str
     steps: int
     peak_rate: float
     weight_decay: float = 0.01
+    matrix_rate: float | None = None
+    warmup: float = 0.1
 
 
 def train(
@@ -58,26 +63,31 @@ def train(
     Raises:
         UsageError: the checkpoint is of a training of another length.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), phase.peak_rate, weight_decay=phase.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, phase.peak_rate, phase.steps, pct_start=0.1)
+    optimizers = _optimizers(phase, model)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(o, o.defaults["lr"], phase.steps, pct_start=phase.warmup)
+        for o in optimizers
+    ]
     path = folder / f"{phase.name}.pt"
     record: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": {}}
     if path.exists():
-        record = _resume(path, phase, model, optimizer, schedule)
+        record = _resume(path, phase, model, [*optimizers, *schedules])
     model.train()
     for step in range(record["step"], phase.steps):
         torch.manual_seed(step)  # dropout and posterior samples: equal after a resume
         started = time.monotonic()
         losses = loss_of(model, step)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         sum(losses.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         _record(record, step, losses, time.monotonic() - started)
         report(step + 1, record["losses"])
         if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == phase.steps:
-            _checkpoint(path, model, optimizer, schedule, record)
+            _checkpoint(path, model, [*optimizers, *schedules], record)
     model.eval()
     return {"steps": phase.steps, "seconds": round(record["seconds"], 1), "losses": record["losses"]}
 
@@ -90,21 +100,32 @@ def _record(record: dict[str, Any], step: int, losses: Losses, seconds: float) -
     record["step"], record["seconds"] = step + 1, record["seconds"] + seconds
 
 
-def _checkpoint(path: Path, model: nn.Module, optimizer: Any, schedule: Any, record: dict[str, Any]) -> None:
+def _optimizers(phase: Phase, model: nn.Module) -> list[torch.optim.Optimizer]:
+    if phase.matrix_rate is None:
+        return [torch.optim.AdamW(model.parameters(), phase.peak_rate, weight_decay=phase.weight_decay)]
+    matrices, others = split_parameters(model)
+    return [
+        torch.optim.AdamW(others, phase.peak_rate, weight_decay=phase.weight_decay),
+        Muon(matrices, phase.matrix_rate, phase.weight_decay),
+    ]
+
+
+def _checkpoint(path: Path, model: nn.Module, parts: list[Any], record: dict[str, Any]) -> None:
     partial = path.with_suffix(".tmp")
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-    torch.save(state | {"record": record}, partial)
+    state = {"model": model.state_dict(), "training": [part.state_dict() for part in parts], "record": record}
+    torch.save(state, partial)
     partial.replace(path)
 
 
-def _resume(path: Path, phase: Phase, model: nn.Module, optimizer: Any, schedule: Any) -> dict[str, Any]:
+def _resume(path: Path, phase: Phase, model: nn.Module, parts: list[Any]) -> dict[str, Any]:
     state = torch.load(path, weights_only=True)
-    if state["schedule"]["total_steps"] != phase.steps:
+    steps = state["training"][-1]["total_steps"]
+    if steps != phase.steps:
         raise UsageError(
-            f"{path} is of a training of {state['schedule']['total_steps']} steps, this one has {phase.steps}; "
+            f"{path} is of a training of {steps} steps, this one has {phase.steps}; "
             "choose another folder with --work, or remove the old one"
         )
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    for part, saved in zip(parts, state["training"], strict=True):
+        part.load_state_dict(saved)
     return dict(state["record"])
