@@ -70,6 +70,16 @@ OverlapOption = Annotated[
     float,
     typer.Option(rich_help_panel=PROTOCOL, help="Least share of a tile that its neighbour sees too, 0 to below 1."),
 ]
+ClassesFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        rich_help_panel=PROTOCOL,
+        help="Other words: a line 'class = word, synonym' each; classes without one are left out.",
+    ),
+]
+PrintClassesFlag = Annotated[
+    bool, typer.Option("--print-classes", help="Print the classes as such a file has them, and stop.")
+]
 RestartFlag = Annotated[bool, typer.Option("--restart", help="Begin anew; what was counted before is thrown away.")]
 ClipOption = Annotated[
     Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP for the reference, as for building.")
@@ -99,16 +109,8 @@ def evaluate(
     preset: PresetOption = "tiny",
     backend: BackendOption = "auto",
     limit: SomeOption = None,
-    classes_file: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=PROTOCOL,
-            help="Other words: a line 'class = word, synonym' each; classes without one are left out.",
-        ),
-    ] = None,
-    print_classes: Annotated[
-        bool, typer.Option("--print-classes", help="Print the classes as such a file has them, and stop.")
-    ] = False,
+    classes_file: ClassesFileOption = None,
+    print_classes: PrintClassesFlag = False,
     background_rule: RuleOption = None,
     threshold: ThresholdOption = None,
     templates: TemplatesOption = None,

@@ -49,6 +49,6 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(group: type, field: Field[Any]) -> inspect.Parameter:
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     annotation = get_type_hints(group, include_extras=True)[field.name]
-    for settings in [found for found in annotation.__metadata__ if isinstance(found, OptionInfo)]:
+    for settings in [found for found in getattr(annotation, "__metadata__", ()) if isinstance(found, OptionInfo)]:
         settings.rich_help_panel = (group.__doc__ or "").partition("\n")[0].rstrip(".")
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -1,8 +1,9 @@
-"""From command-line options to the settings of the segmenter, of live sources and of a resumable job."""
+"""From command-line options to the settings of the segmenter, of live sources, of the demo and of a resumable job."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,9 @@ from nerve_stream.sources.options import LiveOptions, RtspTransport
 NOT_IN_JOB_KEY = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
 """Output options that say where results go, not what they contain."""
 CAMERA_DEVICE = "/dev/video"
+DEMO = "demo"
+DEMO_OVERLAY = Path("nerve-demo.mp4")
+CLIP, CLASSES = "clip.mp4", "classes.txt"
 
 
 def is_live(source: str) -> bool:
@@ -119,3 +123,36 @@ def job_key(options: SegmenterOptions, read: SourceOptions, write: OutputOptions
         outputs=output_options,
         version=__version__,
     )
+
+
+def is_demo(sources: Sequence[str]) -> bool:
+    """Whether the packaged clip is asked for: the word `demo`, where no file has that name."""
+    return list(sources) == [DEMO] and not Path(DEMO).exists()
+
+
+def demo_options(
+    read: SourceOptions, find: ClassOptions, write: OutputOptions, *, show_only: bool
+) -> tuple[SourceOptions, ClassOptions, OutputOptions]:
+    """The options with the packaged clip and its classes where none are named, and an overlay where nothing is.
+
+    Args:
+        read: asks for the demo.
+        find: keeps what is given.
+        write: keeps what is given; an overlay of an earlier demo is replaced.
+        show_only: whether results go somewhere that is no file.
+    """
+    folder = Path(str(files("nerve_stream"))) / DEMO
+    read = replace(read, sources=[str(folder / CLIP)])
+    if find.classes is None and find.classes_file is None and find.vocabulary is None:
+        find = replace(find, classes_file=folder / CLASSES)
+    if not (write.overlay or write.masks or write.jsonl or show_only):
+        write = replace(write, overlay=DEMO_OVERLAY, force=True)
+    return read, find, write
+
+
+def print_distances(class_names: Sequence[str], opacity: float) -> None:
+    """Print to stderr how far apart the two most alike colours of the overlay are, to all kinds of eyes."""
+    from nerve_stream.drawing.colours import least_distance
+
+    distances = ", ".join(f"{sight} {value:.0f}" for sight, value in least_distance(class_names, opacity).items())
+    typer.echo(f"least distance of two blended colours (CIE Lab, 2 is just visible): {distances}", err=True)

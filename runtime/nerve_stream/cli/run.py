@@ -15,12 +15,20 @@ from rich.console import Console
 
 from nerve_runtime import NerveError, NumericError, SourceError
 from nerve_runtime.bundle import load_manifest
-from nerve_stream.cli.demo import demo_options, is_demo, print_distances
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.cli.outputs import Outputs, PlannedSource, plan_sources, refuse_outputs
-from nerve_stream.cli.plan import is_enabled, is_live, job_key, live_options, segmenter_options
+from nerve_stream.cli.plan import (
+    demo_options,
+    is_demo,
+    is_enabled,
+    is_live,
+    job_key,
+    live_options,
+    print_distances,
+    segmenter_options,
+)
 from nerve_stream.cli.progress import shown_progress
 from nerve_stream.cli.shutdown import Shutdown
 from nerve_stream.cli.source import OpenSource

@@ -2,15 +2,15 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import typer
 
 SIGNAL_EXIT_BASE = 128
+STDERR_DESCRIPTOR = 2
 HEARD = b"stopping: what is done is being finished; once more ends at once\n"
 
 
@@ -31,8 +31,9 @@ class Shutdown:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._signal_number = number
-        # print would not do: the signal may have come in the middle of one.
-        os.write(sys.stderr.fileno(), HEARD)
+        # Straight to the descriptor: the signal may have come in the middle of a print, and nobody may read it any more.
+        with suppress(OSError):
+            os.write(STDERR_DESCRIPTOR, HEARD)
         self.stop.set()
         if self._interruptible:
             raise KeyboardInterrupt

@@ -253,7 +253,7 @@ def test_classes_may_come_from_a_list_a_text_a_class_list_or_a_file(
 def test_more_classes_than_the_bundle_takes_are_refused(bundle: Path, manifest: Manifest) -> None:
     small = manifest.model_copy(update={"geometry": manifest.geometry.model_copy(update={"max_classes": 2})})
     encoder = TextEncoder(bundle, small, FakeBackend(small))
-    with pytest.raises(UsageError, match=r"3 classes are active, .*takes at most 2; name fewer, or build one with"):
+    with pytest.raises(UsageError, match=r"3 classes are active, .*takes at most 2; name fewer, or build one for more"):
         encoder.text_bank(CLASSES)
 
 

@@ -209,7 +209,7 @@ def test_a_checkout_without_the_tiny_models_says_how_to_make_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(architectures, "TINY_FOLDER", tmp_path)
-    with pytest.raises(ValueError, match=r"make them: python benchmarks/run\.py train-tiny"):
+    with pytest.raises(ValueError, match=r"make them: nerve-bench train-tiny"):
         tiny_models()
 
 

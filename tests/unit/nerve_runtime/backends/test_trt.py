@@ -303,7 +303,8 @@ def test_no_driver_is_said_to_be_so(bench: Bench) -> None:
     bench.open().close()
     bench.cuda_faults = CudaFaults(no_driver=True)
     with pytest.raises(
-        CompatibilityError, match=r"cannot use a GPU: cudaGetDevice says cudaErrorInsufficientDriver .*--b"
+        CompatibilityError,
+        match=r"cannot use a GPU: cudaGetDevice says cudaErrorInsufficientDriver .*or use backend=\"ort\"",
     ):
         bench.open()
 

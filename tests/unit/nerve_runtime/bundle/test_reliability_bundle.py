@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
@@ -337,8 +339,9 @@ def test_row_12_the_command_ends_with_exit_code_4(own_bundle: Path, tmp_path: Pa
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA: the refusal cannot be seen here")
+    cv2.imwrite(str(tmp_path / "frame.png"), np.zeros((8, 8, 3), np.uint8))
     words = [
-        "frame.png",
+        str(tmp_path / "frame.png"),
         "--bundle",
         str(own_bundle),
         "--backend",

@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nerve_stream.cli import segment as cli
-from nerve_stream.cli.demo import DEMO_OVERLAY, demo_options, is_demo
 from nerve_stream.cli.options import ClassOptions, OutputOptions, SourceOptions
+from nerve_stream.cli.plan import DEMO_OVERLAY, demo_options, is_demo
 from tests.data.clips import write_clip
 from tests.data.fake_bundle import make_fake_bundle
 from tests.data.running_command import frames_of_video, json_lines
@@ -21,7 +21,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_clip(tmp_path / "package" / "demo" / "clip.mp4", 4)
     (tmp_path / "package" / "demo" / "classes.txt").write_text("red\ngrass\nsky\n", encoding="utf-8")
     make_fake_bundle(tmp_path / "package" / "tiny")
-    for module in ("demo", "input"):
+    for module in ("plan", "input"):
         monkeypatch.setattr(f"nerve_stream.cli.{module}.files", lambda name: tmp_path / "package")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

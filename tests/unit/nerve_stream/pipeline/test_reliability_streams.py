@@ -217,4 +217,4 @@ def test_a_part_of_a_file_is_the_frames_that_ffprobe_puts_there(
     written = json_lines(tmp_path / "out" / "l.jsonl")
     np.testing.assert_allclose([line["time_s"] for line in written], wanted, atol=1e-3)
     names = [f"frame_{line['index']:06d}.png" for line in written]
-    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").glob("*.png")) == names
