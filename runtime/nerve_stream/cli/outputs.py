@@ -49,6 +49,7 @@ class Outputs:
     style: OverlayStyle
     force: bool
     resume: bool
+    shared_masks: bool = False
 
     @classmethod
     def from_options(cls, write: OutputOptions) -> "Outputs":
@@ -71,17 +72,23 @@ class Outputs:
         """Whether stdout carries results, so that paths have to be printed to stderr."""
         return self.out == STDOUT or str(self.jsonl) == STDOUT
 
-    def for_source(self, name: str, kind: SourceKind, *, of_several: bool) -> "Outputs":
-        """The outputs of one source: of several, each has the source's name in it; in an overlay folder a picture too."""
+    def for_source(self, name: str, kind: SourceKind, *, of_several: bool, all_pictures: bool) -> "Outputs":
+        """The outputs of one source: of several, each has the source's name in it; in an overlay folder a picture too.
+
+        Several sources that are all pictures share the folder of masks.
+        """
         overlay, masks, jsonl = self.overlay, self.masks, self.jsonl
+        in_folder = masks is not None and masks.suffix.lower() != ".png"
         if of_several:
             jsonl = jsonl if jsonl is None or str(jsonl) == STDOUT else _with_name(jsonl, name)
-            masks = masks and (_with_name(masks, name) if masks.suffix.lower() == ".png" else masks / name)
+            inside = f"{name}.png" if all_pictures else name
+            masks = masks and (masks / inside if in_folder else _with_name(masks, name))
         if overlay is not None and not overlay.suffix and kind == "picture":
             overlay = overlay / f"{name}.png"
         elif overlay is not None and of_several:
             overlay = _with_name(overlay, name) if overlay.suffix else overlay / name
-        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl)
+        shared = of_several and all_pictures and in_folder
+        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl, shared_masks=shared)
 
     def paths(self) -> list[Path]:
         """Files and folders that are written."""
@@ -118,10 +125,11 @@ def plan_sources(sources: Sequence[str], outputs: Outputs, status_json: Path | N
     for source in sources:
         names[safe_name(_short_name(source), names)] = source
     kinds = {source: source_kind(source) for source in sources}
-    planned = [
-        PlannedSource(source, name, kinds[source], outputs.for_source(name, kinds[source], of_several=len(sources) > 1))
-        for name, source in names.items()
-    ]
+    several, all_pictures = len(sources) > 1, set(kinds.values()) == {"picture"}
+    planned = []
+    for name, source in names.items():
+        own = outputs.for_source(name, kinds[source], of_several=several, all_pictures=all_pictures)
+        planned.append(PlannedSource(source, name, kinds[source], own))
     refuse_conflicts(sources, [plan.outputs for plan in planned], status_json)
     return planned
 
@@ -226,7 +234,7 @@ def open_sinks(outputs: Outputs, frames: FrameSource, source: str) -> Iterator[l
 
 def _mask_sink(outputs: Outputs, path: Path) -> Sink:
     if path.suffix.lower() == ".png":
-        return MaskFile(path, outputs.mask_format, force=outputs.force)
+        return MaskFile(path, outputs.mask_format, classes=outputs.shared_masks, force=outputs.force)
     return MaskFolder(path, outputs.mask_format, force=outputs.force, resume=outputs.resume)
 
 

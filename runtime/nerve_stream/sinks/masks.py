@@ -107,6 +107,7 @@ class MaskFile(Sink):
     Args:
         path: ends in .png.
         mask_format: "labels" or "palette", as of `MaskFolder`.
+        classes: write `classes.json` beside it, as in a folder of masks.
         force: replace an existing file.
 
     Raises:
@@ -115,20 +116,25 @@ class MaskFile(Sink):
 
     kind = "masks"
 
-    def __init__(self, path: Path, mask_format: MaskFormat = "labels", *, force: bool = False) -> None:
+    def __init__(
+        self, path: Path, mask_format: MaskFormat = "labels", *, classes: bool = False, force: bool = False
+    ) -> None:
         refuse_mask_format(mask_format)
         refuse_existing(path, force=force)
-        self.path, self._format = path, mask_format
+        self.path, self._format, self._with_classes = path, mask_format, classes
+        self._class_names: tuple[str, ...] = ()
         self._content: bytes | None = None
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Keep the mask until the commit; the frame itself is not used."""
-        self._content = mask_png(result, self._format)
+        self._content, self._class_names = mask_png(result, self._format), result.class_names
 
     def commit(self) -> None:
-        """Write the file."""
+        """Write the file, or both."""
         if self._content is not None:
             write_bytes_whole(self.path, self._content)
+            if self._with_classes:
+                write_bytes_whole(self.path.with_name(CLASSES_FILE), classes_json(self._class_names))
 
     def abort(self) -> None:
         """Nothing was written."""

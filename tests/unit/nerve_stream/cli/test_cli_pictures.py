@@ -99,6 +99,16 @@ def test_a_picture_goes_into_a_folder_under_its_own_name_and_a_slideshow_is_made
     assert (tmp_path / "slides.mp4").stat().st_size > 0
 
 
+def test_several_pictures_share_the_folders_and_keep_their_names(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    words = (*sorted(photos.iterdir()), "--masks", tmp_path / "pm", "--overlay", tmp_path / "po")
+    ended = segment(bundle, *words)
+    assert ended.exit_code == 0, ended.output
+    assert everything_below(tmp_path / "pm") == sorted(["classes.json", *(f"{name}.png" for name in NAMES)])
+    assert everything_below(tmp_path / "po") == sorted(f"{name}.png" for name in NAMES)
+    again = segment(bundle, *words)
+    assert (again.exit_code, "exists already" in error_of(again)) == (2, True)
+
+
 def test_files_that_differ_in_their_suffix_alone_keep_masks_of_their_own(bundle: Path, tmp_path: Path) -> None:
     write_picture(tmp_path / "photos" / "a.jpg")
     write_picture(tmp_path / "photos" / "a.png", 32)
