@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -278,7 +279,7 @@ def _fingerprint(source: Path) -> dict[str, Any] | None:
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Delete the temporary files that killed runs left of `path`; the caller holds a lock against other writers.
+    """Delete the temporary files and folders that killed runs left of `path`; the caller holds a lock against other writers.
 
     Raises:
         ResourceError: the folder cannot be written.
@@ -289,4 +290,7 @@ def sweep_temporaries(path: Path) -> None:
         temporary = re.compile(rf"{prefix}[a-z0-9_]{{8}}{suffix}")  # mkstemp inserts eight random characters
         for beside in path.parent.iterdir() if path.parent.is_dir() else ():
             if temporary.fullmatch(beside.name):
-                beside.unlink(missing_ok=True)
+                if beside.is_dir():  # a folder of overlays
+                    shutil.rmtree(beside)
+                else:
+                    beside.unlink(missing_ok=True)

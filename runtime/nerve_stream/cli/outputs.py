@@ -23,7 +23,7 @@ from nerve_stream.sinks import (
     safe_name,
 )
 from nerve_stream.sinks.base import refuse_png_folder
-from nerve_stream.sinks.masks import refuse_mask_format
+from nerve_stream.sinks.masks import CLASSES_FILE, refuse_mask_folder, refuse_mask_format
 from nerve_stream.sinks.pictures import PICTURE_SUFFIXES
 from nerve_stream.sinks.video import CONTAINERS, refuse_size
 from nerve_stream.sources.addresses import is_address
@@ -162,6 +162,9 @@ def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs], status_
         raise UsageError(f"two outputs would be written to {', '.join(duplicates)}; give each a path of its own")
     existing = [link_target(Path(source)) for source in sources if Path(source).exists()]
     mask_folders = {link_target(of_source.masks) for of_source in outputs if of_source.masks is not None}
+    among_masks = [path for path in written if path.suffix.lower() == ".png" and path.parent in mask_folders]
+    if among_masks:
+        raise UsageError(f"{among_masks[0]} would lie among the masks of that folder; give each a folder of its own")
     for source in existing:
         if source in written:
             raise UsageError(f"output {source} is the source itself; choose another name")
@@ -182,13 +185,15 @@ def refuse_outputs(plan: PlannedSource) -> None:
     if outputs.masks:
         refuse_mask_format(outputs.mask_format)
         if outputs.masks.suffix.lower() != ".png":
-            refuse_png_folder("masks", outputs.masks, force=force or outputs.resume)
+            refuse_mask_folder(outputs.masks, force=force or outputs.resume)
         elif plan.kind != "picture":
             raise UsageError(
                 f"--masks {outputs.masks} is one file, but {plan.source} is no single picture; name a folder"
             )
         else:
             refuse_existing(outputs.masks, force=force)
+            if outputs.shared_masks:
+                refuse_existing(outputs.masks.with_name(CLASSES_FILE), force=force or outputs.resume)
     if outputs.overlay:
         _refuse_overlay(outputs.overlay, plan.kind, force=force)
 

@@ -194,6 +194,8 @@ class _SourceRunner:
         except NerveError as error:
             self._add_failure(error)
             return False
+        except OSError:  # permissions: opening it says so, and ends this source alone
+            return True
         return True
 
     def run(self, planned: Sequence[PlannedSource], worker: Worker) -> None:

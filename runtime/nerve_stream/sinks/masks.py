@@ -19,7 +19,7 @@ from nerve_stream.sources.images import Picture
 MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
 MaskFormat = Literal["labels", "palette"]
 CLASSES_FILE = "classes.json"
-PARTIAL_MASKS = ".*.tmp.png"
+PARTIAL_MASKS = ".*.????????.tmp.*"
 """Temporary files of a killed run."""
 
 
@@ -60,10 +60,10 @@ class MaskFolder(Sink):
         self, path: Path, mask_format: MaskFormat = "labels", *, force: bool = False, resume: bool = False
     ) -> None:
         refuse_mask_format(mask_format)
-        refuse_png_folder("masks", path, force=force or resume)
+        refuse_mask_folder(path, force=force or resume)
         self.path = path
         self._format = mask_format
-        self._written: set[int] = set()
+        self._video_frames: set[int] = set()
         self._class_names: tuple[str, ...] = ()
         self._new = None if resume else NewFiles(path)
         if resume:
@@ -74,7 +74,8 @@ class MaskFolder(Sink):
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one mask; the frame itself is not used."""
-        self._written.add(result.index)
+        if picture is None:
+            self._video_frames.add(result.index)
         self._write_file(mask_name(result.index, picture), mask_png(result, self._format))
         if result.class_names != self._class_names:
             self._class_names = result.class_names
@@ -90,7 +91,8 @@ class MaskFolder(Sink):
         """Move all masks into the folder, after removing those of video frames of the earlier run."""
         with resource_errors(self.path):
             for index, stale in masks_in(self.path).items():
-                if self._new is not None or index not in self._written:
+                # Pictures may be called frame_000012 too; of those, --resume keeps what an earlier run has finished.
+                if self._new is not None or (self._video_frames and index not in self._video_frames):
                     stale.unlink()
         if self._new is not None:
             self._new.move()
@@ -148,6 +150,16 @@ def refuse_mask_format(mask_format: str) -> None:
     """
     if mask_format not in get_args(MaskFormat):
         raise UsageError(f"mask format is {mask_format!r}, expected {' or '.join(get_args(MaskFormat))}")
+
+
+def refuse_mask_folder(path: Path, *, force: bool) -> None:
+    """Refuse a folder that masks and their `classes.json` cannot be written to.
+
+    Raises:
+        UsageError: `path` is no folder, or it holds PNG files or a `classes.json` and `force` is false.
+    """
+    refuse_png_folder("masks", path, force=force)
+    refuse_existing(path / CLASSES_FILE, force=force)
 
 
 def masks_in(folder: Path) -> dict[int, Path]:

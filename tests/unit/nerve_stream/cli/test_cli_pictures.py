@@ -145,6 +145,28 @@ def test_a_resumed_folder_does_only_the_pictures_that_are_missing(bundle: Path, 
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "pm" / "img_0.png"), -1), expected)
 
 
+def test_pictures_called_like_frames_keep_their_masks_in_a_resumed_run(bundle: Path, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_picture(tmp_path / "photos" / f"frame_{number:06d}.jpg")
+    words = (tmp_path / "photos", "--masks", tmp_path / "pm", "--resume")
+    assert segment(bundle, *words, "--limit", 2).exit_code == 0
+    assert len(list((tmp_path / "pm").glob("*.png"))) == 2
+    write_picture(tmp_path / "photos" / "frame_000004.jpg")
+    (tmp_path / "pm" / "frame_000001.png").unlink()
+    assert segment(bundle, *words, "--limit", 2).exit_code == 0
+    assert {path.stem for path in (tmp_path / "pm").glob("*.png")} == {f"frame_{number:06d}" for number in (1, 2, 3)}
+
+
+def test_what_a_killed_run_left_of_a_folder_of_overlays_is_swept_by_the_next(
+    bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".po.abcdefgh.tmp").mkdir()
+    (tmp_path / ".po.abcdefgh.tmp" / "img_0.png").write_bytes(b"half")
+    ended = segment(bundle, photos, "--overlay", tmp_path / "po", "--resume")
+    assert ended.exit_code == 0, ended.output
+    assert not (tmp_path / ".po.abcdefgh.tmp").exists()
+
+
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [
@@ -156,6 +178,8 @@ def test_a_resumed_folder_does_only_the_pictures_that_are_missing(bundle: Path, 
         ("photos/img_0.jpg", ("--overlay", "x.gif"), "expected one of .png, .jpg, .jpeg, .webp, .mp4"),
         ("photos/img_0.jpg", ("--overlay", "photos/img_0.jpg"), "is the source itself"),
         ("photos", ("--overlay", "photos"), "is the source itself"),
+        ("photos/img_0.jpg", ("--masks", "both", "--overlay", "both"), "would lie among the masks of that folder"),
+        ("photos", ("--masks", "mine"), "classes.json exists already"),
     ],
 )
 def test_outputs_that_do_not_fit_the_source_are_refused(
@@ -164,11 +188,13 @@ def test_outputs_that_do_not_fit_the_source_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     source: str,
-    output: tuple[str, str],
+    output: tuple[str, ...],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_clip(tmp_path / "clip.mp4", 3)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "classes.json").write_text("of somebody else", encoding="utf-8")
     before = everything_below(tmp_path)
     ended = segment(bundle, source, *output)
     assert ended.exit_code == 2, ended.output
