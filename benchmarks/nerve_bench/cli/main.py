@@ -225,7 +225,7 @@ def tune(
 ) -> None:
     """Compare constants of the method on validation scenes, best first; test scenes are never looked at."""
     require_reference("tune")
-    from nerve_bench.measure.tune import SWEEPS, sweep
+    from nerve_bench.experiments.tune import SWEEPS, sweep
 
     if part not in SWEEPS:
         raise UsageError(f"--part is {part!r}, expected one of: {', '.join(SWEEPS)}")

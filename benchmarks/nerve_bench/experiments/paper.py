@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from nerve_bench.experiments.solver import Setting
-from nerve_bench.experiments.sources import Observer
+from nerve_bench.experiments.sources import DOWN_16, DOWN_32, UP_32A, UP_32B, Observer
 from nerve_bench.experiments.tables import Record, bench_name, curve_record, difference_record, figure_record
 from nerve_bench.experiments.workbench import Family, Workbench, as_is, chosen_figures
 
@@ -154,8 +154,6 @@ def _sweep_cost(bench: Workbench, points: list[Setting]) -> Record:
 
 def layers(bench: Workbench) -> Iterator[Record]:
     """MIoU by timestep and by layers of the UNet, other constants as in the preset; every timestep is a run of it."""
-    from nerve_bench.measure.tune import DOWN_16, DOWN_32, UP_32A, UP_32B
-
     preset = bench.world.params.layers
     chosen = {
         "preset": preset,

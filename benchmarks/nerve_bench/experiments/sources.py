@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from nerve_bench.measure.accuracy import World
-from nerve_bench.measure.tune import DOWN_16, DOWN_32, UP_32A, UP_32B
 from nerve_bench.world import Scene
 from nerve_ref.clip_scores import clip_pixels
 from nerve_ref.grids import resize_maps
@@ -21,6 +20,8 @@ from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.weights.architectures import network_config
 from nerve_ref.weights.checkpoints import read_dinov2
 
+DOWN_32, DOWN_16 = "down_blocks.1.attentions.0", "down_blocks.2.attentions.0"
+UP_32A, UP_32B = "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"
 ALL_LAYERS = (DOWN_32, DOWN_16, UP_32A, UP_32B)
 """Every self-attention layer of the tiny UNet: one run gives them all, so that sets of layers share it."""
 COLOUR_SCALES = (4.0, 8.0, 16.0, 32.0)

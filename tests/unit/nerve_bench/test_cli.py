@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nerve_bench.cli import main as cli
-from nerve_bench.measure import tune
-from nerve_bench.measure.tune import grid
+from nerve_bench.experiments import tune
+from nerve_bench.experiments.tune import grid
 from nerve_runtime.errors import UsageError
 
 Lines = Callable[..., list[dict[str, Any]]]

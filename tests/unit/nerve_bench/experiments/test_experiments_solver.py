@@ -11,9 +11,8 @@ from torch.nn import functional
 
 from nerve_bench.experiments import sources
 from nerve_bench.experiments.solver import SceneSolver, Setting
-from nerve_bench.experiments.sources import Observer, clip_heads, colour_heads, dinov2_provider
+from nerve_bench.experiments.sources import UP_32A, Observer, clip_heads, colour_heads, dinov2_provider
 from nerve_bench.measure.accuracy import World
-from nerve_bench.measure.tune import UP_32A
 from nerve_bench.world import SEEDS, Scene, make_scene
 from nerve_ref.clip_scores import clip_pixels
 from nerve_ref.params import NerveParams

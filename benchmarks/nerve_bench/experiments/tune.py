@@ -2,17 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
+from nerve_bench.experiments.sources import DOWN_16, DOWN_32, UP_32A, UP_32B, Observer
+from nerve_bench.experiments.workbench import Workbench
 from nerve_bench.measure.accuracy import Confusion, World, oracle_labels
-from nerve_bench.world import CLASS_NAMES, SEEDS, make_scene
-from nerve_ref.params import NerveParams
-from nerve_ref.pipeline import mix_heads, observe, seeds, structure
-from nerve_ref.walk import mixed_step, readout, walk
+from nerve_bench.world import CLASS_NAMES, SEEDS
 
 Settings = dict[str, Any]
 
@@ -26,8 +23,6 @@ def grid(**choices: Iterable[Any]) -> list[Settings]:
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
 
 
-DOWN_32, DOWN_16 = "down_blocks.1.attentions.0", "down_blocks.2.attentions.0"
-UP_32A, UP_32B = "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"
 SWEEPS: dict[str, list[Settings]] = {
     "layers": grid(
         layers=[
@@ -59,42 +54,19 @@ SWEEPS: dict[str, list[Settings]] = {
 def sweep(
     world: World, settings: list[Settings], scenes: int, progress: Callable[..., Any]
 ) -> Iterator[dict[str, Any]]:
-    """Rate each setting by mIoU on the first validation scenes, best first; G and the oracle are the first two records.
-
-    Settings that share layers, timestep and noise share one run of the networks per scene.
-    """
-    variants = [replace(world.params, **setting) for setting in settings]
+    """Rate each setting by mIoU on the first validation scenes, best first; G and the oracle are the first two records."""
+    bench = Workbench(world, Observer(world), SEEDS["validation"][:scenes], range(0), progress)
+    variants = [bench.changed(**setting) for setting in settings]
     tables = [Confusion(len(CLASS_NAMES)) for _ in variants]
     bounds = {"clip_only": Confusion(len(CLASS_NAMES)), "oracle": Confusion(len(CLASS_NAMES))}
-    for seed in progress(SEEDS["validation"][:scenes], "sweeping"):
-        scene = make_scene(seed, size_px=world.params.size_hw[0])
-        frame = torch.from_numpy(scene.rgb)
-        for group in _groups(variants):
-            observation = observe(world.models, frame, variants[group[0]])
-            for index in group:
-                labels, G, grid_hw = _solved(world, observation, variants[index])
-                tables[index].add(scene.labels, labels)
-        bounds["clip_only"].add(scene.labels, readout(G, grid_hw, scene.labels.shape, 0.0, False)[0].numpy())
-        bounds["oracle"].add(scene.labels, oracle_labels(G, grid_hw, scene.labels))
+    for solver in bench.solvers(bench.validation, "sweeping"):
+        truth = solver.scene.labels
+        for variant, table in zip(variants, tables, strict=True):
+            table.add(truth, solver.labels(variant))
+        bounds["clip_only"].add(truth, solver.labels(bench.changed(alpha=0.0)))
+        bounds["oracle"].add(truth, oracle_labels(solver.seeds(bench.base), solver.grid_hw(bench.base), truth))
     for name, table in bounds.items():
         yield {"bench": "tune", "setting": name, "miou": round(table.miou(), 3), "scenes": scenes}
     order = np.argsort([-table.miou() for table in tables])
     for index in order:
         yield {"bench": "tune", "setting": settings[index], "miou": round(tables[index].miou(), 3), "scenes": scenes}
-
-
-def _groups(variants: list[NerveParams]) -> list[list[int]]:
-    """Indices of variants that see the same networks' outputs."""
-    groups: dict[Any, list[int]] = {}
-    for index, params in enumerate(variants):
-        groups.setdefault((params.layers, params.timestep, params.noise, params.clip_mode), []).append(index)
-    return list(groups.values())
-
-
-def _solved(world: World, observation: Any, params: NerveParams) -> tuple[Any, torch.Tensor, tuple[int, int]]:
-    with torch.no_grad():
-        parts = structure(observation.heads, observation.latent, observation.frame, params)
-        G = seeds(observation.features, world.bank, params, parts.grid_hw)
-        mix = mix_heads(parts.affinity, G, params)
-        P = walk(G, mixed_step(mix.S_global, parts.local_weights, params.beta), params.alpha, params.steps)
-        return readout(P, parts.grid_hw, params.size_hw, 0.0, False)[0].numpy(), G, parts.grid_hw

@@ -4,12 +4,13 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-import torch
 
-from nerve_bench.measure import tune
+from nerve_bench.experiments import workbench
+from nerve_bench.experiments.solver import SceneSolver, Setting
+from nerve_bench.experiments.sources import Observer
+from nerve_bench.experiments.tune import SWEEPS, grid, sweep
 from nerve_bench.measure.accuracy import World
-from nerve_bench.measure.tune import SWEEPS, grid, sweep
-from nerve_bench.world import CLASS_NAMES, SEEDS, make_scene
+from nerve_bench.world import CLASS_NAMES, SEEDS, Scene
 from nerve_ref.params import NerveParams
 from tests.unit.nerve_bench.conftest import quietly
 
@@ -34,18 +35,18 @@ def test_a_planted_best_setting_comes_first_and_a_planted_worst_last(
     """Labels are planted: alpha 0.3 is given the truth, alpha 0.9 one wrong class, alpha 0.6 half of each."""
     looked_at: list[int] = []
 
-    def scene_of(seed: int, size_px: int) -> object:
-        looked_at.append(seed)
-        scene = make_scene(seed, size_px=size_px)
-        monkeypatch.setattr(tune, "_solved", lambda *arguments: planted(scene.labels, arguments[2]))
-        return scene
+    class PlantedSolver(SceneSolver):
+        def labels(self, setting: Setting) -> np.ndarray:
+            truth, alpha = self.scene.labels, setting.params.alpha
+            wrong = (truth + 1) % len(CLASS_NAMES)
+            halves = np.where(np.arange(128) % 2, truth, wrong)
+            return {0.0: wrong, 0.3: truth, 0.6: halves, 0.9: wrong}[alpha].astype(np.uint8)
 
-    def planted(truth: np.ndarray, params: NerveParams) -> object:
-        wrong = (truth + 1) % len(CLASS_NAMES)
-        found = {0.3: truth, 0.6: np.where(np.arange(128) % 2, truth, wrong), 0.9: wrong}[params.alpha]
-        return found.astype(np.uint8), torch.full((len(CLASS_NAMES), 1024), 1 / len(CLASS_NAMES)), (32, 32)
+    def solver_of(world: World, scene: Scene, observer: Observer, scene_key: tuple[str, int]) -> SceneSolver:
+        looked_at.append(scene_key[1])
+        return PlantedSolver(world, scene, observer, scene_key)
 
-    monkeypatch.setattr(tune, "make_scene", scene_of)
+    monkeypatch.setattr(workbench, "SceneSolver", solver_of)
     *bounds, best, middle, worst = sweep(world, grid(alpha=[0.9, 0.3, 0.6]), 2, quietly)
     assert [record["setting"] for record in bounds] == ["clip_only", "oracle"]
     assert [record["setting"]["alpha"] for record in (best, middle, worst)] == [0.3, 0.6, 0.9]
