@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from nerve_bench.experiments.solver import SceneSolver, Setting
 from nerve_bench.experiments.sources import DOWN_16, DOWN_32, UP_32A, UP_32B, Observer
-from nerve_bench.experiments.workbench import Workbench
 from nerve_bench.measure.accuracy import Confusion, World, oracle_labels
-from nerve_bench.world import CLASS_NAMES, SEEDS
+from nerve_bench.world import CLASS_NAMES, SEEDS, make_scene
 
 Settings = dict[str, Any]
 
@@ -55,16 +56,19 @@ def sweep(
     world: World, settings: list[Settings], scenes: int, progress: Callable[..., Any]
 ) -> Iterator[dict[str, Any]]:
     """Rate each setting by mIoU on the first validation scenes, best first; G and the oracle are the first two records."""
-    bench = Workbench(world, Observer(world), SEEDS["validation"][:scenes], range(0), progress)
-    variants = [bench.changed(**setting) for setting in settings]
+    base = Setting(world.params)
+    clip_only = Setting(replace(world.params, alpha=0.0))
+    variants = [Setting(replace(world.params, **setting)) for setting in settings]
     tables = [Confusion(len(CLASS_NAMES)) for _ in variants]
     bounds = {"clip_only": Confusion(len(CLASS_NAMES)), "oracle": Confusion(len(CLASS_NAMES))}
-    for solver in bench.solvers(bench.validation, "sweeping"):
-        truth = solver.scene.labels
+    for seed in progress(SEEDS["validation"][:scenes], "sweeping"):
+        scene = make_scene(seed, size_px=world.params.size_hw[0])
+        # No scene comes twice, so each has an observer of its own, whose memory is freed with it.
+        solver, truth = SceneSolver(world, scene, Observer(world), seed), scene.labels
         for variant, table in zip(variants, tables, strict=True):
             table.add(truth, solver.labels(variant))
-        bounds["clip_only"].add(truth, solver.labels(bench.changed(alpha=0.0)))
-        bounds["oracle"].add(truth, oracle_labels(solver.seeds(bench.base), solver.grid_hw(bench.base), truth))
+        bounds["clip_only"].add(truth, solver.labels(clip_only))
+        bounds["oracle"].add(truth, oracle_labels(solver.seeds(base), solver.grid_hw(base), truth))
     for name, table in bounds.items():
         yield {"bench": "tune", "setting": name, "miou": round(table.miou(), 3), "scenes": scenes}
     order = np.argsort([-table.miou() for table in tables])

@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from nerve_bench.experiments import workbench
+from nerve_bench.experiments import tune
 from nerve_bench.experiments.solver import SceneSolver, Setting
 from nerve_bench.experiments.sources import Observer
 from nerve_bench.experiments.tune import SWEEPS, grid, sweep
@@ -42,11 +42,11 @@ def test_a_planted_best_setting_comes_first_and_a_planted_worst_last(
             halves = np.where(np.arange(128) % 2, truth, wrong)
             return {0.0: wrong, 0.3: truth, 0.6: halves, 0.9: wrong}[alpha].astype(np.uint8)
 
-    def solver_of(world: World, scene: Scene, observer: Observer, scene_key: tuple[str, int]) -> SceneSolver:
-        looked_at.append(scene_key[1])
+    def solver_of(world: World, scene: Scene, observer: Observer, scene_key: int) -> SceneSolver:
+        looked_at.append(scene_key)
         return PlantedSolver(world, scene, observer, scene_key)
 
-    monkeypatch.setattr(workbench, "SceneSolver", solver_of)
+    monkeypatch.setattr(tune, "SceneSolver", solver_of)
     *bounds, best, middle, worst = sweep(world, grid(alpha=[0.9, 0.3, 0.6]), 2, quietly)
     assert [record["setting"] for record in bounds] == ["clip_only", "oracle"]
     assert [record["setting"]["alpha"] for record in (best, middle, worst)] == [0.3, 0.6, 0.9]
