@@ -24,8 +24,12 @@ WHEEL := build/wheel
 # The wheel carries the tiny bundle, so that an installation can segment at once.
 PACKAGED_BUNDLE := runtime/nerve_stream/tiny
 TRUE_SIZE := build/true-size
+EVIDENCE := out/evidence
+ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive groups transfer things better exact \
+	tiles-256 tiles-384
+TIMED := video latency memory cost
 
-.PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train clean
+.PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -108,6 +112,27 @@ wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it al
 
 train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 cores)
 	@$(PY) benchmarks/run.py train-tiny
+
+# A figure that is there is not measured again: make clean, or remove its file. What is timed runs alone, at the end.
+evidence: $(VENV)/.linked bundle ## measure all figures of README and docs/evidence.md but walk and true size (about two hours)
+	@OMP_NUM_THREADS=1 $(MAKE) -j2 $(ON_SCENES:%=$(EVIDENCE)/%.jsonl)
+	@$(MAKE) -j1 $(TIMED:%=$(EVIDENCE)/%.jsonl)
+	@$(BIN)/nerve-bench figures
+
+$(EVIDENCE)/%.jsonl:
+	@mkdir -p $(@D)
+	@echo "measuring $*" >&2
+	@$(BIN)/nerve-bench $(COMMAND_$*) --json > $@.tmp 2> $@.log || { tail -3 $@.log >&2; exit 1; }
+	@mv $@.tmp $@
+
+COMMAND_accuracy := accuracy
+COMMAND_tiles-256 := tiles --width 256
+COMMAND_tiles-384 := tiles --width 384
+COMMAND_video := video --limit 40 --plot docs/images/video.png
+COMMAND_latency := latency --limit 128
+COMMAND_memory := memory
+COMMAND_cost := cost bundles/tiny
+$(foreach name,$(filter-out accuracy tiles-%,$(ON_SCENES)),$(eval COMMAND_$(name) := experiment $(name) $(if $(filter steps sweep exact,$(name)),--plots docs/images)))
 
 clean: ## remove all that was made, but keep the environment
 	@rm -rf build bundles dist out .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

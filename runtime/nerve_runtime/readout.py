@@ -15,7 +15,7 @@ def possible_winners(label_scores: NDArray[np.float32], grid_hw: tuple[int, int]
 
     A pixel's scores are a convex mix of one 2 x 2 block of tokens. In a block a class stays below its greatest score,
     and the winner is at least the greatest of all classes' least scores; a class under that bound in every block wins
-    nowhere. On the tiny world 3 to 7 of 20 classes remain, and the read-out's time falls with their number.
+    nowhere. On the tiny world 2 to 10 of 38 classes remain, and the read-out's time falls with their number.
 
     Args:
         label_scores: finite float32 (c, p), tokens row-major over `grid_hw`.

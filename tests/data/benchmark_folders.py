@@ -1,7 +1,7 @@
 """The five data sets of the field in small: scenes of the tiny world in their folder layouts, with class files.
 
-The tiny networks know twenty words, so each benchmark's first classes stand for what is in the scenes: `class_files`
-says which, in the form that `nerve-bench evaluate --classes-file` reads. Classes it does not name are left out.
+VOC has twenty classes, so scenes show the first twenty of the world; each benchmark's first classes stand for them:
+`class_files` says which, in the form that `nerve-bench evaluate --classes-file` reads. Classes it does not name are left out.
 """
 
 from collections.abc import Callable
@@ -21,6 +21,9 @@ from nerve_stream.sinks import indexed_png
 Labels = NDArray[np.uint8]
 SCENERY = len(STUFF)
 """Labels of the world below this are stuff; those from here on are things."""
+THINGS = 14
+"""How many things the scenes show."""
+SHOWN = CLASS_NAMES[: SCENERY + THINGS]
 FRAME_PX = 3
 """Width of a border that is ignored, as around VOC's objects."""
 WIDE_PX = 256
@@ -43,7 +46,7 @@ def write_voc(data: Path, pictures: int = 2) -> None:
 
 
 def write_context(data: Path, pictures: int = 2) -> None:
-    """The world's twenty classes are classes 1 to 20."""
+    """The twenty classes that scenes show are classes 1 to 20."""
     home = data / "VOCdevkit/VOC2010"
     names = _write_scenes(home / "JPEGImages", home / "SegmentationClassContext", pictures, _from_one, palette=True)
     _write(home / "ImageSets/SegmentationContext/val.txt", "".join(f"{name}\n" for name in names).encode())
@@ -57,7 +60,7 @@ def write_coco(data: Path, pictures: int = 2) -> None:
 
 
 def write_cityscapes(data: Path, pictures: int = 2) -> None:
-    """Wide scenes; the world's first 19 classes are train ids 0 to 18, the last one is ignored."""
+    """Wide scenes; the world's first 19 classes are train ids 0 to 18, all others are ignored."""
     for index, seed in enumerate(SEEDS["validation"][:pictures]):
         scene, name = wide_scene(seed, WIDE_PX), f"frankfurt_000000_{index:06d}"
         picture = data / f"cityscapes/leftImg8bit/val/frankfurt/{name}_leftImg8bit.png"
@@ -67,14 +70,14 @@ def write_cityscapes(data: Path, pictures: int = 2) -> None:
 
 
 def write_ade20k(data: Path, pictures: int = 2) -> None:
-    """The world's twenty classes are classes 1 to 20."""
+    """The twenty classes that scenes show are classes 1 to 20."""
     home = data / "ADEChallengeData2016"
     _write_scenes(home / "images/validation", home / "annotations/validation", pictures, _from_one)
 
 
 def class_files(folder: Path) -> None:
     """Write NAME.txt of each benchmark: which of its classes stand for which of the world's words."""
-    things, scenery = list(CLASS_NAMES[SCENERY:]), list(CLASS_NAMES[:SCENERY])
+    things, scenery = list(SHOWN[SCENERY:]), list(SHOWN[:SCENERY])
     own = {name: BENCHMARKS[name].class_names for name in BENCHMARKS}
     pairs = {
         "voc21": [*zip(own["voc21"], things, strict=False), ("background", ", ".join(scenery))],
@@ -84,11 +87,11 @@ def class_files(folder: Path) -> None:
             *zip(own["coco-stuff"], things, strict=False),
             *zip(own["coco-stuff"][80:], scenery, strict=False),
         ],
-        # The world has no place for "background" beside its twenty words: its last one is given up for it.
-        "context60": [*zip(own["context60"], CLASS_NAMES[:-1], strict=False), ("background", CLASS_NAMES[-1])],
-        "context59": [*zip(own["context59"], CLASS_NAMES, strict=False)],
-        "cityscapes": [*zip(own["cityscapes"], CLASS_NAMES, strict=False)],
-        "ade20k": [*zip(own["ade20k"], CLASS_NAMES, strict=False)],
+        # No scene shows the "background": a word of the world that nothing in them has stands for it.
+        "context60": [*zip(own["context60"], SHOWN, strict=False), ("background", CLASS_NAMES[-1])],
+        "context59": [*zip(own["context59"], SHOWN, strict=False)],
+        "cityscapes": [*zip(own["cityscapes"], SHOWN, strict=False)],
+        "ade20k": [*zip(own["ade20k"], SHOWN, strict=False)],
     }
     for name, lines in pairs.items():
         _write(folder / f"{name}.txt", "".join(f"{own_name} = {words}\n" for own_name, words in lines).encode())
@@ -105,7 +108,7 @@ def _write_scenes(
 ) -> list[str]:
     names = []
     for index, seed in enumerate(SEEDS["validation"][:pictures]):
-        scene, name = make_scene(seed, close_up=False), f"2007_{index:06d}"
+        scene, name = make_scene(seed, close_up=False, things=THINGS), f"2007_{index:06d}"
         _write(pictures_in / f"{name}.jpg", _encoded(".jpg", scene.rgb[..., ::-1]))
         stored = _with_border(values(scene.labels))
         content = indexed_png(stored, voc_colors()) if palette else _encoded(".png", stored)

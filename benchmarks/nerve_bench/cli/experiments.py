@@ -33,6 +33,7 @@ NAMES = (
     "adaptive",
     "groups",
     "transfer",
+    "things",
     "better",
     "exact",
 )
@@ -55,8 +56,8 @@ def experiment(
 ) -> None:
     """One of the paper's experiments, its open questions, or attempts to do better, on the tiny world.
 
-    parts, heads, steps, affinity, sweep, layers: as in the paper. providers, adaptive, groups, transfer: what it leaves
-    open. better, exact: what may be better. Constants are chosen on validation scenes, figures are of test scenes;
+    parts, heads, steps, affinity, sweep, layers: as in the paper. providers, adaptive, groups, transfer, things: what it
+    leaves open. better, exact: what may be better. Constants are chosen on validation scenes, figures are of test scenes;
     intervals are 95 %, by resampling scenes, paired for differences. On one core
     of its own, two to six minutes each, ten for better; all together about an hour.
     """

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from nerve_bench.datasets.protocol import Defaults, Protocol, all_words
 from nerve_bench.datasets.tiles import joint_scores
-from nerve_bench.world import CLASS_NAMES
+from nerve_bench.world import CLASS_NAMES, words_of
 from nerve_ref.params import NerveParams, TemplateSet
 from nerve_ref.pipeline import segment, working_frame
 from nerve_ref.templates import TEMPLATE_SETS
@@ -192,12 +192,13 @@ def refuse_unknown_words(preset: str, protocol: Protocol) -> None:
     Raises:
         UsageError: there are such words.
     """
-    unknown = [word for word in all_words(protocol) if word not in CLASS_NAMES] if preset == TINY else []
+    known = {word for name in CLASS_NAMES for word in words_of(name)}
+    unknown = [word for word in all_words(protocol) if word not in known] if preset == TINY else []
     if unknown:
         raise UsageError(
-            f"the tiny networks know {len(CLASS_NAMES)} words only, and {', '.join(unknown[:5])} of {protocol.dataset} "
+            f"the tiny networks know {len(known)} words only, and {', '.join(unknown[:5])} of {protocol.dataset} "
             f"are none of them; use a bundle or preset of true size, or say which classes stand for which of their "
-            f"words with --classes-file (they know: {', '.join(CLASS_NAMES)})"
+            f"words with --classes-file (they know: {', '.join(CLASS_NAMES)}, and synonyms of these)"
         )
 
 

@@ -12,7 +12,7 @@ from nerve_bench.experiments.tables import Record, bench_name, curve_record, dif
 from nerve_bench.experiments.workbench import Family, Workbench, as_is, chosen_figures
 
 ALPHAS = (0.8, 0.88, 0.93, 0.96, 0.98, 0.99)
-BETAS = (0.05, 0.1, 0.2, 0.35)
+BETAS = (0.02, 0.05, 0.1, 0.2)
 GLOBAL_ALPHAS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.88, 0.93)
 """A walk along the far affinity alone blurs sooner than one along both."""
 LOCAL_ALPHAS = (0.88, 0.93, 0.96, 0.98, 0.99, 0.995)
@@ -113,7 +113,7 @@ def sweep(bench: Workbench) -> Iterator[Record]:
     """MIoU over alpha x beta x T_H from observations that are there already; the best point then on test scenes."""
     axes = {
         "alpha": (0.7, 0.8, 0.85, 0.9, 0.93, 0.96, 0.98, 0.99),
-        "beta": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0),
+        "beta": (0.0, 0.03, 0.06, 0.1, 0.2, 0.35, 0.6, 1.0),
         "head_temperature": (0.1, 0.2, 0.5, 1.0),
     }
     points = combined(bench.base, head_temperature=axes["head_temperature"], beta=axes["beta"], alpha=axes["alpha"])

@@ -1,4 +1,4 @@
-"""Questions that the paper leaves open: an adaptive beta, stuff against things, constants in worlds they are not from."""
+"""Questions that the paper leaves open: an adaptive beta, stuff against things, other worlds, fewer things."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,16 +12,20 @@ from nerve_bench.experiments.shifts import SHIFTS
 from nerve_bench.experiments.solver import SceneSolver, Setting
 from nerve_bench.experiments.tables import (
     DIGITS,
+    Counts,
     Record,
     Tables,
     bench_name,
+    confusion_counts,
     difference_record,
     figure_record,
     mean_interval,
     verdict,
 )
 from nerve_bench.experiments.workbench import Family, Workbench, chosen_figures
-from nerve_bench.world import CLASS_NAMES, STUFF
+from nerve_bench.measure.accuracy import World
+from nerve_bench.world import CLASS_NAMES, STUFF, make_scene
+from nerve_bench.world.scenes import WORLD_THINGS
 from nerve_ref.adaptive_beta import token_entropies
 from nerve_ref.head_weights import active_classes, head_weights
 
@@ -32,6 +36,8 @@ GROUPS = {
     "things": tuple(range(len(STUFF), len(CLASS_NAMES))),
 }
 """Class numbers of each group."""
+THINGS = (8, 16, 24, WORLD_THINGS)
+"""How many things `things` compares: the first so many of the world, which are of all kinds."""
 TRANSFER_SCENES = 60
 """Validation scenes of each world."""
 
@@ -167,3 +173,25 @@ def transfer(bench: Workbench) -> Iterator[Record]:
             yield figure_record("transfer", name, tables, world=shift, constants=constants)
         for name, other in (("own", "from home"), ("from home", "G"), ("own", "G")):
             yield difference_record("transfer", name, other, tables, world=shift)
+
+
+def things(bench: Workbench) -> Iterator[Record]:
+    """G and NERVE in worlds of fewer things: scenes show only those, and the vocabulary names only those."""
+    for number in THINGS:
+        tables = _tables_of_fewer(bench, number)
+        for name in tables.counts:
+            yield figure_record("things", name, tables, of=f"{number} things")
+        yield difference_record("things", "NERVE", "G", tables, of=f"{number} things")
+
+
+def _tables_of_fewer(bench: Workbench, number: int) -> Tables:
+    classes = len(STUFF) + number
+    world = World.open(bench.world.models, bench.world.params, CLASS_NAMES[:classes])
+    settings = {"G": bench.changed(alpha=0.0), "NERVE": bench.base}
+    counts: dict[str, list[Counts]] = {name: [] for name in settings}
+    for seed in bench.progress(bench.test, f"things: the first {number}"):
+        scene = make_scene(seed, size_px=world.params.size_hw[0], things=number)
+        solver = SceneSolver(world, scene, bench.observer, (f"{number} things", seed))
+        for name, setting in settings.items():
+            counts[name].append(confusion_counts(scene.labels, solver.labels(setting), classes))
+    return Tables({name: np.stack(stack) for name, stack in counts.items()})

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from nerve_bench.experiments.better import better
 from nerve_bench.experiments.paper import affinity, heads, layers, parts, sweep
 from nerve_bench.experiments.providers import providers
-from nerve_bench.experiments.questions import adaptive, groups, transfer
+from nerve_bench.experiments.questions import adaptive, groups, things, transfer
 from nerve_bench.experiments.steps import exact, steps
 from nerve_bench.experiments.tables import Record
 from nerve_bench.experiments.workbench import Workbench
@@ -23,6 +23,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "adaptive": adaptive,
     "groups": groups,
     "transfer": transfer,
+    "things": things,
     "better": better,
     "exact": exact,
 }

@@ -45,7 +45,7 @@ SWEEPS: dict[str, list[Settings]] = {
         head_temperature=[0.2, 0.5, 1.0],
     ),
     "local": grid(local_features=["keys", "latent", "rgb"], sigma=[0.003, 0.006, 0.01, 0.02, 0.05, 0.1]),
-    "walk": grid(alpha=[0.7, 0.85, 0.9, 0.93, 0.95], beta=[0.0, 0.1, 0.2, 0.35, 0.5, 1.0], tau=[30.0, 60.0]),
+    "walk": grid(alpha=[0.85, 0.93, 0.95, 0.96, 0.97], beta=[0.0, 0.03, 0.06, 0.08, 0.1, 0.2, 1.0], tau=[30.0, 60.0]),
     # What each part can do alone, at an alpha of its own: 0 is the local walk, 1 the global one, {} both together.
     "parts": [*grid(beta=[0.0, 1.0], alpha=[0.7, 0.8, 0.9, 0.95, 0.97]), {}],
 }

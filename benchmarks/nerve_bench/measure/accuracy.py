@@ -1,6 +1,6 @@
-"""Accuracy on the shapes world: what each part of the method adds, for the reference and for a bundle."""
+"""Accuracy on the tiny world: what each part of the method adds, for the reference and for a bundle."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,9 +70,9 @@ class World:
     params: NerveParams
 
     @classmethod
-    def open(cls, models: Models, params: NerveParams) -> "World":
-        """Embed the class names of the world."""
-        bank = text_bank(models.clip, models.tokenizer, parse_classes(CLASS_NAMES), TEMPLATE_SETS[params.template_set])
+    def open(cls, models: Models, params: NerveParams, names: Sequence[str] = CLASS_NAMES) -> "World":
+        """Embed the class names of the world, or the first of them."""
+        bank = text_bank(models.clip, models.tokenizer, parse_classes(names), TEMPLATE_SETS[params.template_set])
         return cls(models, bank, params)
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from nerve_bench.measure.accuracy import World
-from nerve_bench.world import CLASS_NAMES, make_scene
+from nerve_bench.world import CLASS_NAMES, STUFF, make_scene
 from nerve_bench.world.grids import colored, write_png
 from nerve_ref.affinity import PooledAffinity
 from nerve_ref.pipeline import Intermediates, segment
@@ -16,11 +16,18 @@ from nerve_ref.walk import readout
 
 TILE_PX = 192
 CAPTION_PX = 22
+LEGEND_PX = 28
 Picture = NDArray[np.uint8]
 
 
+SHOWN_EVERY = 50
+"""The method picture shows every so many test scenes, whatever comes out of them."""
+LEGEND_SHARE = 0.02
+"""Smallest share of a label map that a class must cover to be in the legend below its row."""
+
+
 def method_picture(world: World, seeds_of_scenes: list[int]) -> Picture:
-    """One row a scene: frame, CLIP alone (G), best head, worst head, NERVE (P), truth; RGB uint8."""
+    """One row a scene: frame, CLIP alone (G), best head, worst head, NERVE (P), truth, and a legend; RGB uint8."""
     return np.concatenate([_scene_row(world, seed) for seed in seeds_of_scenes])
 
 
@@ -38,13 +45,31 @@ def _scene_row(world: World, seed: int) -> Picture:
         "NERVE": colored(result.labels.numpy()),
         "truth": colored(scene.labels),
     }
-    return np.concatenate([captioned(tile, text) for text, tile in tiles.items()], axis=1)
+    row = np.concatenate([captioned(tile, text) for text, tile in tiles.items()], axis=1)
+    return np.concatenate([row, _legend([by_clip, result.labels.numpy(), scene.labels], row.shape[1])])
+
+
+def _legend(label_maps: list[Picture], width_px: int) -> Picture:
+    """A line of names beside their colours, of all classes that cover `LEGEND_SHARE` of one of the maps."""
+    shares = [np.bincount(labels.ravel(), minlength=len(CLASS_NAMES)) / labels.size for labels in label_maps]
+    shown = np.flatnonzero(np.max(shares, axis=0) >= LEGEND_SHARE)
+    strip = np.full((LEGEND_PX, width_px, 3), 255, np.uint8)
+    left = 6
+    for label in shown:
+        name = CLASS_NAMES[label]
+        (text_px, _), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+        if left + 26 + text_px > width_px:
+            break  # a row of more classes than fit shows the first ones
+        strip[4:18, left : left + 18] = colored(np.array([[label]], np.uint8))[0, 0]
+        cv2.putText(strip, name, (left + 22, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
+        left += 44 + text_px
+    return strip
 
 
 def _token_inside(labels: Picture, grid_hw: tuple[int, int]) -> tuple[int, int]:
     """The token deepest inside the largest thing of the scene."""
     things = np.bincount(labels.ravel(), minlength=len(CLASS_NAMES))
-    things[:6] = 0
+    things[: len(STUFF)] = 0
     mask = (labels == things.argmax()).astype(np.uint8)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)

@@ -181,6 +181,7 @@ DRAWINGS: dict[str, Draw] = {
     "experiment_adaptive": draw_comparison,
     "experiment_groups": draw_comparison,
     "experiment_transfer": draw_comparison,
+    "experiment_things": draw_comparison,
     "experiment_better": draw_comparison,
     "experiment_exact": draw_exact,
 }

@@ -41,6 +41,11 @@ _EXPERIMENTS = {
         "What constants chosen on the world lose where textures, light, noise or scale are others.",
         "draw_comparison",
     ),
+    "things": (
+        "Fewer things",
+        "How the figures fall with the number of things that scenes show and the vocabulary names.",
+        "draw_comparison",
+    ),
     "better": (
         "Better than the paper",
         "Changes to a paper-like setting, tried on validation scenes, judged on test scenes.",

@@ -1,1 +1,1 @@
-"""Train the tiny CLIP, VAE and UNet on the shapes world: small models whose words and attention mean something."""
+"""Train the tiny CLIP, VAE and UNet on the world of things: small models whose words and attention mean something."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 from nerve_bench.tiny.dataset import CaptionedScenes, ProgressFactory
 from nerve_bench.tiny.loop import Losses, step_rng
 
-VAE_BATCH, UNET_BATCH = 8, 8
+VAE_BATCH, UNET_BATCH = 8, 4
 KL_WEIGHT = 1e-4
 CONTEXT_TOKENS, CONTEXT_WIDTH = 4, 8
 

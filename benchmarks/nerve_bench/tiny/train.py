@@ -4,7 +4,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ from nerve_bench.tiny.loop import SEED, Phase, train
 from nerve_bench.world import CLASS_NAMES, SEEDS
 
 PHASES = {
-    "clip": Phase("clip", steps=1500, peak_rate=8e-4, weight_decay=0.05),
+    "clip": Phase("clip", steps=6000, peak_rate=1e-3, weight_decay=0.05, matrix_rate=3e-3),
+    "clip_sharper": Phase("clip_sharper", steps=900, peak_rate=5e-4, weight_decay=0.05, matrix_rate=1.5e-3),
     "vae": Phase("vae", steps=600, peak_rate=3e-3),
-    "unet": Phase("unet", steps=3500, peak_rate=1e-3),
+    "unet": Phase("unet", steps=3200, peak_rate=1e-3),
+    "unet_restart": Phase("unet_restart", steps=2800, peak_rate=7e-4),
 }
-SCENES = 8192
+SCENES = 48_000
+DIFFUSION_SCENES, DIFFUSION_THINGS = 8192, 48
+"""Names need many scenes, pixels that belong together few; the diffusion model names nothing and may see more things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class TrainPlan:
 
     Attributes:
         out: folder that receives `clip/`, `vae/`, `unet/` and `card.json`.
-        work: folder for scenes, latents and checkpoints (about 1 GB).
+        work: folder for scenes, latents and checkpoints (about 3 GB).
         device: "cpu" or "cuda".
         shorten: divide all step counts by this, for a try-out; 1 trains the real models.
     """
@@ -45,13 +49,13 @@ class TrainPlan:
 def train_tiny(plan: TrainPlan) -> dict[str, Any]:
     """Train what is not yet trained, write the models in float16, and return the model card."""
     plan.work.mkdir(parents=True, exist_ok=True)
-    scenes = captioned_scenes(plan.work, max(SCENES // plan.shorten, 128), ProgressFactory())
     card: dict[str, Any] = _card_header()
-    model, card["clip"] = _train_clip(plan, scenes)
+    model, card["clip"] = _train_clip(plan, _clip_scenes(plan))
     _save(model, plan.out / "clip")
     make_tokenizer().save(str(plan.out / "clip" / "tokenizer.json"))
-    vae, card["vae"] = _train_vae(plan, scenes)
-    latents = _scaled_latents(plan, vae, scenes)
+    few = _diffusion_scenes(plan)
+    vae, card["vae"] = _train_vae(plan, few)
+    latents = _scaled_latents(plan, vae, few)
     _save(vae, plan.out / "vae")
     unet, card["unet"] = _train_unet(plan, latents)
     _save(unet, plan.out / "unet")
@@ -60,10 +64,35 @@ def train_tiny(plan: TrainPlan) -> dict[str, Any]:
     return card
 
 
+def train_part(plan: TrainPlan, part: str) -> None:
+    """Train `clip` or `diffusion` alone, up to its last checkpoint; `train_tiny` then finds it trained.
+
+    Two processes share the work so.
+    """
+    plan.work.mkdir(parents=True, exist_ok=True)
+    if part == "clip":
+        _train_clip(plan, _clip_scenes(plan))
+    else:
+        few = _diffusion_scenes(plan)
+        vae, _ = _train_vae(plan, few)
+        _train_unet(plan, _scaled_latents(plan, vae, few))
+
+
+def _clip_scenes(plan: TrainPlan) -> CaptionedScenes:
+    return captioned_scenes(plan.work, max(SCENES // plan.shorten, 128), ProgressFactory())
+
+
+def _diffusion_scenes(plan: TrainPlan) -> CaptionedScenes:
+    count = max(DIFFUSION_SCENES // plan.shorten, 128)
+    return captioned_scenes(plan.work, count, ProgressFactory(), DIFFUSION_THINGS)
+
+
 def _train_clip(plan: TrainPlan, scenes: CaptionedScenes) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(SEED)
     model = clip.build_clip().to(plan.device)
-    return model, _run(plan, "clip", model, clip.ClipLoss(scenes, plan.device))
+    first = _run(plan, "clip", model, clip.ClipLoss(scenes, plan.device, clip.MANY_PATCHES))
+    sharper = _run(plan, "clip_sharper", model, clip.ClipLoss(scenes, plan.device, clip.FEW_PATCHES))
+    return model, first | {"sharper": sharper}
 
 
 def _train_vae(plan: TrainPlan, scenes: CaptionedScenes) -> tuple[Any, dict[str, Any]]:
@@ -75,7 +104,9 @@ def _train_vae(plan: TrainPlan, scenes: CaptionedScenes) -> tuple[Any, dict[str,
 def _train_unet(plan: TrainPlan, latents: torch.Tensor) -> tuple[Any, dict[str, Any]]:
     torch.manual_seed(SEED)
     model = diffusion.build_unet().to(plan.device)
-    return model, _run(plan, "unet", model, diffusion.UnetLoss(latents, plan.device))
+    loss_of = diffusion.UnetLoss(latents, plan.device)
+    first = _run(plan, "unet", model, loss_of)
+    return model, first | {"restart": _run(plan, "unet_restart", model, loss_of)}
 
 
 def _scaled_latents(plan: TrainPlan, vae: Any, scenes: CaptionedScenes) -> torch.Tensor:
@@ -93,7 +124,7 @@ def _scaled_latents(plan: TrainPlan, vae: Any, scenes: CaptionedScenes) -> torch
 
 def _run(plan: TrainPlan, name: str, model: Any, loss_of: Any) -> dict[str, Any]:
     phase = PHASES[name]
-    phase = Phase(name, max(phase.steps // plan.shorten, 2), phase.peak_rate, phase.weight_decay)
+    phase = replace(phase, steps=max(phase.steps // plan.shorten, 2))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -125,10 +156,12 @@ def _save(model: Any, folder: Path) -> None:
 
 def _card_header() -> dict[str, Any]:
     return {
-        "what": "CLIP, VAE and UNet trained from scratch on the synthetic shapes world; they know nothing else.",
+        "what": "CLIP, VAE and UNet trained from scratch on a synthetic world of rendered things; they know nothing else.",
         "command": "python benchmarks/run.py train-tiny",
         "licence": "Apache-2.0",
         "scenes": SCENES,
+        "diffusion_scenes": DIFFUSION_SCENES,
+        "diffusion_things": DIFFUSION_THINGS,
         "scene_seeds": [SEEDS["train"].start, SEEDS["train"].start + SCENES],
         "supervision": "captions (image-level words) only; label maps are never seen",
         "class_names": list(CLASS_NAMES),

@@ -1,4 +1,4 @@
-"""Pictures of the shapes world for a person to look at: scenes beside their labels, sheets per class, clips over time."""
+"""Pictures of the world for a person to look at: scenes beside their labels, sheets per class, clips over time."""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_bench.world.clips import MovingFrame, moving_scene
-from nerve_bench.world.scenes import SEEDS, Scene, make_scene
-from nerve_bench.world.textures import CLASS_NAMES
+from nerve_bench.world.scenes import CLASS_NAMES, SEEDS, Scene, make_scene
 from nerve_runtime.opencv import cv2, opencv_path
 from nerve_stream.drawing.colours import class_colours
 

@@ -1,4 +1,4 @@
-"""Writes scenes in the PASCAL VOC folder layout, so that tools made for VOC can read the shapes world.
+"""Writes scenes in the PASCAL VOC folder layout, so that tools made for VOC can read the world.
 
     JPEGImages/NAME.jpg  SegmentationClass/NAME.png  ImageSets/Segmentation/SPLIT.txt  classes.txt
 
@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_bench.world.scenes import WORLD_PX, Scene, make_scene
-from nerve_bench.world.textures import CLASS_NAMES
+from nerve_bench.world.scenes import CLASS_NAMES, WORLD_PX, Scene, make_scene
 from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.opencv import cv2, opencv_path
 from nerve_stream.sinks import indexed_png

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nerve_bench.tiny import loop
+from nerve_bench.tiny import clip, loop
 from nerve_bench.tiny import train as train_module
 from nerve_bench.tiny.dataset import CONTEXT_LENGTH, CaptionedScenes, captioned_scenes, make_tokenizer
 from nerve_bench.tiny.loop import Phase, step_rng, train
 from nerve_bench.tiny.train import TrainPlan, train_tiny
-from nerve_bench.world import CLASS_NAMES
+from nerve_bench.world import CLASS_NAMES, STUFF, words_of
 from nerve_ref.providers.provider import StableDiffusion
 from nerve_ref.weights.architectures import TINY, Backbones
 from nerve_ref.weights.networks import open_models
@@ -101,7 +101,19 @@ def test_captions_name_what_is_there_and_nothing_else() -> None:
     scenes = CaptionedScenes(np.zeros((1, 2, 2, 3), np.uint8), present)
     caption = scenes.caption(0, np.random.default_rng(0))
     nouns = caption.removeprefix("a photo of a ").removesuffix(".").split(" and a ")
-    assert sorted(nouns) == sorted(CLASS_NAMES[index] for index in (0, 7, 9))
+    class_of = {word: name for name in CLASS_NAMES for word in words_of(name)}
+    assert sorted(class_of[noun] for noun in nouns) == sorted(CLASS_NAMES[index] for index in (0, 7, 9))
+
+
+def test_a_noun_that_explains_a_few_patches_gains_nothing_by_explaining_more() -> None:
+    share = torch.zeros(1, 64, len(CLASS_NAMES))
+    share[:, :12, len(STUFF)] = 1
+    share[:, 12:, 0] = 1
+    best = clip._best_shares(share, (20, 12))
+    assert best[0, [0, len(STUFF)]].tolist() == [1, 1]
+    assert best.sum() == 2
+    share[:, :6, len(STUFF)] = 0
+    assert clip._best_shares(share, (20, 12))[0, len(STUFF)] == 0.5
 
 
 def test_the_tokenizer_knows_every_word_of_the_world_and_fills_to_one_length() -> None:
@@ -117,11 +129,19 @@ def test_the_tokenizer_knows_every_word_of_the_world_and_fills_to_one_length() -
 
 def test_scenes_are_read_back_as_they_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = captioned_scenes(tmp_path, 3, quietly)
-    monkeypatch.setattr("nerve_bench.tiny.dataset.make_scene", lambda *_: pytest.fail("they were drawn again"))
+    monkeypatch.setattr("nerve_bench.tiny.dataset.make_scene", lambda *_, **__: pytest.fail("they were drawn again"))
     again = captioned_scenes(tmp_path, 3, quietly)
     np.testing.assert_array_equal(drawn.rgb, again.rgb)
     np.testing.assert_array_equal(drawn.present, again.present)
     assert drawn.present.any(1).all()
+
+
+def test_scenes_of_other_things_are_kept_apart_and_captioned_with_the_words_of_the_world(tmp_path: Path) -> None:
+    usual, more = captioned_scenes(tmp_path, 12, quietly), captioned_scenes(tmp_path, 12, quietly, things=60)
+    assert usual.present.shape == more.present.shape
+    assert (usual.rgb != more.rgb).any()
+    things = usual.present[:, len(STUFF) :].any(1), more.present[:, len(STUFF) :].any(1)
+    assert things[0].sum() > things[1].sum() > 0
 
 
 def run_shortened(out: Path, work: Path) -> dict[str, Any]:
@@ -149,7 +169,8 @@ def test_the_whole_command_resumes_to_the_same_models_and_writes_its_card(
         assert all(torch.equal(one[key], two[key]) for key in one)
     written = json.loads((tmp_path / "one" / "card.json").read_text())
     assert written == json.loads(json.dumps(card))
-    assert {written[phase]["steps"] for phase in ("clip", "vae", "unet")} == {2, 3}
+    assert [written[phase]["steps"] for phase in ("clip", "vae", "unet")] == [6, 2, 3]
+    assert written["unet"]["restart"]["steps"] == written["clip"]["sharper"]["steps"] == 2
     files = {role: tmp_path / "one" / role for role in ("clip", "vae", "unet", "scheduler")}
     provider = open_models(Backbones(TINY, TINY), files, context_tokens=4).provider
     assert isinstance(provider, StableDiffusion)

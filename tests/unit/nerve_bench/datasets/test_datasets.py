@@ -16,7 +16,7 @@ from nerve_runtime import IGNORE_LABEL
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.vocabulary.class_list import ClassList
 from nerve_stream.sinks import indexed_png
-from tests.data.benchmark_folders import write_benchmark_folders, write_coco, write_voc
+from tests.data.benchmark_folders import THINGS, write_benchmark_folders, write_coco, write_voc
 
 FULL = Defaults((512, 512), 0.1, "openai80", can_tile=True)
 
@@ -130,7 +130,7 @@ def test_a_small_folder_of_each_layout_gives_pictures_of_the_world(name: str, da
 
 def test_the_same_scene_gets_the_labels_of_each_numbering(data: Path) -> None:
     """The world's label w: thing if 6 or more; VOC w - 5, Context w + 1, train id w - 6 or w + 80, all from files."""
-    world = make_scene(SEEDS["validation"][0], close_up=False).labels.astype(int)
+    world = make_scene(SEEDS["validation"][0], close_up=False, things=THINGS).labels.astype(int)
     world = world[3:-3]  # the rest is the border that is ignored
     truths = {}
     for name in BENCHMARKS:

@@ -298,7 +298,7 @@ def test_the_reference_is_rated_by_the_labels_it_gives(world: World, folders: Pa
 
 def test_words_that_the_tiny_networks_never_heard_are_refused(world: World, folders: Path, tmp_path: Path) -> None:
     runner = ReferenceRunner(world.models, world.params, "tiny", "packaged")
-    with pytest.raises(UsageError, match=r"know 20 words only, and aeroplane, airplane.* --classes-file"):
+    with pytest.raises(UsageError, match=r"know 60 words only, and aircraft, bird.* --classes-file"):
         evaluate_benchmark("voc21", folders / "data", runner, Choices(), Run(tmp_path / "s.jsonl"), quietly)
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nerve_bench.cli import experiments as cli_experiments
 from nerve_bench.cli import main as cli
-from nerve_bench.experiments import better, steps, workbench
+from nerve_bench.experiments import better, questions, steps, workbench
 from nerve_bench.experiments.better import CANDIDATES, changed_setting
 from nerve_bench.experiments.paper import combined
 from nerve_bench.experiments.providers import effective_rank
@@ -166,6 +166,23 @@ def test_the_effective_rank_counts_equal_directions() -> None:
     assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
         np.exp(-(shares * np.log(shares)).sum())
     )
+
+
+def test_a_world_of_fewer_things_is_named_with_its_own_words(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabularies: list[tuple[str, ...]] = []
+
+    class Noted(SceneSolver):
+        def labels(self, setting: Setting) -> np.ndarray:
+            vocabularies.append(self.world.bank.class_names)
+            assert self.scene.labels.max() < len(vocabularies[-1])
+            return self.scene.labels
+
+    monkeypatch.setattr(questions, "SceneSolver", Noted)
+    lines = list(questions.things(bench))
+    assert [line["of"] for line in lines[::3]] == [f"{number} things" for number in questions.THINGS]
+    assert {len(names) for names in vocabularies} == {len(GROUPS["stuff"]) + number for number in questions.THINGS}
+    assert vocabularies[-1] == CLASS_NAMES
+    assert {line["miou"] for line in lines if "miou" in line} == {100}
 
 
 def test_groups_cover_all_classes_and_their_entropies_average_to_those_of_heads(world: World, bench: Workbench) -> None:

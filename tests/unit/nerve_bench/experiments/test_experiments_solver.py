@@ -190,7 +190,7 @@ def test_clips_own_heads_attend_as_clip_does(world: World) -> None:
 
 def test_clips_heads_come_on_the_grid_of_the_walk(world: World, observer: Observer) -> None:
     (layer,) = solver_of(world, observer).observation(Setting(world.params, provider="clip")).heads
-    assert (layer.q.shape, layer.grid_hw) == ((4, 1024, 32), (32, 32))
+    assert (layer.q.shape, layer.grid_hw) == ((4, 1024, 48), (32, 32))
 
 
 def test_dinov2_sees_the_frame_enlarged_to_a_token_per_token(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

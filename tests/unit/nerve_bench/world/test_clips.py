@@ -83,8 +83,10 @@ def test_labels_follow_the_thing_they_name(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(clips, "light", lambda rng, size_hw: np.ones((*size_hw, 1), np.float32))
     frames = _clip(CLIP_SEEDS[2], 12, 0)
     for label in np.unique(frames[0].labels):
-        shown = [frame.rgb[frame.labels == label].mean(0) for frame in frames if np.sum(frame.labels == label) > 300]
-        # 30 levels: a thing that is half hidden shows another part of its pattern and its shading.
+        pixels = [int(np.sum(frame.labels == label)) for frame in frames]
+        whole = [frame for frame, count in zip(frames, pixels, strict=True) if count > max(300, 0.8 * max(pixels))]
+        shown = [frame.rgb[frame.labels == label].mean(0) for frame in whole]
+        # 30 levels: where up to a fifth is hidden the parts of other colours may be what is left.
         assert not shown or np.ptp(np.stack(shown), axis=0).max() < 30
 
 
