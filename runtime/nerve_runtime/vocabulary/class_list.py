@@ -68,7 +68,7 @@ class ClassList:
         groups = [tuple(_checked_word(where, word, strict=strict) for word in text.split(",")) for where, text in named]
         places = [where for where, _ in named]
         if background:
-            words = [word for text in background for word in text.split(",")]
+            words = [word for text in background for word in text.replace(";", ",").split(",")]
             groups.insert(0, tuple(_checked_word(BACKGROUND_NAME, word, strict=strict) for word in words))
             places.insert(0, BACKGROUND_NAME)
         _refuse_duplicates(places, groups)

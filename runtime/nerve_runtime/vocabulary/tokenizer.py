@@ -12,7 +12,7 @@ from nerve_runtime.bundle.manifest import Vocabulary
 from nerve_runtime.errors import BundleError, UsageError
 from nerve_runtime.vocabulary.class_list import warn_or_refuse
 
-WORDS_SHOWN = 40
+WORDS_SHOWN = 100
 
 
 class PromptTokenizer:
@@ -88,8 +88,8 @@ class PromptTokenizer:
         close = get_close_matches(word.lower(), self._tokenizer.get_vocab(), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(
-            f"word {word!r} of {_short(prompt)} is not known to this bundle's tokenizer; "
-            f"{hint}known words: {self._known_words()}"
+            f"word {word!r} of {_short(prompt)} is not known to this bundle's tokenizer; {hint}other words need a "
+            f"bundle of real weights (nerve-build --preset edge); known words: {self._known_words()}"
         )
 
     def _known_words(self) -> str:

@@ -155,4 +155,6 @@ def print_distances(class_names: Sequence[str], opacity: float) -> None:
     from nerve_stream.drawing.colours import least_distance
 
     distances = ", ".join(f"{sight} {value:.0f}" for sight, value in least_distance(class_names, opacity).items())
-    typer.echo(f"least distance of two blended colours (CIE Lab, 2 is just visible): {distances}", err=True)
+    typer.echo(
+        f"colours: the two most alike differ by {distances} to these kinds of eyes (2 is just visible)", err=True
+    )

@@ -24,7 +24,7 @@ EXAMPLES = """Examples:
 
   nerve-segment rtsp://door/live --classes "car; road" --jsonl l.jsonl --follow
 
-  nerve-segment 0 --classes "dog; cat" --background "wall, floor" --show
+  nerve-segment 0 --classes "dog; car" --background "grass, road" --show
 
 Exit codes: 0 done, 2 usage, 3 bundle, 4 platform, 5 source, 6 memory or disk, 7 numbers, 8 hung, 130/143 signal, 141 stdout closed."""
 

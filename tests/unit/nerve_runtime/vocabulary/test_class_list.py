@@ -58,6 +58,10 @@ def test_ten_thousand_classes_are_refused_before_any_is_looked_at() -> None:
     assert time.perf_counter() - started < 0.5
 
 
+def test_background_words_may_be_separated_as_classes_are() -> None:
+    assert ClassList.of(["a", "b"], ["water; sky, road"]) == ClassList.of(["a", "b"], ["water, sky, road"])
+
+
 def test_254_classes_are_active_at_most_and_background_counts() -> None:
     names = [f"class{number}" for number in range(254)]
     assert len(ClassList.of(names).names) == 254

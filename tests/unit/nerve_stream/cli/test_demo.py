@@ -33,7 +33,7 @@ def test_the_word_demo_gives_an_overlay_in_the_current_folder_and_may_be_said_ag
         ended = CliRunner().invoke(cli.app, ["demo", "--backend", "fake"])
         assert ended.exit_code == 0, ended.output
         assert ended.stdout.splitlines() == [str(DEMO_OVERLAY)]
-        assert "least distance of two blended colours" in ended.stderr
+        assert "colours: the two most alike differ by normal" in ended.stderr
     assert frames_of_video(DEMO_OVERLAY) == 4
     assert [path.name for path in Path().iterdir()] == [str(DEMO_OVERLAY)]
 
