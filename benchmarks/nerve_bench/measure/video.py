@@ -157,6 +157,7 @@ def _record(name: str, runner: _Runner, cold: _Runner, clips: int, frames: int) 
         "flicker": round(score.changed.percent(), 3),
         "consistency": round(score.consistent.percent(), 2),
         "ghosts": round(score.ghosts.percent(), 2),
+        "things_named_percent": round(score.named_percent(), 1),
         "recovery_frames": round(score.recovery_frames(cold.score), 2),
         "keyframe_percent": round(100 * runner.keyframes / (clips * frames), 1),
         "stationary_percent": round(score.stationary_percent(), 1),

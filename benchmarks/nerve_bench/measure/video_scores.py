@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_bench.measure.accuracy import Confusion
-from nerve_bench.world import CLASS_NAMES
+from nerve_bench.world import CLASS_NAMES, STUFF
 from nerve_bench.world.clips import MovingFrame
 
 Labels = NDArray[np.uint8]
@@ -15,6 +15,9 @@ GHOST_FRAMES = 8
 """How far back a label counts as a ghost: pixels that showed another class within so many frames."""
 RECOVERED_POINTS = 1.0
 """A frame after a cut is recovered when its pixel accuracy is at most so far below that of every-frame-cold."""
+
+LARGE_SHARE = 0.05
+"""A thing that fills so much of a frame is one that nobody overlooks."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class VideoScore:
         by_age: correct pixels by the age of the affinity.
         accuracies: pixel accuracy of every frame, in order, for `recovery`.
         cuts: places in `accuracies` where a shot starts, other than the first.
+        named_frames: frames in which most pixels of each large thing carry its name.
     """
 
     table: Confusion = field(default_factory=lambda: Confusion(len(CLASS_NAMES)))
@@ -55,6 +59,7 @@ class VideoScore:
     by_age: dict[int, Ratio] = field(default_factory=dict)
     accuracies: list[float] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
+    named_frames: int = 0
     _before: tuple[MovingFrame, Labels] | None = None
     _truths: deque[Labels] = field(default_factory=lambda: deque(maxlen=GHOST_FRAMES))
 
@@ -72,6 +77,7 @@ class VideoScore:
         if frame.cut and self._before is not None:
             self.cuts.append(len(self.accuracies))
         self.accuracies.append(100 * float(right.mean()))
+        self.named_frames += large_things_are_named(frame.labels, labels)
         if frame.cut:
             self.begin_clip()
         if self._before is not None:
@@ -103,6 +109,10 @@ class VideoScore:
         """Share of all pixels whose surface did not move."""
         return 100 * self.changed.of / int(self.table.counts.sum())
 
+    def named_percent(self) -> float:
+        """Share of the frames in which every large thing has its right name."""
+        return 100 * self.named_frames / len(self.accuracies)
+
     def recovery_frames(self, cold: "VideoScore") -> float:
         """Frames after a cut, mean over the cuts, until a frame is as good as the same frame of `cold`; 0 is at once."""
         waits = []
@@ -111,3 +121,11 @@ class VideoScore:
             good = (index for index, (own, best) in enumerate(pairs) if own >= best - RECOVERED_POINTS)
             waits.append(next(good, len(self.accuracies) - cut))
         return float(np.mean(waits)) if waits else float("nan")
+
+
+def large_things_are_named(truth: Labels, labels: Labels) -> bool:
+    """Whether each thing that fills `LARGE_SHARE` of the truth has its own label more often than any other."""
+    classes = len(CLASS_NAMES)
+    shares = np.bincount(truth.ravel(), minlength=classes) / truth.size
+    large = [label for label in range(len(STUFF), classes) if shares[label] >= LARGE_SHARE]
+    return all(np.bincount(labels[truth == label]).argmax() == label for label in large)

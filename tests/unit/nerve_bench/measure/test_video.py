@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nerve_bench.measure.video import VARIANTS, measure_video
-from nerve_bench.measure.video_scores import VideoScore
+from nerve_bench.measure.video_scores import VideoScore, large_things_are_named
 from nerve_bench.measure.walk_limit import measure_walks
 from nerve_bench.report.plots_video import draw_video
 from nerve_bench.world import moving_scene
@@ -56,6 +56,19 @@ def test_a_label_that_stays_behind_is_a_ghost_and_inconsistent() -> None:
 def test_a_label_that_changes_at_rest_flickers_whether_it_is_right_or_wrong() -> None:
     still = frame([[1, 0, 0, 0]], [[1, 0, 0, 0]], AT_REST)
     assert scored((FIRST, [[1, 0, 0, 3]]), (still, [[1, 0, 0, 0]])).changed.percent() == 25
+
+
+def test_a_frame_is_named_when_each_large_thing_has_its_own_label_more_often_than_another() -> None:
+    truth = np.zeros((10, 10), np.uint8)
+    truth[:2], truth[2, :4] = 7, 8  # a thing of 20 %, and one too small to count
+    labels = np.zeros_like(truth)
+    assert not large_things_are_named(truth, labels)
+    labels[0], labels[1, :9] = 7, 9
+    assert large_things_are_named(truth, labels)
+    labels[0, 0] = 9
+    labels[1, 9] = 9
+    assert not large_things_are_named(truth, labels)
+    assert large_things_are_named(np.zeros_like(truth), labels)
 
 
 def test_ages_and_cuts_are_counted_apart() -> None:
