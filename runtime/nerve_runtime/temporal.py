@@ -33,7 +33,7 @@ class Temporal:
             affinity, nothing moves. "hold": the keyframe's labels stay.
         scores_every: CLIP runs every so many frames, 1 is each; between, its scores are carried along.
         smoothing: share of a token's seed scores that is kept from the frame before, where its origin is known; 0 is
-            off. Less flicker, slower to change its mind: 0.7 halves what is old every 2 frames.
+            off. Less flicker, slower to change its mind: 0.5 halves what is old every frame.
         change: a keyframe is due when less than this share of the picture is still what the keyframe showed; 0 is off.
         cut: all is forgotten when less than this share of the picture is found in the frame before; 0 is off.
 
@@ -45,7 +45,7 @@ class Temporal:
     longest_s: float = 2.0
     between: Between = "follow"
     scores_every: int = 1
-    smoothing: float = 0.7
+    smoothing: float = 0.5
     change: float = 0.35
     cut: float = 0.45
 

@@ -215,7 +215,7 @@ class RunOptions:
     smoothing: Annotated[
         float | None,
         typer.Option(
-            help="Share of CLIP's scores kept from the frame before, 0 (off) to below 1 (default: 0.7 for video): less "
+            help="Share of CLIP's scores kept from the frame before, 0 (off) to below 1 (default: 0.5 for video): less "
             "flicker, slower to change.",
         ),
     ] = None
