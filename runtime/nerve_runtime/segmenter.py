@@ -127,7 +127,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             bundle: folder with `manifest.json`.
             classes: an iterable with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
-            background: words for everything else, an iterable or one string with commas; they become class 0 and the
+            background: words for everything else, an iterable or one string with commas or semicolons; they become class 0 and the
                 others start at 1.
             backend: "auto" may choose; any other name is that one or an error. Or a Backend, closed with the segmenter.
             backend_options: for a back end that is opened by name; None for the defaults.

@@ -59,7 +59,7 @@ def experiment(
     parts, heads, steps, affinity, sweep, layers: as in the paper. providers, adaptive, groups, transfer, things: what it
     leaves open. better, exact: what may be better. Constants are chosen on validation scenes, figures are of test scenes;
     intervals are 95 %, by resampling scenes, paired for differences. On one core
-    of its own, two to six minutes each, ten for better; all together about an hour.
+    of its own, two to nine minutes each, 25 for better; all together about an hour and a half.
     """
     chosen = list(NAMES) if names == ["all"] else names
     unknown = [name for name in chosen if name not in NAMES]

@@ -68,7 +68,7 @@ def train_tiny_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the tiny CLIP, VAE and UNet from scratch on the world (two hours on a core, half of it with --part on each of two).
+    """Train the tiny CLIP, VAE and UNet from scratch on the world (three hours on a core, two with --part on each of two).
 
     A run that was stopped goes on where it was: checkpoints are written every 100 steps.
     """
@@ -192,7 +192,8 @@ def video(
 
     cold computes each frame from nothing; temporal is what nerve-segment does on video. flicker: labels that change where
     nothing moves, per cent; consistency: labels that stay with a surface as it moves; ghosts: labels left behind where
-    something was; things_named: frames in which each thing that fills 5 % has its right name. The last lines compare truncated, warm and exact walk. About three minutes for 10 clips on 2 cores.
+    something was; things_named_percent: frames in which each thing that fills 5 % has its right name. The last lines
+    compare truncated, warm and exact walk. About four minutes for 10 clips on 2 cores.
     """
     require_reference("video", "onnxruntime", *plotting(plot))
     from nerve_bench.measure.video import VARIANTS, measure_video

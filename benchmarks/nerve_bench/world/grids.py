@@ -51,7 +51,7 @@ def write_png(image: UInt8Image, path: Path) -> Path:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(opencv_path(path), image[..., ::-1]):
+    if not cv2.imwrite(opencv_path(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         raise OSError(f"cannot write {path}; is its folder writable?")
     return path
 

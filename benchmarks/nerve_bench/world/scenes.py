@@ -75,7 +75,7 @@ def make_scene(
         seed: see `SEEDS` for the ranges that keep training and testing apart.
         size_px: side of the square frame in pixels; the world is scaled to it.
         close_up: force an object-centric picture (True) or a full scene (False); None mixes both as in training.
-        things: draw from the first so many things of the atlas.
+        things: draw from the first so many things of the atlas; beyond `WORLD_THINGS` labels have no class name.
     """
     rng = scene_rng(seed)
     scale = size_px / WORLD_PX

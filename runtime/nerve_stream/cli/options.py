@@ -26,7 +26,7 @@ ClassesFile = Annotated[
 ]
 Background = Annotated[
     str,
-    typer.Option("--background", help="Words for all that is no class, ',' between them; they become label 0."),
+    typer.Option("--background", help="Words for all that is no class, ',' or ';' between them; they become label 0."),
 ]
 Templates = Annotated[
     str | None,

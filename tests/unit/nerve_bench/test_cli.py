@@ -103,6 +103,7 @@ def test_without_json_a_table_is_printed() -> None:
     [
         (("accuracy", "--preset", "huge"), "--preset is 'huge', expected tiny"),
         (("accuracy", "--split", "train"), "--split is 'train', expected test or validation"),
+        (("train-tiny", "--part", "vae"), "--part is 'vae', expected clip or diffusion"),
         (("tune", "--part", "all"), "--part is 'all', expected one of: layers, heads, local, walk"),
         (("train-tiny", "--device", "tpu"), "--device is 'tpu', expected auto, cpu or cuda"),
     ],

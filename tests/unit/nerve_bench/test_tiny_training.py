@@ -15,7 +15,7 @@ from nerve_bench.tiny import clip, loop
 from nerve_bench.tiny import train as train_module
 from nerve_bench.tiny.dataset import CONTEXT_LENGTH, CaptionedScenes, captioned_scenes, make_tokenizer
 from nerve_bench.tiny.loop import Phase, step_rng, train
-from nerve_bench.tiny.train import TrainPlan, train_tiny
+from nerve_bench.tiny.train import TrainPlan, train_part, train_tiny
 from nerve_bench.world import CLASS_NAMES, STUFF, words_of
 from nerve_ref.providers.provider import StableDiffusion
 from nerve_ref.weights.architectures import TINY, Backbones
@@ -161,6 +161,10 @@ def test_the_whole_command_resumes_to_the_same_models_and_writes_its_card(
     with pytest.raises(InterruptedRunError):
         run_shortened(tmp_path / "two", tmp_path / "work-two")
     monkeypatch.setattr(train_module, "_reporter", reporter)
+    for part in ("diffusion", "clip"):
+        train_part(TrainPlan(tmp_path / "two", tmp_path / "work-two", "cpu", SHORTEN), part)
+    assert not list((tmp_path / "two").rglob("unet/*")), "a part writes checkpoints alone"
+    monkeypatch.setattr(clip.ClipLoss, "__call__", lambda *_: pytest.fail("a part was trained again"))
     run_shortened(tmp_path / "two", tmp_path / "work-two")
     names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.safetensors"))
     assert len(names) == 3
