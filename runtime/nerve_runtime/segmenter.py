@@ -13,7 +13,7 @@ from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import Array
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
-from nerve_runtime.graphs import ActiveVocabulary, Graphs
+from nerve_runtime.graphs import Graphs, Transfers
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
@@ -101,8 +101,9 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         self._encoder = encoder
         self._threshold_given = constants.threshold is not None
         self._scalars = constants.scalars(manifest.method)
-        self._use_bank(bank)
+        fitted = self._fitted(bank)
         self._graphs = Graphs(manifest, backend, temporal)
+        self._vocabulary = self._graphs.vocabulary(fitted, self._scalars)
         self._video = self.new_video()
         self._closed = False
 
@@ -173,6 +174,11 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """The name of each label."""
         return self._vocabulary.bank.class_names
 
+    @property
+    def transfers(self) -> Transfers:
+        """What crossed between the host and the back end so far, over all videos."""
+        return self._graphs.transfers
+
     def new_video(self) -> Video:
         """Start another video that goes through the same graphs and shares the class list."""
         return Video(self._graphs, lambda: self._vocabulary, self.temporal, self._count)
@@ -184,13 +190,15 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             UsageError: the list is not usable; the old one stays in use.
         """
         self._refuse_if_closed()
-        self._use_bank(self._encoder.text_bank(classes, _background_words(background)))
+        bank = self._fitted(self._encoder.text_bank(classes, _background_words(background)))
+        self._vocabulary = self._graphs.vocabulary(bank, self._scalars)
 
-    def _use_bank(self, bank: TextBank) -> None:
+    def _fitted(self, bank: TextBank) -> TextBank:
+        """The vocabulary with as many classes as the graphs take."""
         if self._threshold_given and not bank.has_background:
             raise UsageError("a threshold gives pixels to the background; name background words, or leave it out")
         slots = self._backend.class_slots
-        self._vocabulary = ActiveVocabulary(bank if slots is None else pad_classes(bank, slots), self._scalars)
+        return bank if slots is None else pad_classes(bank, slots)
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
         """Label every pixel of a frame, or of pixels uint8 (H, W, 3), RGB, or BGR as OpenCV gives them where `bgr`.

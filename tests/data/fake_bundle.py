@@ -104,10 +104,13 @@ STAGES: dict[StageName, StageSpec] = {
         (_SEEDS, _PREVIOUS, *_PLACES, *_scalars("keep")), (_tensor("carried_scores", "float32", "c", TOKENS),)
     ),
     "local": _stage((_FRAME,), (_LOCAL,)),
+    "local_carried": _stage((_tensor("keyframe_weights", "float32", 8, *GRID_HW), _ORIGINS[0]), (_LOCAL,)),
     "walk_carried": _stage((*_WALK, _PREVIOUS, *_ORIGINS, *_scalars("alpha", "beta")), (_SCORES,)),
     "solve": _stage((_AFFINITY, _LOCAL, *_scalars("alpha", "beta")), _CLOSED),
     "walk_exact": _stage((_SEEDS, *_CLOSED, _LOCAL, *_scalars("alpha", "beta")), (_SCORES,)),
-    "readout": _stage((_SCORES, _tensor("size_hw", "int64", 2), *_scalars("threshold")), _LABELS),
+    "readout": _stage(
+        (_SCORES, _tensor("size_hw", "int64", 2), *_scalars("threshold")), (*_LABELS, _tensor("finite", "bool"))
+    ),
     "frame": _stage((_FRAME, *_WORDS, *_scalars("tau", "alpha", "beta", "head_temperature", "threshold")), _LABELS),
 }
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from nerve_export.graphs.arithmetic import (
     NEIGHBOURS,
+    all_finite,
     colour_features,
     log_reach,
     neighbour_weights,
@@ -308,18 +309,18 @@ class WalkWarmStage(WalkStage):
 
 
 class ReadoutStage(nn.Module):
-    """P (c,p), size int64 (2,), threshold () to labels and confidence, both uint8 (H,W)."""
+    """P (c,p), size int64 (2,), threshold () to labels and confidence, both uint8 (H,W), and whether all of P is finite."""
 
     def __init__(self, grid_hw: tuple[int, int]) -> None:
         super().__init__()
         self.grid_hw = grid_hw
 
-    def forward(self, label_scores: Tensor, size_hw: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, label_scores: Tensor, size_hw: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bilinear probabilities, the best class, background below the threshold, 255 where the numbers are broken."""
         height, width = size_hw.tolist()
         torch._check(height > 1)
         torch._check(width > 1)
-        return self.read(label_scores, (height, width), threshold)
+        return (*self.read(label_scores, (height, width), threshold), all_finite(label_scores))
 
     def read(self, label_scores: Tensor, size_hw: tuple[int, int], threshold: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, for a size known to the exporter or a symbol."""

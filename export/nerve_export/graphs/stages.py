@@ -198,6 +198,11 @@ def _local_spec(s: Sizes) -> StageSpec:
     return _signature((_frame(s),), _float("local_weights", 8, *s.grid_hw))
 
 
+def _local_carried_spec(s: Sizes) -> StageSpec:
+    inputs = (_float("keyframe_weights", 8, *s.grid_hw), _tensor("origin_tokens", "int64", s.tokens))
+    return _signature(inputs, _float("local_weights", 8, *s.grid_hw))
+
+
 def _walk_carried_spec(s: Sizes) -> StageSpec:
     origins = (_tensor("origin_tokens", "int64", s.tokens), _float("origin_visible", s.tokens))
     return _signature(_walk_inputs(s, _scores("previous_scores", s), *origins), _scores("label_scores", s))
@@ -220,7 +225,8 @@ def _walk_exact_spec(s: Sizes) -> StageSpec:
 
 def _readout_spec(s: Sizes) -> StageSpec:
     size_hw = _tensor("size_hw", "int64", 2)
-    return _signature((_scores("label_scores", s), size_hw, *_scalars("threshold")), *_labels("H", "W"))
+    outputs = (*_labels("H", "W"), _tensor("finite", "bool"))
+    return _signature((_scores("label_scores", s), size_hw, *_scalars("threshold")), *outputs)
 
 
 def _frame_spec(s: Sizes) -> StageSpec:
@@ -313,6 +319,13 @@ TABLE: dict[StageName, StageRow] = {
             exists=_compares_colours,
         ),
         StageRow(
+            "local_carried",
+            lambda m, p, s, native: _video().LocalCarriedStage(s.grid_hw),
+            _local_carried_spec,
+            _tolerances(Tolerance(0.9999, 1e-5), Tolerance(0.9999, 1e-5)),
+            exists=lambda params: not _compares_colours(params),
+        ),
+        StageRow(
             "walk_carried",
             lambda m, p, s, native: _video().WalkCarriedStage(p, s.grid_hw, p.warm_steps),
             _walk_carried_spec,
@@ -356,7 +369,7 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
     """The graphs that a variant of the method has, in the order of the table.
 
     `local` compares colours, so only a variant whose neighbours are compared by colour can compute it from the frame
-    alone; the exact walk needs pooled keys.
+    alone, and the others have `local_carried`; the exact walk needs pooled keys.
     """
     return tuple(name for name, row in TABLE.items() if row.exists(params))
 

@@ -220,6 +220,8 @@ def _frame_tensors(
     frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams", start: Any
 ) -> dict[str, NDArray[Any]]:
     """Everything about one frame; the warm walk starts from the previous frame's result, as it does on video."""
+    import torch
+
     from nerve_ref.walk import mixed_step, walk
 
     step = mixed_step(reference.S_global, reference.local_weights, params.beta)
@@ -236,6 +238,7 @@ def _frame_tensors(
         "label_scores": reference.P,
         "labels": reference.labels,
         "confidence": reference.confidence,
+        "finite": torch.isfinite(reference.P).all(),
         "features": reference.features,
         **_affinity_tensors(reference.affinity, reference.S_global),
     }
@@ -251,7 +254,7 @@ def _motion_tensors(reference: "Intermediates", params: "NerveParams", start: An
     """Inputs and results of the stages that follow the picture, for a synthetic motion."""
     import torch
 
-    from nerve_ref.motion import carried_dense, carried_walk, carry
+    from nerve_ref.motion import carried_dense, carried_neighbours, carried_walk, carry
 
     motion = synthetic_motion(reference.grid_hw)
     keep = torch.tensor(KEEP)
@@ -263,6 +266,8 @@ def _motion_tensors(reference: "Intermediates", params: "NerveParams", start: An
         "previous_weights": motion.previous_weights,
         "keep": keep,
         "carried_scores": carry(reference.G, start, motion, keep),
+        "keyframe_weights": reference.local_weights,
+        "local_carried.local_weights": carried_neighbours(reference.local_weights, motion),
         "walk_carried.label_scores": carried_walk(reference.G, S, params.alpha, params.warm_steps, start),
     }
 

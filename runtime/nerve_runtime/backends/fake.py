@@ -5,7 +5,7 @@ and the walk is the real one. Labels mean nothing; shapes, dtypes, sums to 1 and
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,7 +104,9 @@ class _FakeSession(Session):
         super().__init__(stage, backend._manifest.stages[stage].spec)
         self._backend = backend
 
-    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(
+        self, tensors: Mapping[str, Array], sizes: Mapping[str, int], host: Collection[str]
+    ) -> dict[str, Array]:
         return self._backend.compute(self.stage, tensors)
 
 
@@ -201,6 +203,14 @@ def _carry(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]
     return {"carried_scores": np.asarray(carried, dtype=np.float32)}
 
 
+def _local_carried(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    weights = tensors["keyframe_weights"]
+    moved = weights.reshape(len(NEIGHBOURS), -1)[:, tensors["origin_tokens"]].reshape(weights.shape)
+    inside = np.stack([_neighbour(np.ones(weights.shape[1:], dtype=np.float32), *offset) for offset in NEIGHBOURS])
+    weights = (moved + SMALL) * inside
+    return {"local_weights": np.asarray(weights / weights.sum(axis=0), dtype=np.float32)}
+
+
 def _walk_carried(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The far affinity of what is not visible is left out, and the rest taken from the origins."""
     visible = tensors["origin_visible"][:, None]
@@ -242,6 +252,7 @@ def _readout(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Arra
     return {
         "labels": labels.astype(np.uint8),
         "confidence": np.rint(np.clip(confidence, 0, 1) * 255).astype(np.uint8),
+        "finite": np.array(np.isfinite(tensors["label_scores"]).all()),
     }
 
 
@@ -255,7 +266,7 @@ def _frame(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]
 
 _STAGES: Mapping[StageName, Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]] = {
     "text": _text, "scores": _scores, "attention": _attention, "mix": _mix, "walk": _walk, "carry": _carry,
-    "walk_carried": _walk_carried, "solve": _solve, "walk_exact": _walk_exact, "readout": _readout, "frame": _frame,
+    "local_carried": _local_carried, "walk_carried": _walk_carried, "solve": _solve, "walk_exact": _walk_exact, "readout": _readout, "frame": _frame,
     "walk_warm": partial(_walk, steps=STEPS_WARM, start="previous_scores"),
     "local": lambda manifest, tensors: {"local_weights": _attention(manifest, tensors)["local_weights"]},
 }  # fmt: skip

@@ -14,6 +14,7 @@ STAGE_ORDER = (
     "local",
     "scores",
     "carry",
+    "local_carried",
     "mix",
     "solve",
     "walk",

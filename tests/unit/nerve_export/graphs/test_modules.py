@@ -318,13 +318,13 @@ def test_the_read_out_equals_the_references_at_any_size(size_hw: tuple[int, int]
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.3, 1.0])
 def test_what_is_below_the_threshold_becomes_background(threshold: float) -> None:
     G, _, _ = random_state((16, 16), (8, 8))
-    found, _ = ReadoutStage((16, 16))(G, torch.tensor([40, 40]), scalar(threshold))
+    found, *_ = ReadoutStage((16, 16))(G, torch.tensor([40, 40]), scalar(threshold))
     expected, _ = readout(G, (16, 16), (40, 40), threshold, has_background=True)
     assert torch.equal(found, expected)
 
 
 def test_equal_scores_get_the_first_class() -> None:
-    labels, confidence = ReadoutStage((4, 4))(torch.full((4, 16), 0.25), torch.tensor([8, 8]), scalar(0.0))
+    labels, confidence, _ = ReadoutStage((4, 4))(torch.full((4, 16), 0.25), torch.tensor([8, 8]), scalar(0.0))
     assert (labels == 0).all()
     assert (confidence == 64).all()
 
@@ -371,7 +371,7 @@ def test_the_constants_of_a_walk_are_inputs_and_not_baked(
 def test_tokens_whose_numbers_are_broken_get_no_label(broken: float) -> None:
     G, _, _ = random_state((16, 16), (8, 8))
     G[1, :32] = broken  # the upper two rows of tokens
-    labels, confidence = ReadoutStage((16, 16))(G, torch.tensor([64, 64]), scalar(0.0))
+    labels, confidence, _ = ReadoutStage((16, 16))(G, torch.tensor([64, 64]), scalar(0.0))
     assert (labels[:8] == 255).all()
     assert (confidence[:8] == 0).all()
     assert (labels[12:] < 5).all()
