@@ -35,7 +35,8 @@ Timings = dict[str, list[float]]
 BLOCK_FRAMES = 16
 PERCENTILES = (50, 90, 99)
 EAGER = "reference_eager"
-RUNNERS = (EAGER, "reference_compile", "bundle_ort", "bundle_openvino", f"bundle_{FAKE_CUDA}")
+IMITATION = f"bundle_{FAKE_CUDA}"
+RUNNERS = (EAGER, "reference_compile", "bundle_ort", "bundle_openvino", IMITATION)
 TRANSFERS = ("h2d_bytes", "d2h_bytes", "waits")
 AGREEMENT_FRAMES = 8
 STAGES = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
@@ -289,13 +290,13 @@ def _run_block(
 
 
 def _records(runners: dict[str, Any], every: int, *, comparable: bool) -> Iterator[dict[str, Any]]:
-    """Lines of all runners; without a ratio where the bundle has other networks than the reference."""
+    """Lines of all runners; without a ratio for other networks than the reference's, and for the imitation."""
     eager = runners[EAGER].timings
     for name, runner in runners.items():
         for stage in ("frame", *STAGES):
             if stage in runner.timings:
                 record = _record(name, stage, every, runner.timings[stage], eager[stage])
-                if not comparable and name != EAGER:
+                if name != EAGER and (not comparable or name == IMITATION):
                     record["ratio_to_eager"] = None
                 yield record | _mean_transfers(runner.transfers) if stage == "frame" else record
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,23 @@ def test_labels_are_those_of_the_stand_in_and_nothing_leaks(imitation: Imitation
 @pytest.mark.parametrize("between", ["warm", "exact", "hold"])
 def test_each_way_between_keyframes_gives_the_labels_of_the_stand_in(imitation: Imitation, between: Any) -> None:
     video_scenario(imitation, Temporal(3, between=between, change=0, cut=0))
+
+
+def test_two_threads_of_two_videos_share_the_device(imitation: Imitation) -> None:
+    """Encoding and decoding of each video in a thread of its own, as `nerve-segment` does."""
+    frames, temporal = drifting(24), Temporal(4, change=0, cut=0)
+    with imitation.segmenter(imitation.stand_in(), temporal) as plain:
+        expected = pipelined(plain.new_video(), frames)
+
+    def in_two_threads(video: Video) -> list[Array]:
+        with ThreadPoolExecutor(1) as encoder:
+            encoded = encoder.map(video.encode, frames)
+            return [video.decode(frame).labels for frame in encoded]
+
+    with imitation.segmenter(imitation.backend, temporal) as segmenter, ThreadPoolExecutor(2) as videos:
+        for labels in videos.map(in_two_threads, [segmenter.new_video(), segmenter.new_video()]):
+            np.testing.assert_array_equal(labels, expected)
+    assert imitation.cudart.leaks() == []
 
 
 def test_chains_without_a_wait_keep_their_order(imitation: Imitation) -> None:
