@@ -1,0 +1,146 @@
+"""The read-outs: label scores of tokens to labels and confidence of pixels, by distance or by colour too.
+
+Letters as in `modules`; s is the number of pixels of the working frame in a token.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nerve_export.graphs.arithmetic import NEIGHBOURS
+
+IGNORE_LABEL = 255
+SUM_LIMIT = 1e4
+"""Scores of a token sum to at most 1; a larger sum, or NaN, comes from broken numbers."""
+AROUND = [(0, 0), *NEIGHBOURS]
+"""(down, right) of the tokens whose scores the guided read-out mixes, from the token that holds the pixel."""
+REACH_TOKENS = 0.75
+"""Standard deviation in tokens of the guided read-out's weight by distance."""
+OUTSIDE_LOGIT = -1e9
+"""Below every logit of a colour: at the least width, 0.001, white on black has -1.5e6."""
+
+
+def labels_of(maps: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores of pixels (c,H,W): the best class, background below the threshold, 255 where the numbers are broken."""
+    best, labels = maps.max(0)
+    total = maps.sum(0)
+    valid = (total >= 0) & (total <= SUM_LIMIT)  # NaN compares with nothing
+    labels = torch.where(valid, labels * (best >= threshold), IGNORE_LABEL)
+    confidence = torch.where(valid, best.clamp(0, 1), 0.0)
+    return labels.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
+
+
+def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Maps (c,h,w) bilinear at a size known to the exporter or a symbol."""
+    # Not [0]: that is a Gather, which copies all scores, a ninth of the read-out's time at 1280 x 720.
+    return functional.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False).squeeze(0)
+
+
+def checked_size(size_hw: Tensor) -> tuple[int, int]:
+    """The values of an int64 (2,), which the exporter may take for sizes of a picture."""
+    height, width = size_hw.tolist()
+    torch._check(height > 1)
+    torch._check(width > 1)
+    return height, width
+
+
+class ReadoutStage(nn.Module):
+    """P (c,p), size int64 (2,), threshold () to labels and confidence, both uint8 (H,W), by distance."""
+
+    def __init__(self, grid_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid_hw = grid_hw
+
+    def forward(self, label_scores: Tensor, size_hw: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Bilinear probabilities, then labels."""
+        return labels_of(resized(label_scores.unflatten(1, self.grid_hw), checked_size(size_hw)), threshold)
+
+
+class FixedReadoutStage(nn.Module):
+    """As `ReadoutStage`, at a size that the graph fixes: an end of the single-graph form."""
+
+    def __init__(self, grid_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid_hw, self.size_hw = grid_hw, size_hw
+
+    def forward(self, label_scores: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Read out at the size."""
+        return labels_of(resized(label_scores.unflatten(1, self.grid_hw), self.size_hw), threshold)
+
+
+class GuidedMaps(nn.Module):
+    """P (c,p) and frame uint8 (1,h,w,3) to scores of the frame's pixels (c,h,w): tokens mixed by distance and colour.
+
+    The weights of a pixel, one for each of the 9 tokens around, are the same for every class: one product a token
+    applies them to all.
+    """
+
+    nearness: Tensor
+    inside: Tensor
+
+    def __init__(self, grid_hw: tuple[int, int], working_hw: tuple[int, int], colour_width: float) -> None:
+        super().__init__()
+        self.grid_hw, self.colour_width = grid_hw, colour_width
+        self.token_px = (working_hw[0] // grid_hw[0], working_hw[1] // grid_hw[1])
+        self.register_buffer("nearness", _nearness(self.token_px))
+        self.register_buffer("inside", OUTSIDE_LOGIT * (1 - self._around(torch.ones(1, *grid_hw))[:, 0, :, None]))
+
+    def forward(self, label_scores: Tensor, frame: Tensor) -> Tensor:
+        """Mix the scores of the tokens around each pixel."""
+        weights = self._weights(frame)  # (p,9,s)
+        around = self._around(label_scores.unflatten(1, self.grid_hw))  # (p,c,9)
+        scores = around @ weights  # (p,c,s)
+        maps = scores.unflatten(2, self.token_px).unflatten(0, self.grid_hw)  # (gh,gw,c,th,tw)
+        return maps.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+    def _weights(self, frame: Tensor) -> Tensor:
+        """How much each pixel takes of the 9 tokens around it, (p,9,s)."""
+        (height, width), (down, right) = self.grid_hw, self.token_px
+        pixels = frame.to(torch.float32).view(height, down, width, right, 3) / 255
+        pixels = pixels.permute(4, 0, 2, 1, 3).flatten(3, 4)  # (3,gh,gw,s)
+        around = self._around(pixels.mean(3)).transpose(0, 1)[..., None]  # (3,p,9,1)
+        difference = pixels.flatten(1, 2)[:, :, None] - around
+        unlike = (difference * difference).sum(0)  # (p,9,s)
+        # In this order no constant of the size of the result arises.
+        return torch.softmax(unlike * (-0.5 / self.colour_width**2) + self.nearness + self.inside, dim=1)
+
+    def _around(self, maps: Tensor) -> Tensor:
+        """Maps (c,h,w) at each token and its neighbours (p,c,9); 0 outside the grid."""
+        height, width = self.grid_hw
+        padded = functional.pad(maps, (1, 1, 1, 1))
+        windows = [padded[:, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width] for dy, dx in AROUND]
+        return torch.stack(windows, dim=3).permute(1, 2, 0, 3).flatten(0, 1)
+
+
+def _nearness(token_px: tuple[int, int]) -> Tensor:
+    """Logits by distance (9,s): minus the squared distance in tokens to each token's centre, over 2 REACH_TOKENS^2."""
+    rows, columns = (((torch.arange(side) + 0.5) / side - 0.5) for side in token_px)
+    down, right = torch.tensor(AROUND, dtype=torch.float32).T
+    squared = (rows - down[:, None]).square()[:, :, None] + (columns - right[:, None]).square()[:, None]
+    return -squared.flatten(1) / (2 * REACH_TOKENS**2)
+
+
+class GuidedReadoutStage(nn.Module):
+    """P (c,p), frame uint8 (1,h,w,3), size int64 (2,), threshold () to labels and confidence, both uint8 (H,W)."""
+
+    def __init__(self, grid_hw: tuple[int, int], working_hw: tuple[int, int], colour_width: float) -> None:
+        super().__init__()
+        self.maps = GuidedMaps(grid_hw, working_hw, colour_width)
+
+    def forward(
+        self, label_scores: Tensor, frame: Tensor, size_hw: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Guided probabilities at the size of the frame, bilinear from there to the size, then labels."""
+        return labels_of(resized(self.maps(label_scores, frame), checked_size(size_hw)), threshold)
+
+
+class FixedGuidedReadoutStage(nn.Module):
+    """As `GuidedReadoutStage`, at the size of the frame: an end of the single-graph form."""
+
+    def __init__(self, grid_hw: tuple[int, int], working_hw: tuple[int, int], colour_width: float) -> None:
+        super().__init__()
+        self.maps = GuidedMaps(grid_hw, working_hw, colour_width)
+
+    def forward(self, label_scores: Tensor, frame: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Read out at the size of the frame."""
+        return labels_of(self.maps(label_scores, frame), threshold)
