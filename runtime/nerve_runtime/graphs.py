@@ -9,14 +9,14 @@ import numpy as np
 
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest
-from nerve_runtime.bundle.spec import Array, StageName
+from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout, StageName
 from nerve_runtime.errors import BundleError
 from nerve_runtime.frames import UInt8Array
 from nerve_runtime.readout import enlarged, possible_winners, readout_size_hw
 from nerve_runtime.temporal import Between, Temporal
 from nerve_runtime.vocabulary.text_bank import TextBank
 
-BASE_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "readout")
+BASE_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk")
 STAGES_BETWEEN_KEYFRAMES: Mapping[Between, tuple[StageName, ...]] = {
     "follow": ("carry", "walk_carried"),
     "warm": ("walk_warm",),
@@ -46,25 +46,23 @@ class ActiveVocabulary:
 
 
 class Graphs:
-    """Opens the stages that a temporal policy needs and runs them; different stages may run in different threads.
+    """Opens the stages that a temporal policy and a read-out need and runs them; different ones may run in different threads.
 
     Attributes:
         manifest: of the bundle.
+        readout: how pixels get the scores of tokens.
 
     Raises:
-        BundleError: the bundle lacks a graph that the policy needs.
+        BundleError: the bundle lacks a graph that the policy or the read-out needs.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend, temporal: Temporal) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, temporal: Temporal, readout: Readout) -> None:
         self.manifest = manifest
+        self.readout = readout
         self._backend = backend
-        stages = stages_for(temporal)
-        missing = [stage for stage in stages if stage not in manifest.stages]
-        if missing:
-            raise BundleError(
-                f"the bundle has no graph {', '.join(missing)}, which between={temporal.between!r} needs; "
-                "build it again with this version, or choose another `between`"
-            )
+        stages = stages_for(temporal, readout)
+        _refuse_missing(manifest, [READOUT_STAGES[readout]], "readout", readout)
+        _refuse_missing(manifest, stages, "between", temporal.between)
         if "walk_carried" in stages and "local" in manifest.stages:
             stages = (*stages, "local")
         self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in stages}
@@ -97,16 +95,24 @@ class Graphs:
         )["seed_scores"]
 
     def read_out(
-        self, scores: Array, vocabulary: ActiveVocabulary, size_hw: tuple[int, int], timings_ms: Timings
+        self,
+        scores: Array,
+        working: UInt8Array,
+        vocabulary: ActiveVocabulary,
+        size_hw: tuple[int, int],
+        timings_ms: Timings,
     ) -> tuple[UInt8Array, UInt8Array]:
-        """Labels and confidence, uint8 (H, W) each, of label scores float32 (c, p)."""
+        """Labels and confidence, uint8 (H, W) each, of label scores float32 (c, p) of a working frame."""
         rows: UInt8Array | None = None
         if self._backend.class_slots is None:
-            rows = possible_winners(scores, self.manifest.geometry.grid_hw, keep_first=vocabulary.bank.has_background)
+            grid_hw, keep_first = self.manifest.geometry.grid_hw, vocabulary.bank.has_background
+            rows = possible_winners(scores, grid_hw, self.readout, keep_first=keep_first)
             scores = scores[rows]
         bounded_hw = readout_size_hw(len(scores), size_hw, self._backend.readout_limit_px)
-        size = np.array(bounded_hw, dtype=np.int64)
-        outputs = self.run("readout", timings_ms, label_scores=scores, size_hw=size, threshold=vocabulary.threshold)
+        tensors = {"label_scores": scores, "size_hw": np.array(bounded_hw, dtype=np.int64)}
+        if self.readout == "guided":
+            tensors["frame"] = working
+        outputs = self.run(READOUT_STAGES[self.readout], timings_ms, **tensors, threshold=vocabulary.threshold)
         labels, confidence = outputs["labels"], outputs["confidence"]
         labels = labels if rows is None else rows[labels]
         if bounded_hw == size_hw:
@@ -118,9 +124,18 @@ class Graphs:
         self._sessions.clear()
 
 
-def stages_for(temporal: Temporal) -> Sequence[StageName]:
-    """The stages that a temporal policy needs."""
-    stages = list(BASE_STAGES)
+def _refuse_missing(manifest: Manifest, stages: Sequence[StageName], option: str, value: str) -> None:
+    missing = [stage for stage in stages if stage not in manifest.stages]
+    if missing:
+        raise BundleError(
+            f"the bundle has no graph {', '.join(missing)}, which {option}={value!r} needs; "
+            f"build it again with this version, or choose another `{option}`"
+        )
+
+
+def stages_for(temporal: Temporal, readout: Readout) -> Sequence[StageName]:
+    """The stages that a temporal policy and a read-out need."""
+    stages = [*BASE_STAGES, READOUT_STAGES[readout]]
     if temporal.keyframe_every > 1:
         stages += STAGES_BETWEEN_KEYFRAMES[temporal.between]
     if (temporal.smoothing > 0 or temporal.scores_every > 1) and "carry" not in stages:

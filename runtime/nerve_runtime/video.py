@@ -109,7 +109,9 @@ class Video:
                 self._restart = True  # the frames encoded so far refer to a keyframe that was lost
             valid = bool(np.isfinite(state.label_scores).all())
             if valid:
-                labels, confidence = self._graphs.read_out(state.label_scores, vocabulary, encoded.size_hw, timings_ms)
+                labels, confidence = self._graphs.read_out(
+                    state.label_scores, encoded.working, vocabulary, encoded.size_hw, timings_ms
+                )
                 self._state = state
             else:
                 labels = np.full(encoded.size_hw, IGNORE_LABEL, dtype=np.uint8)

@@ -127,9 +127,7 @@ class GuidedReadoutStage(nn.Module):
         super().__init__()
         self.maps = GuidedMaps(grid_hw, working_hw, colour_width)
 
-    def forward(
-        self, label_scores: Tensor, frame: Tensor, size_hw: Tensor, threshold: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, label_scores: Tensor, frame: Tensor, size_hw: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Guided probabilities at the size of the frame, bilinear from there to the size, then labels."""
         return labels_of(resized(self.maps(label_scores, frame), checked_size(size_hw)), threshold)
 

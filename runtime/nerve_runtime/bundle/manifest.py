@@ -216,8 +216,9 @@ class Manifest(StrictModel):
         missing = sorted(REQUIRED_STAGES - set(self.stages))
         if missing:
             raise ValueError(f"stages {missing} are missing")
-        if READOUT_STAGES[self.method.readout] not in self.stages:
-            raise ValueError(f"method.readout is {self.method.readout!r}, but there is no stage for it")
+        readout = READOUT_STAGES[self.method.readout]
+        if readout not in self.stages:
+            raise ValueError(f"method.readout is {self.method.readout!r}, but there is no stage {readout!r}")
         named = [path for stage in self.stages.values() for path in (stage.onnx, *stage.external_data)]
         named += [self.vocabulary.tokenizer, *(engine.path for engine in self.engines)]
         unlisted = sorted(set(named) - set(self.files))

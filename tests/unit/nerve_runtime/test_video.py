@@ -177,7 +177,7 @@ def test_a_bundle_without_the_graphs_says_what_to_do(bundle: Path, manifest: Man
     from nerve_runtime.graphs import Graphs
 
     with pytest.raises(BundleError, match="no graph walk_carried, which between='follow' needs; build it again"):
-        Graphs(lacking, FakeBackend(lacking), Temporal())
+        Graphs(lacking, FakeBackend(lacking), Temporal(), "bilinear")
 
 
 def test_carried_neighbours_sum_to_1_and_stay_inside() -> None:
