@@ -86,8 +86,8 @@ def test_the_fakes_guided_read_out_gives_a_pixel_the_scores_of_a_token_of_its_co
     scores = np.zeros((2, *GRID_HW), dtype=np.float32)
     scores[0, :, : GRID_HW[1] // 2] = 1
     scores[1] = 1 - scores[0]
-    inputs = {"label_scores": scores.reshape(2, -1), "frame": frame, "threshold": scalar(0)}
-    outputs = run(manifest, "readout_guided", **inputs, size_hw=np.array(WORKING_HW, dtype=np.int64))
+    size_hw, tokens = np.array(WORKING_HW, dtype=np.int64), scores.reshape(2, -1)
+    outputs = run(manifest, "readout_guided", label_scores=tokens, frame=frame, size_hw=size_hw, threshold=scalar(0))
     expected = np.broadcast_to(np.arange(width) >= width // 2 - 4, WORKING_HW)
     np.testing.assert_array_equal(outputs["labels"], expected.astype(np.uint8))
     assert (outputs["confidence"] == 255).all()
