@@ -83,26 +83,33 @@ class GuidedMaps(nn.Module):
         self.grid_hw, self.colour_width = grid_hw, colour_width
         self.token_px = (working_hw[0] // grid_hw[0], working_hw[1] // grid_hw[1])
         self.register_buffer("nearness", _nearness(self.token_px))
-        self.register_buffer("inside", OUTSIDE_LOGIT * (1 - self._around(torch.ones(1, *grid_hw))[:, 0, :, None]))
+        self.register_buffer("inside", OUTSIDE_LOGIT * (1 - self._around(torch.ones(1, *grid_hw))[:, 0]))
 
     def forward(self, label_scores: Tensor, frame: Tensor) -> Tensor:
         """Mix the scores of the tokens around each pixel."""
-        weights = self._weights(frame)  # (p,9,s)
+        logits = self._logits(frame)
+        weights = torch.exp(logits - logits.amax(1, keepdim=True))  # (p,9,s)
         around = self._around(label_scores.unflatten(1, self.grid_hw))  # (p,c,9)
-        scores = around @ weights  # (p,c,s)
+        scores = around @ weights / weights.sum(1, keepdim=True)  # (p,c,s)
         maps = scores.unflatten(2, self.token_px).unflatten(0, self.grid_hw)  # (gh,gw,c,th,tw)
         return maps.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
 
-    def _weights(self, frame: Tensor) -> Tensor:
-        """How much each pixel takes of the 9 tokens around it, (p,9,s)."""
+    def _logits(self, frame: Tensor) -> Tensor:
+        """Log weight of each of the 9 tokens around every pixel (p,9,s), up to a constant of the pixel.
+
+        With colours x of the pixel and c of a token, both less the pixel's own token's, -|x - c|^2 / 2 is x c - |c|^2 / 2
+        but for |x|^2, which is the same for all 9: half the operations, and the second term is one of tokens.
+        """
         (height, width), (down, right) = self.grid_hw, self.token_px
-        pixels = frame.to(torch.float32).view(height, down, width, right, 3) / 255
-        pixels = pixels.permute(4, 0, 2, 1, 3).flatten(3, 4)  # (3,gh,gw,s)
-        around = self._around(pixels.mean(3)).transpose(0, 1)[..., None]  # (3,p,9,1)
-        difference = pixels.flatten(1, 2)[:, :, None] - around
-        unlike = (difference * difference).sum(0)  # (p,9,s)
-        # In this order no constant of the size of the result arises.
-        return torch.softmax(unlike * (-0.5 / self.colour_width**2) + self.nearness + self.inside, dim=1)
+        pixels = frame.to(torch.float32).view(height, down, width, right, 3) * (1 / (255 * self.colour_width))
+        x = pixels.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (3,p,s)
+        own = x.mean(2)
+        c = self._around(own.unflatten(1, self.grid_hw)).transpose(0, 1) - own[..., None]  # (3,p,9)
+        of_tokens = self.inside - 0.5 * (c * c).sum(0)
+        x, c = (x - own[..., None])[:, :, None], c[..., None]
+        # Channel by channel: an engine may compute a product of matrices in TF32, whose error is divided by the width twice.
+        products = x[0] * c[0] + x[1] * c[1] + x[2] * c[2]
+        return products + of_tokens[..., None] + self.nearness
 
     def _around(self, maps: Tensor) -> Tensor:
         """Maps (c,h,w) at each token and its neighbours (p,c,9); 0 outside the grid."""
