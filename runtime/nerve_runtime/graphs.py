@@ -10,14 +10,14 @@ import numpy as np
 
 from nerve_runtime.backends.base import Backend, DeviceTensor, Session, Tensor
 from nerve_runtime.bundle.manifest import Manifest
-from nerve_runtime.bundle.spec import Array, StageName
+from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout, StageName
 from nerve_runtime.errors import BundleError
 from nerve_runtime.frames import UInt8Array
 from nerve_runtime.readout import enlarged, possible_winners, readout_size_hw
 from nerve_runtime.temporal import Between, Temporal
 from nerve_runtime.vocabulary.text_bank import TextBank
 
-BASE_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "readout")
+BASE_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk")
 STAGES_BETWEEN_KEYFRAMES: Mapping[Between, tuple[StageName, ...]] = {
     "follow": ("carry", "walk_carried"),
     "warm": ("walk_warm",),
@@ -25,6 +25,8 @@ STAGES_BETWEEN_KEYFRAMES: Mapping[Between, tuple[StageName, ...]] = {
     "hold": (),
 }
 
+READ_OUT = ("labels", "confidence", "finite")
+"""What comes down to the host of a frame."""
 NEAR_AFFINITY_STAGES: tuple[StageName, ...] = ("local", "local_carried")
 
 Timings = dict[str, float]
@@ -69,30 +71,28 @@ class ActiveVocabulary:
 
 
 class Graphs:
-    """Opens the stages that a temporal policy needs and runs them; different stages may run in different threads.
+    """Opens the stages that a temporal policy and a read-out need and runs them; different ones may run in different threads.
 
     Tensors stay with the back end from stage to stage; a frame is given to it once, and labels are taken from it once.
 
     Attributes:
         manifest: of the bundle.
+        readout: how pixels get the scores of tokens.
 
     Raises:
-        BundleError: the bundle lacks a graph that the policy needs.
+        BundleError: the bundle lacks a graph that the policy or the read-out needs.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend, temporal: Temporal) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, temporal: Temporal, readout: Readout) -> None:
         self.manifest = manifest
+        self.readout = readout
         self._backend = backend
-        stages = stages_for(temporal)
-        missing = [stage for stage in stages if stage not in manifest.stages]
-        if missing:
-            raise BundleError(
-                f"the bundle has no graph {', '.join(missing)}, which between={temporal.between!r} needs; "
-                "build it again with this version, or choose another `between`"
-            )
+        stages = stages_for(temporal, readout)
+        _refuse_missing(manifest, [READOUT_STAGES[readout]], "readout", readout)
+        _refuse_missing(manifest, stages, "between", temporal.between)
         if "walk_carried" in stages:
             stages = (*stages, _near_affinity(manifest))
-        if "finite" not in manifest.stages["readout"].spec.names[1]:
+        if "finite" not in manifest.stages[READOUT_STAGES[readout]].spec.names[1]:
             raise BundleError("the bundle's graph readout has no output 'finite'; build it again with this version")
         self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in stages}
         # A compiled engine has one context; two videos, or two threads of one, must not run it at once.
@@ -163,21 +163,31 @@ class Graphs:
         return scores
 
     def read_out(
-        self, scores: Tensor, vocabulary: ActiveVocabulary, size_hw: tuple[int, int], timings_ms: Timings
+        self,
+        scores: Tensor,
+        working: Tensor,
+        vocabulary: ActiveVocabulary,
+        size_hw: tuple[int, int],
+        timings_ms: Timings,
     ) -> tuple[UInt8Array, UInt8Array] | None:
-        """Labels and confidence, uint8 (H, W) each, of label scores float32 (c, p); None where a score is not finite."""
+        """Labels and confidence, uint8 (H, W) each, of label scores float32 (c, p) of a working frame.
+
+        None where a score is not finite.
+        """
         rows: UInt8Array | None = None
         in_host_memory = scores.host_view if isinstance(scores, DeviceTensor) else scores
         if self._backend.class_slots is None and in_host_memory is not None:
             if not np.isfinite(in_host_memory).all():
                 return None
-            grid_hw = self.manifest.geometry.grid_hw
-            rows = possible_winners(in_host_memory, grid_hw, keep_first=vocabulary.bank.has_background)
+            grid_hw, keep_first = self.manifest.geometry.grid_hw, vocabulary.bank.has_background
+            rows = possible_winners(in_host_memory, grid_hw, self.readout, keep_first=keep_first)
             scores = self._backend.upload(in_host_memory[rows])  # not counted: a GPU reads out all classes
         bounded_hw = readout_size_hw(scores.shape[0], size_hw, self._backend.readout_limit_px)
-        size = np.array(bounded_hw, dtype=np.int64)
-        tensors = {"label_scores": scores, "size_hw": size, "threshold": vocabulary.scalars["threshold"]}
-        outputs = self.run("readout", tensors, timings_ms, host=("labels", "confidence", "finite"))
+        tensors = {"label_scores": scores, "size_hw": np.array(bounded_hw, dtype=np.int64)}
+        tensors["threshold"] = vocabulary.scalars["threshold"]
+        if self.readout == "guided":
+            tensors["frame"] = working
+        outputs = self.run(READOUT_STAGES[self.readout], tensors, timings_ms, host=READ_OUT)
         if not outputs["finite"]:
             return None
         labels, confidence = outputs["labels"], outputs["confidence"]
@@ -215,9 +225,18 @@ def _near_affinity(manifest: Manifest) -> StageName:
     )
 
 
-def stages_for(temporal: Temporal) -> Sequence[StageName]:
-    """The stages that a temporal policy needs."""
-    stages = list(BASE_STAGES)
+def _refuse_missing(manifest: Manifest, stages: Sequence[StageName], option: str, value: str) -> None:
+    missing = [stage for stage in stages if stage not in manifest.stages]
+    if missing:
+        raise BundleError(
+            f"the bundle has no graph {', '.join(missing)}, which {option}={value!r} needs; "
+            f"build it again with this version, or choose another `{option}`"
+        )
+
+
+def stages_for(temporal: Temporal, readout: Readout) -> Sequence[StageName]:
+    """The stages that a temporal policy and a read-out need."""
+    stages = [*BASE_STAGES, READOUT_STAGES[readout]]
     if temporal.keyframe_every > 1:
         stages += STAGES_BETWEEN_KEYFRAMES[temporal.between]
     if (temporal.smoothing > 0 or temporal.scores_every > 1) and "carry" not in stages:

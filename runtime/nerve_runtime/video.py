@@ -109,7 +109,9 @@ class Video:
             state, keyframe = decoder.next_state(self._state)
             if state.keyframe is None:
                 self._restart = True  # the frames encoded so far refer to a keyframe that was lost
-            readings = self._graphs.read_out(state.label_scores, vocabulary, encoded.size_hw, timings_ms)
+            readings = self._graphs.read_out(
+                state.label_scores, encoded.working, vocabulary, encoded.size_hw, timings_ms
+            )
             if readings is not None:
                 labels, confidence = readings
                 self._state = state

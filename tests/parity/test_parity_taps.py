@@ -36,6 +36,8 @@ def test_taps_are_the_references_own_tensors(models: Models, preset: Preset, tap
         np.testing.assert_allclose(tensors["label_scores"], expected.P.numpy(), atol=1e-6)
         np.testing.assert_allclose(tensors["k2"], expected.heads[2].k.numpy(), atol=1e-5)
         np.testing.assert_array_equal(tensors["labels"], expected.labels.numpy())
+        np.testing.assert_array_equal(tensors["readout_guided.labels"], tensors["labels"])
+        assert (tensors["readout.labels"] != tensors["labels"]).any()
 
 
 def test_the_short_videos_keyframe_is_the_first_frame_alone(taps: Path) -> None:

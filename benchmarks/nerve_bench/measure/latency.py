@@ -145,7 +145,10 @@ def _layer_heads(name: str, capture: CaptureProcessor, z_t: torch.Tensor) -> Lay
 
 
 class BundleStages:
-    """A bundle through the runtime, as a user calls it; stage timings are the runtime's own."""
+    """A bundle through the runtime, as a user calls it, but read out bilinearly, as the reference's stages are.
+
+    Stage timings are the runtime's own.
+    """
 
     def __init__(
         self,
@@ -165,6 +168,7 @@ class BundleStages:
             temporal=Temporal.plain(keyframe_every),
             backend_options=BackendOptions(threads=threads, spinning=spinning),
             templates=templates,
+            readout="bilinear",
         )
         if not self.segmenter.backend.startswith(f"{backend}:"):
             raise CompatibilityError(f"asked for {backend}, got {self.segmenter.backend}: refusing to report it")

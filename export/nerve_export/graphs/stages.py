@@ -223,10 +223,13 @@ def _walk_exact_spec(s: Sizes) -> StageSpec:
     return _signature((*graph, *_scalars("alpha", "beta")), _scores("label_scores", s))
 
 
-def _readout_spec(s: Sizes) -> StageSpec:
-    size_hw = _tensor("size_hw", "int64", 2)
-    outputs = (*_labels("H", "W"), _tensor("finite", "bool"))
-    return _signature((_scores("label_scores", s), size_hw, *_scalars("threshold")), *outputs)
+def _readout_spec(s: Sizes, *guide: TensorSpec) -> StageSpec:
+    inputs = (_scores("label_scores", s), *guide, _tensor("size_hw", "int64", 2), *_scalars("threshold"))
+    return _signature(inputs, *_labels("H", "W"), _tensor("finite", "bool"))
+
+
+def _readout_guided_spec(s: Sizes) -> StageSpec:
+    return _readout_spec(s, _frame(s))
 
 
 def _frame_spec(s: Sizes) -> StageSpec:
@@ -244,6 +247,19 @@ def _video() -> Any:
     from nerve_export.graphs import modules_video
 
     return modules_video
+
+
+def _readouts() -> Any:
+    from nerve_export.graphs import modules_readout
+
+    return modules_readout
+
+
+def _fixed_readout(params: "NerveParams", s: Sizes) -> Any:
+    """The read-out of the constants at working size."""
+    if params.readout == "guided":
+        return _readouts().FixedGuidedReadoutStage(s.grid_hw, s.working_hw, params.guide_width)
+    return _readouts().FixedReadoutStage(s.grid_hw, s.working_hw)
 
 
 def _is_pooled(params: "NerveParams") -> bool:
@@ -348,14 +364,20 @@ TABLE: dict[StageName, StageRow] = {
         ),
         StageRow(
             "readout",
-            lambda m, p, s, native: _modules().ReadoutStage(s.grid_hw),
+            lambda m, p, s, native: _readouts().ReadoutStage(s.grid_hw),
             _readout_spec,
+            _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
+        ),
+        StageRow(
+            "readout_guided",
+            lambda m, p, s, native: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width),
+            _readout_guided_spec,
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
         # Merged from the graphs above; only its end, the read-out at working size, is exported for it.
         StageRow(
             "frame",
-            lambda m, p, s, native: _modules().FixedReadoutStage(s.grid_hw, s.working_hw),
+            lambda m, p, s, native: _fixed_readout(p, s),
             _frame_spec,
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0, agreement=0.99)),
         ),
@@ -374,6 +396,7 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
     return tuple(name for name, row in TABLE.items() if row.exists(params))
 
 
-def fixed_readout_spec(s: Sizes) -> StageSpec:
-    """Inputs and outputs of the read-out inside the merged stage."""
-    return _signature((_scores("label_scores", s), *_scalars("threshold")), *_labels(*s.working_hw))
+def fixed_readout_spec(s: Sizes, params: "NerveParams") -> StageSpec:
+    """Inputs and outputs of the read-out inside the merged stage, which is that of the constants."""
+    guide = (_frame(s),) if params.readout == "guided" else ()
+    return _signature((_scores("label_scores", s), *guide, *_scalars("threshold")), *_labels(*s.working_hw))

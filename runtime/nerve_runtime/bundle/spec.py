@@ -15,9 +15,13 @@ NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 Array = NDArray[Any]
 Dtype = Literal["uint8", "bool", "int64", "float32"]
 StageName = Literal[
-    "text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried", "solve", "walk_exact",
-    "readout", "frame",
+    "text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried", "solve",
+    "walk_exact", "readout", "readout_guided", "frame",
 ]  # fmt: skip
+Readout = Literal["bilinear", "guided"]
+"""How pixels get the scores of the tokens around them: by distance alone, or by the colours of the working frame too."""
+READOUT_STAGES: Mapping[Readout, StageName] = {"bilinear": "readout", "guided": "readout_guided"}
+"""The graph of each read-out."""
 
 
 class StrictModel(BaseModel):

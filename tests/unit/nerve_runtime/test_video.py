@@ -184,7 +184,7 @@ def test_a_bundle_without_the_graphs_says_what_to_do(bundle: Path, manifest: Man
         update={"stages": {name: stage for name, stage in manifest.stages.items() if name != "walk_carried"}}
     )
     with pytest.raises(BundleError, match="no graph walk_carried, which between='follow' needs; build it again"):
-        Graphs(lacking, FakeBackend(lacking), Temporal())
+        Graphs(lacking, FakeBackend(lacking), Temporal(), "bilinear")
 
 
 def test_a_bundle_that_cannot_compare_colours_carries_the_near_affinity_of_the_keyframe(
@@ -199,7 +199,7 @@ def test_a_bundle_that_cannot_compare_colours_carries_the_near_affinity_of_the_k
     assert set(results[1].timings_ms) >= {"local_carried", "walk_carried"}
     neither = manifest.model_copy(update={"stages": {name: stages[name] for name in stages if name != "local_carried"}})
     with pytest.raises(BundleError, match="no graph local or local_carried, which between='follow' needs; build it"):
-        Graphs(neither, FakeBackend(neither), Temporal())
+        Graphs(neither, FakeBackend(neither), Temporal(), "bilinear")
 
 
 def test_a_bundle_whose_read_out_does_not_say_whether_scores_are_finite_is_refused(manifest: Manifest) -> None:
@@ -207,4 +207,4 @@ def test_a_bundle_whose_read_out_does_not_say_whether_scores_are_finite_is_refus
     former = readout.model_copy(update={"spec": readout.spec.model_copy(update={"outputs": readout.spec.outputs[:2]})})
     manifest = manifest.model_copy(update={"stages": {**manifest.stages, "readout": former}})
     with pytest.raises(BundleError, match="graph readout has no output 'finite'; build it again with this version"):
-        Graphs(manifest, FakeBackend(manifest), Temporal())
+        Graphs(manifest, FakeBackend(manifest), Temporal(), "bilinear")
