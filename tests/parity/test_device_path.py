@@ -1,11 +1,15 @@
 """Labels are those of the former data path, on which every tensor crossed the host, to the bit and at true values."""
 
 from collections.abc import Collection, Mapping
+from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from nerve_bench.doubles.engines import IMITATED_SLOTS, FakeCudaBackend
 from nerve_bench.world import CLASS_NAMES, SEEDS, moving_scene
@@ -15,6 +19,8 @@ from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.frames import resize_frame
+from nerve_stream import open_frames
+from nerve_stream.cli import segment as cli
 
 pytestmark = pytest.mark.onnx
 
@@ -96,3 +102,30 @@ def test_streams_and_device_memory_give_the_same_labels(bundle: Path, manifest: 
     for index, (one, other) in enumerate(zip(found, expected, strict=True)):
         np.testing.assert_array_equal(one, other, err_msg=f"frame {index}")
     assert backend.cudart.leaks() == []
+
+
+def test_a_process_of_its_own_gives_the_same_labels(bundle: Path, manifest: Manifest, tmp_path: Path) -> None:
+    """The whole command on the demo's clip, isolated and not, against tensors that cross."""
+    demo = Path(str(files("nerve_stream"))) / "demo"
+    masks = []
+    for isolate in ("--isolate", "--no-isolate"):
+        folder = tmp_path / isolate
+        words = (
+            "--classes",
+            ";".join(CLASS_NAMES),
+            "--masks",
+            folder,
+            "--mask-format",
+            "labels",
+            "--limit",
+            8,
+            isolate,
+        )
+        ended = CliRunner().invoke(cli.app, [str(word) for word in (demo / "clip.mp4", "--bundle", bundle, *words)])
+        assert ended.exit_code == 0, ended.output
+        masks.append([np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)) for path in sorted(folder.glob("*.png"))])
+    backend, frames = CrossingBackend(bundle, manifest), islice(open_frames(demo / "clip.mp4"), 8)
+    with Segmenter.open(bundle, list(CLASS_NAMES), backend=backend, temporal=Temporal(), cache_dir=None) as segmenter:
+        expected = [segmenter.segment(frame).labels for frame in frames]
+    for found in masks:
+        np.testing.assert_array_equal(np.stack(found), np.stack(expected))

@@ -228,10 +228,6 @@ def _readout_spec(s: Sizes, *guide: TensorSpec) -> StageSpec:
     return _signature(inputs, *_labels("H", "W"), _tensor("finite", "bool"))
 
 
-def _readout_guided_spec(s: Sizes) -> StageSpec:
-    return _readout_spec(s, _frame(s))
-
-
 def _frame_spec(s: Sizes) -> StageSpec:
     knobs = _scalars("tau", "alpha", "beta", "head_temperature", "threshold")
     return _signature((_frame(s), *_classes(s), *knobs), *_labels(*s.working_hw))
@@ -371,7 +367,7 @@ TABLE: dict[StageName, StageRow] = {
         StageRow(
             "readout_guided",
             lambda m, p, s, native: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width),
-            _readout_guided_spec,
+            lambda s: _readout_spec(s, _frame(s)),
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
         # Merged from the graphs above; only its end, the read-out at working size, is exported for it.
