@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import reduce
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,10 +56,11 @@ def possible_winners(
 def _undominated(maps: NDArray[np.float32], side: int) -> NDArray[np.bool_]:
     """Which classes are not below the mean of the leading 2, nor of the leading 3, throughout every block; bool (c,)."""
     blocks = np.stack([seen for rows in _windows(maps, side, axis=1) for seen in _windows(rows, side, axis=2)])
-    leading = np.argsort(-blocks.mean(axis=0), axis=0, kind="stable")
-    possible = np.ones(leading.shape, dtype=np.bool_)
+    order = np.argsort(-blocks.mean(axis=0), axis=0, kind="stable")
+    leading = np.take_along_axis(blocks, order[None, : max(LEADERS)], axis=1)
+    possible = np.ones(order.shape, dtype=np.bool_)
     for leaders in LEADERS:
-        mean = np.take_along_axis(blocks, leading[None, :leaders], axis=1).mean(axis=1, keepdims=True)
+        mean = leading[:, :leaders].mean(axis=1, keepdims=True)
         possible &= (blocks >= mean - ROUNDING).any(axis=0)
     return np.asarray(possible.any(axis=(1, 2)))
 
@@ -68,12 +70,13 @@ def _over_blocks(maps: NDArray[np.float32], side: int, pick: np.ufunc) -> NDArra
     return np.asarray(reduce(pick, _windows(reduce(pick, _windows(maps, side, axis=1)), side, axis=2)))
 
 
-def _windows(maps: NDArray[np.float32], side: int, axis: int) -> list[NDArray[np.float32]]:
+def _windows(maps: NDArray[np.float32], side: int, axis: Literal[1, 2]) -> list[NDArray[np.float32]]:
     """The maps as seen from each of the `side` places of a block along an axis."""
-    length = maps.shape[axis]
-    width = min(side, length)
-    along = np.moveaxis(maps, axis, 0)
-    return [np.moveaxis(along[start : start + length - width + 1], 0, axis) for start in range(width)]
+    width = min(side, maps.shape[axis])
+    ends = range(maps.shape[axis] - width + 1, maps.shape[axis] + 1)
+    if axis == 1:
+        return [maps[:, start:end] for start, end in enumerate(ends)]
+    return [maps[:, :, start:end] for start, end in enumerate(ends)]
 
 
 def readout_size_hw(classes: int, size_hw: tuple[int, int], limit_px: int | None = None) -> tuple[int, int]:

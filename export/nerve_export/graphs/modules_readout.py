@@ -95,8 +95,10 @@ class GuidedMaps(nn.Module):
         weights = torch.exp(logits - logits.amax(1, keepdim=True))  # (p,9,s)
         around = self._around(label_scores.unflatten(1, self.grid_hw))  # (p,c,9)
         scores = around @ weights / weights.sum(1, keepdim=True)  # (p,c,s)
-        maps = scores.unflatten(2, self.token_px).unflatten(0, self.grid_hw)  # (gh,gw,c,th,tw)
-        return maps.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+        # One reshape each: the exporter joins two that follow each other under a name with a slash, as of a file.
+        (height, width), (down, right) = self.grid_hw, self.token_px
+        maps = scores.reshape(height, width, -1, down, right).permute(2, 0, 3, 1, 4)
+        return maps.reshape(-1, height * down, width * right)
 
     def _logits(self, frame: Tensor) -> Tensor:
         """Log weight of each of the 9 tokens around every pixel (p,9,s), up to a constant of the pixel.
@@ -106,7 +108,7 @@ class GuidedMaps(nn.Module):
         """
         (height, width), (down, right) = self.grid_hw, self.token_px
         pixels = frame.to(torch.float32).view(height, down, width, right, 3) * (1 / (255 * self.colour_width))
-        x = pixels.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)  # (3,p,s)
+        x = pixels.permute(4, 0, 2, 1, 3).reshape(3, height * width, down * right)  # (3,p,s)
         own = x.mean(2)
         c = self._around(own.unflatten(1, self.grid_hw)).transpose(0, 1) - own[..., None]  # (3,p,9)
         of_tokens = self.inside - 0.5 * (c * c).sum(0)
