@@ -36,7 +36,7 @@ class Observation:
 
     frame: UInt8[Tensor, "H W 3"]
     features: Float[Tensor, "hc wc d"]
-    latent: Float[Tensor, "1 4 h w"] | None
+    latent: Float[Tensor, "1 z h w"] | None
     heads: tuple[LayerHeads, ...]
 
 
@@ -92,7 +92,7 @@ class Intermediates:
 
     features: Float[Tensor, "hc wc d"]
     G: Float[Tensor, "c p"]
-    latent: Float[Tensor, "1 4 a b"] | None
+    latent: Float[Tensor, "1 z a b"] | None
     heads: tuple[LayerHeads, ...]
     affinity: Affinity
     S_global: MixedAffinity
@@ -140,7 +140,7 @@ def observe_clip(models: Models, frame: UInt8[Tensor, "H W 3"], params: NervePar
 
 def observe_affinity(
     models: Models, frame: UInt8[Tensor, "H W 3"], params: NerveParams
-) -> tuple[Float[Tensor, "1 4 h w"] | None, tuple[LayerHeads, ...]]:
+) -> tuple[Float[Tensor, "1 z h w"] | None, tuple[LayerHeads, ...]]:
     """The affinity provider's part of `observe`: the clean latent, if it has one, and queries and keys."""
     _check_frame(frame, params)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def solve(
 
 def structure(
     heads: Sequence[LayerHeads],
-    z0: Float[Tensor, "1 4 a b"] | None,
+    z0: Float[Tensor, "1 z a b"] | None,
     frame: UInt8[Tensor, "H W 3"],
     params: NerveParams,
 ) -> Structure:

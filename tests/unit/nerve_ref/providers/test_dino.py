@@ -13,7 +13,7 @@ from transformers import CLIPModel, Dinov2Config, Dinov2Model
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe_affinity, segment
 from nerve_ref.providers.dino import dino_heads, dino_pixels
-from nerve_ref.providers.provider import DinoV2
+from nerve_ref.providers.provider import Dino
 from nerve_ref.text import TextBank
 from nerve_ref.walk import closed_form, mixed_dense
 from nerve_ref.weights.networks import Models
@@ -92,7 +92,7 @@ def test_blocks_behind_the_last_named_layer_do_not_run(dinov2: Dinov2Model, pixe
 
 def test_a_layer_that_does_not_exist_is_refused_listing_those_that_do(dinov2: Dinov2Model, pixels: Tensor) -> None:
     with pytest.raises(
-        ValueError, match=r"no self-attention layer 'up' in this DINOv2; it has: .*layer\.0, .*layer\.1"
+        ValueError, match=r"no self-attention layer 'up' in this DINO; it has: .*layer\.0, .*layer\.1"
     ):
         dino_heads(dinov2, pixels, ["up"], GRID)
 
@@ -106,7 +106,7 @@ def dino_params(params: NerveParams) -> NerveParams:
 def test_the_method_runs_on_dinov2(
     clip: CLIPModel, tokenizer: Tokenizer, dinov2: Dinov2Model, frame: Tensor, bank: TextBank, dino_params: NerveParams
 ) -> None:
-    result = segment(Models.ready(clip, tokenizer, DinoV2(dinov2)), frame, bank, dino_params)
+    result = segment(Models.ready(clip, tokenizer, Dino(dinov2)), frame, bank, dino_params)
     assert (result.latent, result.grid_hw, len(result.head_weights)) == (None, (4, 4), 8)
     limit = closed_form(result.G, mixed_dense(result.S_global, result.local_weights, dino_params.beta), 0.85)
     # 2 alpha^60 = 1.2e-4
@@ -116,7 +116,7 @@ def test_the_method_runs_on_dinov2(
 def test_the_frame_decides_what_dinov2_says(
     clip: CLIPModel, tokenizer: Tokenizer, dinov2: Dinov2Model, frame: Tensor, dino_params: NerveParams
 ) -> None:
-    models = Models.ready(clip, tokenizer, DinoV2(dinov2))
+    models = Models.ready(clip, tokenizer, Dino(dinov2))
     _, heads = observe_affinity(models, frame, dino_params)
     _, mirrored = observe_affinity(models, frame.flip(1), dino_params)
     assert (heads[0].q - mirrored[0].q).abs().max() > 0.1 * heads[0].q.std()
@@ -127,4 +127,4 @@ def test_dinov2_has_no_latent_to_compare_neighbours_by(
 ) -> None:
     params = replace(dino_params, local_features="latent")
     with pytest.raises(ValueError, match=r"'latent', but this provider of affinities \(DINOv2\) has none; choose keys"):
-        segment(Models.ready(clip, tokenizer, DinoV2(dinov2)), frame, bank, params)
+        segment(Models.ready(clip, tokenizer, Dino(dinov2)), frame, bank, params)

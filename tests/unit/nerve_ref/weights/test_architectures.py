@@ -18,7 +18,6 @@ from nerve_ref.providers.dino import dino_heads
 from nerve_ref.providers.provider import AffinityProvider
 from nerve_ref.providers.stable_diffusion import LayerHeads, unet_heads
 from nerve_ref.weights.architectures import (
-    CONFIGS,
     Backbones,
     LayerShape,
     clip_patch_px,
@@ -28,6 +27,7 @@ from nerve_ref.weights.architectures import (
     network_config,
     text_width,
 )
+from nerve_ref.weights.configs import CONFIGS
 from nerve_ref.weights.networks import tiny_models
 from tests.contracts.checkout import ROOT, run_python
 

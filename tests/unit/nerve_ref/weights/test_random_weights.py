@@ -12,12 +12,13 @@ from transformers import CLIPModel
 
 from nerve_ref.params import PRESETS, NerveParams
 from nerve_ref.pipeline import observe_affinity, segment
-from nerve_ref.providers.provider import DinoV2, StableDiffusion
+from nerve_ref.providers.provider import Dino, StableDiffusion
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights import random as random_weights
-from nerve_ref.weights.architectures import CONFIGS, SCHEDULE, Backbones
+from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.configs import CONFIGS, SCHEDULE
 from nerve_ref.weights.networks import Models, random_models
-from nerve_ref.weights.random import random_dinov2, synthetic_tokenizer
+from nerve_ref.weights.random import random_dino, synthetic_tokenizer
 from nerve_runtime.bundle.manifest import Vocabulary
 from nerve_runtime.errors import UsageError
 from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
@@ -86,7 +87,7 @@ def test_drawing_weights_leaves_the_global_generator_alone() -> None:
 
 def test_no_weight_is_one_that_an_optimiser_of_graphs_would_drop() -> None:
     models = random_models(DIFFUSION, 0)
-    networks = (models.clip, diffusion(models).unet, diffusion(models).vae, random_dinov2("small-dinov2", 0))
+    networks = (models.clip, diffusion(models).unet, diffusion(models).vae, random_dino("small-dinov2", 0))
     for every in map(weights, networks):
         assert every.isfinite().all()
         assert not ((every == 0) | (every == 1)).any()
@@ -150,7 +151,7 @@ def test_the_tiny_architecture_takes_its_own_tokenizer_and_length() -> None:
     assert len(models.tokenizer.encode("a grass").ids) == 40
     assert diffusion(models).context.shape == (1, 4, 8)
     assert type(diffusion(models).vae).__name__ == "AutoencoderTiny"
-    assert isinstance(random_models(DINOV2, 0).provider, DinoV2)
+    assert isinstance(random_models(DINOV2, 0).provider, Dino)
 
 
 def test_positions_are_numbered_as_in_a_network_made_the_usual_way(clip: CLIPModel) -> None:
