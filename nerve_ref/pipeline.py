@@ -15,7 +15,7 @@ from nerve_ref.affinity import Affinity, MixedAffinity, affinity_from_heads, tok
 from nerve_ref.clip_scores import clip_pixels, dense_features, seed_scores
 from nerve_ref.head_weights import head_entropies, head_weights
 from nerve_ref.local import local_features, local_weights
-from nerve_ref.params import TINY, NerveParams
+from nerve_ref.params import NerveParams
 from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
@@ -241,8 +241,8 @@ def mix_heads(affinity: Affinity, G: Float[Tensor, "c p"], params: NerveParams) 
 def segment_image(
     image: str | Path | Shaped[np.ndarray, "H W 3"],
     class_names: str | Sequence[str],
+    params: NerveParams,
     background: str | Sequence[str] = (),
-    params: NerveParams = TINY,
     models: Models | None = None,
 ) -> Intermediates:
     """Segment a picture of any size; labels have the picture's size.
@@ -250,8 +250,8 @@ def segment_image(
     Args:
         image: an image file, or uint8 RGB.
         class_names: as `text.parse_classes` reads them, e.g. "ladybug, beetle; grass".
+        params: constants of the method, such as those of the preset of `models`.
         background: words for everything else.
-        params: constants of the method.
         models: networks; the packaged tiny ones by default.
 
     Raises:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nerve_ref.params import NerveParams
-from nerve_ref.weights.configs import CONFIGS, LIBRARY_DEFAULTS
+from nerve_ref.weights.configs.own import AnyNetwork, Network
+from nerve_ref.weights.configs.published import CONFIGS, LIBRARY_DEFAULTS
 from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.own_networks import AnyNetwork, Network
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[1] / "models" / "tiny"
@@ -82,9 +82,13 @@ def network_config(name: AnyNetwork, role: str) -> dict[str, Any]:
         (path,) = [path for path in (TINY_FOLDER / role).glob("*config.json") if "token" not in path.name]
         return json.loads(path.read_text(encoding="utf-8"))
     if role not in CONFIGS.get(name, {}):
-        known = [network for network, roles in CONFIGS.items() if role in roles]
-        raise ValueError(f"{name!r} is no network with a {role}; expected one of: {', '.join([TINY, *known])}")
+        raise ValueError(f"{name!r} is no network with a {role}; expected one of: {', '.join(known_networks(role))}")
     return CONFIGS[name][role]
+
+
+def known_networks(*roles: str) -> list[str]:
+    """The networks of the lock, and tiny, that play any of these roles; tiny is listed for each."""
+    return [TINY, *(network for network, own in CONFIGS.items() if not set(roles).isdisjoint(own))]
 
 
 def clip_patch_px(name: AnyNetwork) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path, user_data_path
 
+from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.formats import PICKLED, convert_pickle, is_conversion_of, safetensors_name
@@ -25,7 +26,6 @@ from nerve_ref.weights.lock import (
     with_pins,
     write_lock,
 )
-from nerve_ref.weights.own_networks import AnyNetwork, Network
 
 APPLICATION = "nerve-deploy"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nerve_ref.weights.architectures import TINY, Backbones, is_dino, network_config, packaged_tiny, vae_network
+from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
 from nerve_ref.weights.download import WeightFolders, WeightStore, fetch
 from nerve_ref.weights.errors import WeightError
@@ -12,7 +13,6 @@ from nerve_ref.weights.formats import safetensors_name
 from nerve_ref.weights.hub import Hub, HuggingFaceHub
 from nerve_ref.weights.local import ADVICE, checkpoint_roles, role_files
 from nerve_ref.weights.lock import expected_pins
-from nerve_ref.weights.own_networks import AnyNetwork, Network
 
 TOKENIZER_NETWORK = "clip-tokenizer"
 """All of OpenAI's CLIPs read the same byte pairs, so one tokenizer.json serves them."""

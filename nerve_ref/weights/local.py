@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerve_ref.weights.configs import DINO_TYPES
+from nerve_ref.weights.configs.published import DINO_TYPES
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.formats import CONVERT, PICKLED, check_config, check_safetensors
 

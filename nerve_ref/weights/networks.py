@@ -28,9 +28,9 @@ from nerve_ref.weights.architectures import (
     vae_network,
 )
 from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dino, read_text_encoder, read_unet
+from nerve_ref.weights.configs.own import AnyNetwork
 from nerve_ref.weights.digests import file_sha256
 from nerve_ref.weights.local import role_files
-from nerve_ref.weights.own_networks import AnyNetwork
 from nerve_ref.weights.random import (
     random_autoencoder,
     random_clip,

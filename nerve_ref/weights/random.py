@@ -20,7 +20,7 @@ from nerve_ref.providers.dino import DinoModel
 from nerve_ref.providers.stable_diffusion import Autoencoder
 from nerve_ref.weights.architectures import network_config
 from nerve_ref.weights.builders import autoencoder_around, clip_around, dino_around, unet_around
-from nerve_ref.weights.own_networks import AnyNetwork
+from nerve_ref.weights.configs.own import AnyNetwork
 
 JITTER = 0.02
 """Deviation of biases from 0 and of scales from 1: exactly there, optimisers of graphs would find them and drop them,
@@ -100,7 +100,8 @@ def _draw(module: nn.Module, name: str, parameter: Tensor, generator: torch.Gene
 def _restore(module: nn.Module, name: str, buffer: Tensor) -> None:
     """Buffers are no weights and were lost with the memory: numbers of positions, and frequencies of DINOv3's turns."""
     if name == "inv_freq":
-        buffer.copy_(type(module)(module.config).inv_freq)
+        fresh: Any = type(module)(module.config)
+        buffer.copy_(fresh.inv_freq)
         return
     if name != "position_ids":
         raise ValueError(

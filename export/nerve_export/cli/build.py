@@ -76,6 +76,7 @@ def build_engines(
         audit_frames=audit_frames,
         weights=WeightChoice(clip, sd, vae, tokenizer, offline, locked, dinov2),
         random_seed=random_weights,
+        downloads=not dry_run,
     )
     if dry_run:
         print_plan(plan, target, as_json=as_json)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -12,7 +12,7 @@ from nerve_export.cli.console import stderr_console
 from nerve_export.cli.extras import is_installed
 from nerve_export.engines.compile import resolve_targets
 from nerve_export.graphs.stages import stages_of
-from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights, presets
+from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights
 from nerve_ref.weights.files import HubNetwork, WeightChoice
 from nerve_runtime.errors import BundleError
 
@@ -44,8 +44,8 @@ def print_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
 
 def _facts(plan: BuildPlan, target: str, key: str | None) -> dict[str, Any]:
     return {
-        "preset": plan.preset,
-        "networks": [name for name in asdict(plan.backbones).values() if name],
+        "preset": plan.preset.name,
+        "networks": list(plan.backbones.names()),
         "out": str(plan.out),
         "target": target,
         "opset": plan.opset,
@@ -72,7 +72,7 @@ def _key_without_downloads(plan: BuildPlan) -> str | None:
     except BundleError as error:
         note = str(error)
         if not plan.weights.offline and "was not downloaded before" in note:
-            note = f"weights of {plan.preset} are not here yet; a build downloads them, and has no plan key before"
+            note = f"weights of {plan.preset.name} are not here yet; a build downloads them, and has no plan key before"
         stderr_console().print(f"note: {note}")
         return None
 
@@ -91,7 +91,7 @@ def _state(plan: BuildPlan, targets: tuple[str, ...], key: str | None) -> str:
 def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tuple[str, str]]:
     height, width = plan.params.size_hw
     stages = stages_of(plan.params)
-    yield "preset", f"{plan.preset}: {presets()[plan.preset].about}"
+    yield "preset", f"{plan.preset.name}: {plan.preset.about}"
     yield "settings", f"{height} x {width} px, {plan.precision}, opset {plan.opset}, {plan.params.steps} steps"
     yield "classes", f"up to {plan.max_classes}"
     yield "graphs", f"{len(stages)}: {', '.join(stages)}"
@@ -102,7 +102,7 @@ def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tupl
     download = sum(network.missing_bytes for network in networks)
     yield "download", _size(download) if download else "nothing"
     yield "disk", _disk(plan, targets)
-    took = TIMES.get(plan.preset, TRUE_SIZE_TIME)
+    took = TIMES.get(plan.preset.name, TRUE_SIZE_TIME)
     yield "time", f"{took}; the download comes before" if download else took
 
 
@@ -110,7 +110,7 @@ def _weights(plan: BuildPlan, networks: tuple[HubNetwork, ...]) -> Iterator[str]
     if plan.random_seed is not None:
         yield f"random, seed {plan.random_seed}: labels will mean nothing"
         return
-    if presets()[plan.preset].is_packaged:
+    if plan.preset.is_packaged:
         yield "packaged, they come with nerve-deploy"
     for flag, name in LOCAL.items():
         if (path := getattr(plan.weights, flag)) is not None:
@@ -122,7 +122,7 @@ def _weights(plan: BuildPlan, networks: tuple[HubNetwork, ...]) -> Iterator[str]
 
 def _disk(plan: BuildPlan, targets: tuple[str, ...]) -> str:
     """Graphs hold what the weights hold, in half of the bytes in half precision, and less where networks are cut."""
-    if presets()[plan.preset].is_packaged:
+    if plan.preset.is_packaged:
         graphs = f"about {_size(TINY_BUNDLE_BYTES)}"
     else:
         weights = sum(network.total_bytes for network in networks_on_the_hub(plan.backbones, WeightChoice()))

@@ -249,7 +249,7 @@ class DinoHeads(nn.Module):
         patch = model.config.patch_size
         self.input_hw = (self.grid_hw[0] * patch, self.grid_hw[1] * patch)
         self.numbers = [int(name.rpartition(".")[2]) for name in params.layers]
-        self.blocks = dino_blocks(model)[: max(self.numbers) + 1]
+        self.blocks: Any = dino_blocks(model)[: max(self.numbers) + 1]
         patches = model.embeddings.patch_embeddings
         self.patches = getattr(patches, "projection", patches)
         first, positions = _dino_tokens(model.embeddings, self.grid_hw, self.input_hw)

@@ -91,9 +91,7 @@ def test_blocks_behind_the_last_named_layer_do_not_run(dinov2: Dinov2Model, pixe
 
 
 def test_a_layer_that_does_not_exist_is_refused_listing_those_that_do(dinov2: Dinov2Model, pixels: Tensor) -> None:
-    with pytest.raises(
-        ValueError, match=r"no self-attention layer 'up' in this DINO; it has: .*layer\.0, .*layer\.1"
-    ):
+    with pytest.raises(ValueError, match=r"no self-attention layer 'up' in this DINO; it has: .*layer\.0, .*layer\.1"):
         dino_heads(dinov2, pixels, ["up"], GRID)
 
 

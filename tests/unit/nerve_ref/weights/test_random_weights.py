@@ -10,13 +10,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from nerve_ref.params import PRESETS, NerveParams
+from nerve_export.presets.files import presets
+from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe_affinity, segment
 from nerve_ref.providers.provider import Dino, StableDiffusion
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights import random as random_weights
 from nerve_ref.weights.architectures import Backbones
-from nerve_ref.weights.configs import CONFIGS, SCHEDULE
+from nerve_ref.weights.configs.published import CONFIGS, SCHEDULE
 from nerve_ref.weights.networks import Models, random_models
 from nerve_ref.weights.random import random_dino, synthetic_tokenizer
 from nerve_runtime.bundle.manifest import Vocabulary
@@ -176,7 +177,7 @@ def test_a_buffer_of_unknown_content_is_refused() -> None:
 def test_true_sized_clip_and_dinov2_keep_the_scale_too() -> None:
     frame = frames()[0].repeat(4, 4, 1)
     models = random_models(Backbones("clip-vit-base-patch16", "dinov2-base"), 0)
-    _, heads = observe_affinity(models, frame, PRESETS["dinov2"])
+    _, heads = observe_affinity(models, frame, presets()["dinov2"].params)
     assert all(0.5 < layer.q.std(dim=1).mean() < 2 for layer in heads)
     hidden = models.clip.vision_model(torch.randn(1, 3, 224, 224)).last_hidden_state
     assert 1 < hidden.std() < 20

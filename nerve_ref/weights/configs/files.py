@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from nerve_ref.weights.configs.own import Network
 from nerve_ref.weights.download import WeightStore, fetch, repository_files
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.formats import check_config
 from nerve_ref.weights.local import PIPELINE_ROLES, TOKENIZER_FILES, role_file_names
-from nerve_ref.weights.own_networks import Network
 
 Part: TypeAlias = Literal["clip", "affinity", "vae"]
 """What a network does in the method; affinity comes from a diffusion pipeline or a DINO."""
@@ -60,14 +60,14 @@ def _lists_unet(repository: str, revision: str, folder: Path, store: WeightStore
         raise WeightError(f"the configuration of {repository} cannot be had: {error}; give it in the preset") from error
 
 
-def _empty_prompt(names: Mapping[str, Any], vocabulary: Mapping[str, Any]) -> dict[str, int]:
+def _empty_prompt(names: Mapping[str, Any], vocabulary: Mapping[Any, Any]) -> dict[str, int]:
     """Token ids of "" under a pipeline's own tokenizer: start, end, and padding to the full length."""
     tokens = {name: names.get(f"{token}_token") for name, token in (("start", "bos"), ("end", "eos"), ("pad", "pad"))}
     texts = {name: token["content"] if isinstance(token, Mapping) else token for name, token in tokens.items()}
-    unknown = [name for name, text in texts.items() if text not in vocabulary]
-    if unknown:
+    ids = {name: vocabulary[text] for name, text in texts.items() if text in vocabulary}
+    if unknown := [name for name in texts if name not in ids]:
         raise WeightError(
             f"the pipeline's tokenizer names no {unknown[0]} token that its vocabulary has; give empty_prompt in the "
             "preset as { start = ID, end = ID, pad = ID }"
         )
-    return {name: int(vocabulary[text]) for name, text in texts.items()}
+    return ids

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from nerve_ref.weights.configs import DINO_TYPES, LIBRARY_DEFAULTS, SCHEDULE
+from nerve_ref.weights.configs.published import DINO_TYPES, LIBRARY_DEFAULTS, SCHEDULE
 
 Config: TypeAlias = Mapping[str, Any]
 UNKNOWN_LICENCE = "not known; see the page of its weights"
