@@ -16,6 +16,7 @@ from nerve_export.cli.engines import engines
 from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
+from nerve_export.cli.preset import app as preset_commands
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_ref.weights.files import WeightChoice
@@ -26,6 +27,7 @@ app.command()(engines)
 app.command()(parity)
 app.command()(doctor)
 app.command()(lock)
+app.add_typer(preset_commands, name="preset", help="What a preset holds and costs: show, check.")
 
 
 @app.callback(invoke_without_command=True)

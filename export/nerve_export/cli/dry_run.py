@@ -13,6 +13,7 @@ from nerve_export.cli.extras import is_installed
 from nerve_export.engines.compile import resolve_targets
 from nerve_export.graphs.stages import stages_of
 from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights
+from nerve_ref.weights.configs.own import Network
 from nerve_ref.weights.files import HubNetwork, WeightChoice
 from nerve_runtime.errors import BundleError
 
@@ -100,7 +101,7 @@ def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tupl
     for text in _weights(plan, networks):
         yield "weights", text
     download = sum(network.missing_bytes for network in networks)
-    yield "download", _size(download) if download else "nothing"
+    yield "download", size_text(download) if download else "nothing"
     yield "disk", _disk(plan, targets)
     took = TIMES.get(plan.preset.name, TRUE_SIZE_TIME)
     yield "time", f"{took}; the download comes before" if download else took
@@ -116,20 +117,23 @@ def _weights(plan: BuildPlan, networks: tuple[HubNetwork, ...]) -> Iterator[str]
         if (path := getattr(plan.weights, flag)) is not None:
             yield f"{name} from {path}"
     for network in networks:
-        where = "downloaded before" if network.is_here else f"{_size(network.missing_bytes)} to download"
+        where = "downloaded before" if network.is_here else f"{size_text(network.missing_bytes)} to download"
         yield f"{network.name} from {network.repository}: {where}"
 
 
 def _disk(plan: BuildPlan, targets: tuple[str, ...]) -> str:
     """Graphs hold what the weights hold, in half of the bytes in half precision, and less where networks are cut."""
     if plan.preset.is_packaged:
-        graphs = f"about {_size(TINY_BUNDLE_BYTES)}"
+        graphs = f"about {size_text(TINY_BUNDLE_BYTES)}"
+    elif any(isinstance(network, Network) for network in (plan.backbones.clip, plan.backbones.affinity)):
+        graphs = f"as much as nerve-build preset check {plan.preset.name} says"
     else:
         weights = sum(network.total_bytes for network in networks_on_the_hub(plan.backbones, WeightChoice()))
-        graphs = f"up to {_size(weights if plan.precision == 'fp32' else weights / 2)}"
+        graphs = f"up to {size_text(weights if plan.precision == 'fp32' else weights / 2)}"
     engines = ", about twice that for the engines of each target" if targets else ""
     return f"{graphs}{engines}; an old bundle stays until the new one is whole"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Bytes in MB or GB, for people."""
     return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"

@@ -18,11 +18,11 @@ from nerve_bench.measure.cost import (
     method_specs,
     part_gmac,
     preset_costs,
-    program_gmac,
 )
 from nerve_bench.measure.method_stages import Problem
 from nerve_bench.measure.method_times import measure_method
 from nerve_bench.report.plots_cost import draw_cost, draw_cost_sizes, draw_latency, draw_memory, draw_walk
+from nerve_export.graphs.program import program_cost
 from nerve_export.graphs.stages import TABLE, sizes_of
 from nerve_export.plan import make_plan
 from nerve_runtime.bundle.manifest import load_manifest
@@ -77,7 +77,7 @@ def test_the_traced_program_costs_what_the_graph_costs(stage: Any, bundle: Path)
     module = TABLE[stage].module(None, plan.params, sizes, True)
     doors = TABLE[stage].spec(sizes).inputs
     shapes = [[axis if isinstance(axis, int) else 21 for axis in tensor.axes] for tensor in doors]
-    found = program_gmac(module, [torch.empty(shape) for shape in shapes])
+    found = program_cost(module, [torch.empty(shape) for shape in shapes]).gmac
     assert found == pytest.approx(load_manifest(bundle).stages[stage].gmac, abs=1e-6)
 
 
@@ -90,7 +90,7 @@ class WithDeadCode(nn.Module):
 
 
 def test_dead_code_is_not_counted() -> None:
-    assert program_gmac(WithDeadCode(), [torch.empty(100, 100)]) == pytest.approx(100**3 / 1e9)
+    assert program_cost(WithDeadCode(), [torch.empty(100, 100)]).gmac == pytest.approx(100**3 / 1e9)
 
 
 class WithEinsum(nn.Module):
@@ -102,7 +102,7 @@ class WithEinsum(nn.Module):
 
 def test_a_product_that_is_not_known_is_refused() -> None:
     with pytest.raises(CompatibilityError, match=r"aten\.einsum\.default, a product that is not counted"):
-        program_gmac(WithEinsum(), [torch.empty(4, 4)])
+        program_cost(WithEinsum(), [torch.empty(4, 4)])
 
 
 def test_the_dense_form_costs_what_a_person_counts() -> None:
