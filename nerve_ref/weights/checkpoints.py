@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from nerve_ref.providers.dino import DinoModel
 from nerve_ref.providers.stable_diffusion import Autoencoder
 from nerve_ref.weights.builders import DINO_CLASSES
+from nerve_ref.weights.open_clip import from_open_clip
 
 Tensors: TypeAlias = dict[str, Tensor]
 
@@ -38,12 +39,12 @@ NAMES_SHOWN = 4
 
 
 def read_clip(path: Path, config: Mapping[str, Any]) -> CLIPModel:
-    """CLIP from a transformers folder, or a single file in transformers' names with the given configuration.
+    """CLIP from a transformers folder, or a single file in transformers' or OpenCLIP's names with the given configuration.
 
     Raises:
         ValueError: if it cannot be read or lacks a weight.
     """
-    return _transformer(CLIPModel, path, lambda: (CLIPConfig(**config), _tensors(path)))
+    return _transformer(CLIPModel, path, lambda: (CLIPConfig(**config), from_open_clip(_tensors(path))))
 
 
 def read_dino(path: Path, config: Mapping[str, Any]) -> DinoModel:

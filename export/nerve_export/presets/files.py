@@ -156,14 +156,19 @@ def load_preset(path: Path, *, offline: bool = False, name: str | None = None) -
     """
     text = read_preset_text(path)
     content = text.parsed()
+    name = name or path.stem
     sources = {part: getattr(content.networks, part) for part in _PARTS}
-    networks = {part: _network(part, source, text, offline) for part, source in sources.items() if source is not None}
+    networks = {
+        part: _network(f"{name}'s {part}", part, source, text, offline)
+        for part, source in sources.items()
+        if source is not None
+    }
     backbones = Backbones(**networks)
     params = _params(content, text)
     _refuse_contradictions(backbones, params, text)
     paths = {part: path.parent / source.path for part, source in sources.items() if source and source.path}
     return Preset(
-        name=name or path.stem,
+        name=name,
         params=params,
         backbones=backbones,
         about=content.about,
@@ -183,8 +188,8 @@ def _params(content: PresetFile, text: PresetText) -> NerveParams:
         text.refuse(["method", found[1]], found[2])
 
 
-def _network(part: Part, source: Source, text: PresetText, offline: bool) -> AnyNetwork:
-    """One network of the file.
+def _network(label: str, part: Part, source: Source, text: PresetText, offline: bool) -> AnyNetwork:
+    """One network of the file, called as on the hub, or `label`.
 
     Raises:
         UsageError: its source is contradictory or its configuration unusable.
@@ -205,12 +210,13 @@ def _network(part: Part, source: Source, text: PresetText, offline: bool) -> Any
     if source.name is not None:
         return _locked_network(part, source, refuse)
     try:
-        label = source.hub or (Path(source.path).name if source.path else f"{text.path.stem}'s {part}")
         configs = _configs(part, source, text.path.parent, offline)
         if configs is None:
             refuse("", "names no network, expected name, hub with revision, path, or a table named config")
         licence = source.licence or UNKNOWN_LICENCE
-        return own_network(label, configs, repository=source.hub, revision=source.revision, licence=licence)
+        return own_network(
+            source.hub or label, configs, repository=source.hub, revision=source.revision, licence=licence
+        )
     except WeightError as error:
         raise BundleError(str(error)) from error
     except (ValueError, TypeError) as error:

@@ -117,7 +117,7 @@ def _reason(place: Sequence[str], error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"is no field of a preset, expected {_expected(place[:-1])}"
     if error["type"] == "missing":
-        return "is missing"
+        return "has too few values" if isinstance(error["loc"][-1], int) else "is missing"
     return f"is {error['input']!r}: {error['msg'].lower()}"
 
 
@@ -139,10 +139,13 @@ def _lines_of_fields(text: str) -> dict[tuple[str, ...], int]:
     lines: dict[tuple[str, ...], int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):
-            table = _names(header[1])
-            lines.setdefault(table, number)
+            table = place = _names(header[1])
         elif key := _KEY.match(line):
-            lines.setdefault((*table, *_names(key[1])), number)
+            place = (*table, *_names(key[1]))
+        else:
+            continue
+        for end in range(1, len(place) + 1):
+            lines.setdefault(place[:end], number)
     return lines
 
 
