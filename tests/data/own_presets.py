@@ -7,8 +7,9 @@ SMALL_CLIP = """
 projection_dim = 32
 [networks.clip.config.text_config]
 vocab_size = 512
+bos_token_id = 510
 eos_token_id = 511
-max_position_embeddings = 16
+max_position_embeddings = 64
 hidden_size = 32
 intermediate_size = 64
 num_hidden_layers = 2

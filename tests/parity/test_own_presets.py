@@ -73,7 +73,7 @@ def folders(tmp_path: Path) -> Path:
     backbones = make_plan(str(written(tmp_path, DIFFUSION, "first")), random_seed=5).backbones
     clip, affinity = network(backbones, "clip"), network(backbones, "affinity")
     saved(tmp_path / "clip", {"model_type": "clip", **clip.config("clip")}, random_clip(clip, 5), "model.safetensors")
-    synthetic_tokenizer(512, 16).save(str(tmp_path / "clip" / "tokenizer.json"))
+    synthetic_tokenizer(512, 64).save(str(tmp_path / "clip" / "tokenizer.json"))
     pipeline, file = tmp_path / "pipeline", "diffusion_pytorch_model.safetensors"
     unet = {"_class_name": "UNet2DConditionModel", **affinity.config("unet")}
     saved(pipeline / "unet", unet, random_unet(affinity, 5), file)

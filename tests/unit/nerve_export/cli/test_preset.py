@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from nerve_export.cli.build import app
 from nerve_export.presets.files import load_preset, presets
@@ -64,4 +63,4 @@ def test_a_check_says_where_weights_come_from(source: str, shown: str, tmp_path:
 def test_what_is_wrong_with_a_file_is_told_before_anything_is_counted(tmp_path: Path) -> None:
     ended = run("check", str(written(tmp_path, DINOV3.replace("steps", "stepz"))))
     assert isinstance(ended.exception, UsageError)
-    assert "mine.toml:36: method.stepz is no field of a preset" in str(ended.exception)
+    assert "mine.toml:37: method.stepz is no field of a preset" in str(ended.exception)

@@ -1,12 +1,18 @@
 """A preset file says in which line it is wrong, what it has there and what is expected."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nerve_export.presets.schema import PresetText, preset_toml, read_preset_text, tomllib, without_nulls
+from nerve_export.presets.schema import PresetText, preset_toml, read_preset_text, without_nulls
 from nerve_runtime.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    from tomllib import loads
+else:
+    from tomli import loads
 
 SOUND = """# a comment
 about = "short"
@@ -83,7 +89,7 @@ def test_what_is_written_is_read_again_with_its_nulls() -> None:
         "b": [1, 2.5],
         "t": {"on": True, "none": None, "deep": {"x": -1}, "odd key": {"y": 0}},
     }
-    assert without_nulls(tomllib.loads(preset_toml(content))) == content
+    assert without_nulls(loads(preset_toml(content))) == content
 
 
 def test_a_header_is_written_for_a_table_without_plain_fields_only_if_it_is_empty() -> None:
