@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nerve_export.cli import options
+from nerve_export.cli import preset as preset_commands
 from nerve_export.cli.console import stderr_console
 from nerve_export.cli.dry_run import print_plan
 from nerve_export.cli.engines import engines
 from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
-from nerve_export.cli.preset import app as preset_commands
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_ref.weights.files import WeightChoice
@@ -27,7 +27,7 @@ app.command()(engines)
 app.command()(parity)
 app.command()(doctor)
 app.command()(lock)
-app.add_typer(preset_commands, name="preset", help="What a preset holds and costs: show, check.")
+app.add_typer(preset_commands.app, name="preset", help="What a preset holds and costs: show, check.")
 
 
 @app.callback(invoke_without_command=True)
