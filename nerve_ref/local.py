@@ -20,7 +20,7 @@ DIAGONAL_FACTOR = 0.5**0.5
 def local_features(
     kind: LocalFeatures,
     heads: Sequence[LayerHeads],
-    latent: Float[Tensor, "1 4 a b"] | None,
+    latent: Float[Tensor, "1 z a b"] | None,
     frame: UInt8[Tensor, "H W 3"],
     grid_hw: tuple[int, int],
 ) -> Float[Tensor, "f h w"]:

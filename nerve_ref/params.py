@@ -1,4 +1,4 @@
-"""Every constant of the method, with its equation or the word "ours"."""
+"""Every constant of the method, with its equation or the word "ours"; presets are files of nerve_export."""
 
 import math
 from dataclasses import dataclass
@@ -142,83 +142,3 @@ class NerveParams:
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:
             raise ValueError(f"NerveParams.{name} is {getattr(self, name)!r}, expected {expected}")
-
-
-SD21 = NerveParams()
-"""Preset `sd21`: CLIP L/14 at 336 and Stable Diffusion 2.1 base at 512, pooled softmax affinity.
-
-The backbones are the paper's (E9); layers, pooling and constants are ours. Cost at 512 x 512 in GMAC: encoder of the
-autoencoder 558, UNet cut behind the second layer 352, CLIP 191.
-"""
-
-SD21_FAST = NerveParams(layers=("up_blocks.3.attentions.0",), steps=8)
-"""Preset `sd21-fast`: as `sd21`, with TAESD for the autoencoder, one layer and 8 steps; all three choices are ours.
-
-Cost at 512 x 512 in GMAC: TAESD's encoder 61, UNet cut behind its one layer 321, CLIP 191.
-"""
-
-PAPER = NerveParams(
-    affinity="linear", sharpen=1.0, key_norm=False, entropy="plain", self_loop=True, head_temperature=1.0, steps=20
-)
-"""Preset `paper`, inferred: the nearest sound reading of E2 to E8, with the paper's form of the head weights.
-
-Networks and their cost are those of `sd21`.
-"""
-
-EDGE = NerveParams(
-    size_hw=(384, 384),
-    clip_size_hw=(384, 384),
-    clip_mode="naclip",
-    layers=("up_blocks.3.attentions.0",),
-    pooled_hw=(12, 12),
-    steps=8,
-)
-"""Preset `edge`, ours: CLIP B/16 read by `naclip`, TAESD and one layer of Stable Diffusion 2.1 base at 384 px.
-
-A frame has 9/16 of the tokens of `sd21-fast`. Cells are 4 x 4 tokens as in `sd21`, which divide every working size.
-"""
-
-SD15 = NerveParams(layers=("up_blocks.3.attentions.0", "up_blocks.3.attentions.1"))
-"""Preset `sd15`, ours: as `sd21` with Stable Diffusion 1.5, 8 heads of 40 per layer; an answer to what the choice of
-diffusion model is worth. Networks cost about as much as those of `sd21`; head affinities 1.6 times as much.
-"""
-
-DINOV2 = NerveParams(layers=("encoder.layer.10", "encoder.layer.11"))
-"""Preset `dinov2`, ours: affinity from the last two layers of DINOv2 base, 12 heads of 64 each, on a grid of one token
-per 16 x 16 pixels (32 x 32 at 512 px, a quarter of the tokens of `sd21`); CLIP as in `sd21`.
-
-Timestep and noise have no meaning here. There is no latent, so `local_features` may not be "latent".
-"""
-
-TINY = NerveParams(
-    size_hw=(128, 128),
-    clip_size_hw=(128, 128),
-    clip_mode="maskclip",
-    tau=30.0,
-    template_set="single",
-    timestep=50,
-    layers=("down_blocks.1.attentions.0", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"),
-    sharpen=3.0,
-    head_temperature=0.5,
-    local_features="rgb",
-    sigma=0.006,
-    alpha=0.96,
-    beta=0.08,
-    readout="guided",
-)
-"""Preset `tiny`: the packaged models, which know the synthetic world of 32 things and nothing else.
-
-Its constants were chosen on validation scenes with `nerve-bench tune`; another training wants another choice. The guided
-read-out wins 3.2 points on scenes and 2.9 on clips (`nerve-bench accuracy`, `video`) for a tenth of a frame's time.
-"""
-
-PRESETS = {
-    "tiny": TINY,
-    "sd21": SD21,
-    "sd21-fast": SD21_FAST,
-    "paper": PAPER,
-    "edge": EDGE,
-    "sd15": SD15,
-    "dinov2": DINOV2,
-}
-"""The named instances, by the name that commands use."""

@@ -16,7 +16,7 @@ from nerve_ref.clip_scores import clip_pixels, dense_features, seed_scores
 from nerve_ref.guided import guided_scores
 from nerve_ref.head_weights import head_entropies, head_weights
 from nerve_ref.local import local_features, local_weights
-from nerve_ref.params import TINY, NerveParams
+from nerve_ref.params import NerveParams
 from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
@@ -37,7 +37,7 @@ class Observation:
 
     frame: UInt8[Tensor, "H W 3"]
     features: Float[Tensor, "hc wc d"]
-    latent: Float[Tensor, "1 4 h w"] | None
+    latent: Float[Tensor, "1 z h w"] | None
     heads: tuple[LayerHeads, ...]
 
 
@@ -93,7 +93,7 @@ class Intermediates:
 
     features: Float[Tensor, "hc wc d"]
     G: Float[Tensor, "c p"]
-    latent: Float[Tensor, "1 4 a b"] | None
+    latent: Float[Tensor, "1 z a b"] | None
     heads: tuple[LayerHeads, ...]
     affinity: Affinity
     S_global: MixedAffinity
@@ -141,7 +141,7 @@ def observe_clip(models: Models, frame: UInt8[Tensor, "H W 3"], params: NervePar
 
 def observe_affinity(
     models: Models, frame: UInt8[Tensor, "H W 3"], params: NerveParams
-) -> tuple[Float[Tensor, "1 4 h w"] | None, tuple[LayerHeads, ...]]:
+) -> tuple[Float[Tensor, "1 z h w"] | None, tuple[LayerHeads, ...]]:
     """The affinity provider's part of `observe`: the clean latent, if it has one, and queries and keys."""
     _check_frame(frame, params)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def solve(
 
 def structure(
     heads: Sequence[LayerHeads],
-    z0: Float[Tensor, "1 4 a b"] | None,
+    z0: Float[Tensor, "1 z a b"] | None,
     frame: UInt8[Tensor, "H W 3"],
     params: NerveParams,
 ) -> Structure:
@@ -267,8 +267,8 @@ def pixel_scores(
 def segment_image(
     image: str | Path | Shaped[np.ndarray, "H W 3"],
     class_names: str | Sequence[str],
+    params: NerveParams,
     background: str | Sequence[str] = (),
-    params: NerveParams = TINY,
     models: Models | None = None,
 ) -> Intermediates:
     """Segment a picture of any size; labels have the picture's size.
@@ -276,8 +276,8 @@ def segment_image(
     Args:
         image: an image file, or uint8 RGB.
         class_names: as `text.parse_classes` reads them, e.g. "ladybug, beetle; grass".
+        params: constants of the method, such as those of the preset of `models`.
         background: words for everything else.
-        params: constants of the method.
         models: networks; the packaged tiny ones by default.
 
     Raises:

@@ -28,7 +28,8 @@ from nerve_export.graphs.precision import PrecisionPlan, StagePrecision
 from nerve_export.graphs.stages import MERGED, Sizes, sizes_of, stages_of
 from nerve_export.isolation import kill_running, run_isolated
 from nerve_export.parity.measures import ParityReport
-from nerve_export.plan import BuildPlan, plan_key, plan_weights, presets, tool_versions
+from nerve_export.plan import BuildPlan, plan_key, plan_weights, tool_versions
+from nerve_export.presets.files import PRESET_NAME
 from nerve_ref.weights.files import ResolvedWeights, licences_text
 from nerve_runtime.bundle.manifest import (
     BakedConstants,
@@ -156,7 +157,7 @@ def _export_all(
         return run_isolated(what, f"{WORKER}:export_stage", plan, resolved, sizes, stage, folder)
 
     exported = {}
-    with ThreadPoolExecutor(SMALL_AT_ONCE if presets()[plan.preset].is_packaged else 1) as pool:
+    with ThreadPoolExecutor(SMALL_AT_ONCE if plan.preset.is_packaged else 1) as pool:
         # The merged stage is made of the others' files, so it waits for them.
         waiting = {stage: pool.submit(export, stage) for stage in stages_of(plan.params) if stage != MERGED}
         try:
@@ -177,12 +178,14 @@ def _export_all(
 def _write_documents(
     folder: Path, plan: BuildPlan, resolved: ResolvedWeights | None, exported: "dict[StageName, Exported]"
 ) -> None:
-    """The files beside the graphs: tokenizer, licences, and which layers stayed in float32."""
+    """The files beside the graphs: tokenizer, licences, a preset that no package ships, which layers stayed float32."""
     run_isolated("writing the tokenizer", f"{WORKER}:write_tokenizer", plan, resolved, folder / TOKENIZER_NAME)
     licences = (
         "random weights: no licence; labels mean nothing\n" if resolved is None else licences_text(resolved.records)
     )
     (folder / LICENCES_NAME).write_text(licences, encoding="utf-8")
+    if not plan.preset.is_shipped:
+        (folder / PRESET_NAME).write_text(plan.preset.toml(), encoding="utf-8")
     if plan.precision != "fp32":
         stages: dict[StageName, StagePrecision] = {
             stage: done.precision for stage, done in exported.items() if done.precision is not None
@@ -260,7 +263,7 @@ def _manifest(
     }
     return Manifest(
         format_version=1,
-        preset=plan.preset,
+        preset=plan.preset.name,
         random_seed=plan.random_seed,
         opset=plan.opset,
         precision=plan.precision,
@@ -301,7 +304,7 @@ def _vocabulary(folder: Path, plan: BuildPlan, sizes: Sizes) -> Vocabulary:
     tokenizer.no_padding()
     end = tokenizer.id_to_token(tokenizer.encode("").ids[-1])
     if end is None:
-        raise UsageError(f"the tokenizer of preset {plan.preset} ends prompts with an id without a token; mend it")
+        raise UsageError(f"the tokenizer of preset {plan.preset.name} ends prompts with an id without a token; mend it")
     known_words_only = type(tokenizer.model).__name__ == "WordLevel"
     unknown_token = getattr(tokenizer.model, "unk_token", None) if known_words_only else None
     return Vocabulary(
@@ -309,7 +312,7 @@ def _vocabulary(folder: Path, plan: BuildPlan, sizes: Sizes) -> Vocabulary:
         context_length=sizes.context_length,
         end_token=end,
         unknown_token=unknown_token,
-        synthetic=plan.random_seed is not None and plan.weights.tokenizer is None and plan.preset != "tiny",
+        synthetic=plan.random_seed is not None and plan.weights.tokenizer is None and not plan.preset.is_packaged,
         template_sets=usable_templates(tokenizer, TEMPLATE_SETS, unknown_token),
         default_template_set=plan.params.template_set,
     )

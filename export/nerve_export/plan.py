@@ -1,4 +1,4 @@
-"""What to build: presets, and the key that changes with anything that shapes a bundle; without torch."""
+"""What to build, and the key that changes with anything that shapes a bundle; without torch."""
 
 import hashlib
 import json
@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nerve_export
 import nerve_ref
 from nerve_export.graphs.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.graphs.stages import sizes_of
-from nerve_ref.params import PRESETS, SIZE_MULTIPLE_PX, NerveParams
-from nerve_ref.weights.architectures import Backbones, clip_patch_px
+from nerve_export.presets.files import Preset, find_preset
+from nerve_ref.params import SIZE_MULTIPLE_PX, NerveParams
+from nerve_ref.weights.architectures import Backbones, clip_patch_px, is_dino
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.files import (
     HubNetwork,
@@ -29,58 +30,9 @@ from nerve_runtime.labels import CLASSES_LIMIT
 
 Opset = Literal[20, 23]
 TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnx-ir", "onnxscript", "numpy", "tokenizers")
-SHAPING_EXPORT_SOURCES = ("*.py", "engines/*.py", "graphs/*.py", "parity/*.py")
-"""Sources that shape a bundle; commands and the doctor do not."""
+SHAPING_EXPORT_SOURCES = ("*.py", "engines/*.py", "graphs/*.py", "parity/*.py", "presets/*.py")
+"""Sources that shape a bundle; commands and the doctor do not, and of preset files what they say is in the key."""
 SHARED_RUNTIME_SOURCES = ("spec.py", "manifest.py")
-ANY_CLASSES = "person; dog, puppy; car; road; tree; sky; building; grass"
-"""What parity frames are segmented with where the vocabulary is open."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A named build.
-
-    Attributes:
-        params: constants of the method.
-        backbones: the networks.
-        about: one line for `--help`, with the cost.
-        parity_classes: class names that parity frames are segmented with.
-    """
-
-    params: NerveParams
-    backbones: Backbones
-    about: str
-    parity_classes: str = ANY_CLASSES
-
-    @property
-    def is_packaged(self) -> bool:
-        """Whether the weights come with this package."""
-        return self.backbones.affinity == "tiny"
-
-
-def presets() -> dict[str, Preset]:
-    """All presets by name; GMAC are those of a cold frame at 21 classes."""
-    large, base, sd21 = "clip-vit-large-patch14-336", "clip-vit-base-patch16", "stable-diffusion-2-1-base"
-    named = {
-        "tiny": (
-            Backbones("tiny", "tiny"),
-            "128 px, our own tiny models of a synthetic world; builds in a minute, 1.6 GMAC",
-        ),
-        "sd21": (Backbones(large, sd21), "512 px, CLIP L/14 and Stable Diffusion 2.1, two layers, L 20; 1095 GMAC"),
-        "sd21-fast": (Backbones(large, sd21, "taesd"), "as sd21 with TAESD, one layer, L 8; half its cost, 566 GMAC"),
-        "paper": (
-            Backbones(large, sd21),
-            "inferred: linear affinity and plain entropy, the nearest reading of the paper; 1099 GMAC",
-        ),
-        "edge": (Backbones(base, sd21, "taesd"), "384 px, CLIP B/16 and TAESD, one layer, L 8; 260 GMAC"),
-        "sd15": (Backbones(large, "stable-diffusion-v1-5"), "as sd21 with Stable Diffusion 1.5; 1095 GMAC"),
-        "dinov2": (Backbones(large, "dinov2-base"), "512 px, affinity from DINOv2 B/14 instead of diffusion; 285 GMAC"),
-    }
-    tiny_classes = "grass; water; road; dog, puppy; zebra; pizza; car"
-    return {
-        name: Preset(PRESETS[name], backbones, about, tiny_classes if name == "tiny" else ANY_CLASSES)
-        for name, (backbones, about) in named.items()
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +40,7 @@ class BuildPlan:
     """One build, with all choices made.
 
     Attributes:
-        preset: name of the preset.
+        preset: what the plan is made of.
         params: its constants, with the size and steps asked for.
         backbones: its networks.
         opset: ONNX opset of all graphs.
@@ -101,7 +53,7 @@ class BuildPlan:
         random_seed: build the true architecture with random weights; None for real ones.
     """
 
-    preset: str
+    preset: Preset
     params: NerveParams
     backbones: Backbones
     opset: Opset
@@ -115,7 +67,7 @@ class BuildPlan:
 
 
 def make_plan(
-    preset: str,
+    preset: str | Preset,
     *,
     opset: int = 23,
     size_hw: tuple[int, int] | None = None,
@@ -127,50 +79,75 @@ def make_plan(
     audit_frames: Path | None = None,
     weights: WeightChoice | None = None,
     random_seed: int | None = None,
+    downloads: bool = True,
 ) -> BuildPlan:
     """Turn flags into a plan.
 
+    Args:
+        preset: name of a shipped preset, a file that ends in .toml, or a preset that was read already.
+        opset: ONNX opset, 20 or 23.
+        size_hw: working height and width in pixels; the preset's by default.
+        steps: of the cold walk; the preset's by default.
+        max_classes: most classes of a vocabulary.
+        out: folder of the bundle; below bundles/ by default.
+        precision: of the networks.
+        precision_plan: which layers stay float32.
+        audit_frames: pictures for the audit before fp16.
+        weights: where the weights come from, before what the preset says.
+        random_seed: of random weights; None for real ones.
+        downloads: whether the hub may be asked for a configuration that the preset's file only points to.
+
     Raises:
-        UsageError: a flag is out of its range, or two of them contradict each other.
+        UsageError: a flag or a field of the preset is out of its range, or two of them contradict each other.
+        BundleError: the configuration of a network on the hub cannot be had.
     """
-    known = presets()
-    if preset not in known:
-        raise UsageError(f"--preset is {preset!r}, expected one of: {', '.join(known)}")
-    if opset not in (20, 23):
-        raise UsageError(f"--opset is {opset}, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)")
-    if precision not in PRECISIONS:
-        raise UsageError(f"--precision is {precision!r}, expected one of: {', '.join(PRECISIONS)}")
-    if not 2 <= max_classes <= CLASSES_LIMIT:
-        raise UsageError(
-            f"--max-classes is {max_classes}, expected 2 to {CLASSES_LIMIT}: labels are 8 bit, 255 is 'ignore'"
-        )
-    _check_precision_flags(precision, precision_plan, audit_frames)
     choice = weights or WeightChoice()
-    _check_weight_flags(known[preset], preset, choice, random_seed)
-    params = _adjusted(known[preset], size_hw, steps)
-    sizes_of(known[preset].backbones, params)
-    name = preset if precision == "fp32" else f"{preset}-{precision}"
+    chosen = preset if isinstance(preset, Preset) else find_preset(preset, offline=choice.offline or not downloads)
+    _check_bundle_flags(opset, max_classes)
+    _check_precision_flags(precision, precision_plan, audit_frames)
+    _check_weight_flags(chosen, choice, random_seed)
+    params = _adjusted(chosen, size_hw, steps)
+    sizes_of(chosen.backbones, params)
+    name = chosen.name if precision == "fp32" else f"{chosen.name}-{precision}"
     folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
     if folder.is_symlink():
         folder = folder.resolve()  # the link stays; what it leads to is replaced
     known_opset: Opset = 20 if opset == 20 else 23
     return BuildPlan(
-        preset,
+        chosen,
         params,
-        known[preset].backbones,
+        chosen.backbones,
         known_opset,
         max_classes,
         folder,
         PRECISIONS[PRECISIONS.index(precision)],
         precision_plan,
         audit_frames,
-        choice,
+        choice if random_seed is not None else _with_paths(choice, chosen),
         random_seed,
     )
 
 
+def _with_paths(choice: WeightChoice, preset: Preset) -> WeightChoice:
+    """The flags' choice, and where it names no place the preset's own local weights."""
+    flags = {"clip": "clip", "affinity": "dinov2" if is_dino(preset.backbones) else "sd", "vae": "vae"}
+    own: dict[str, Any] = {flags[part]: path for part, path in preset.paths.items()}
+    return replace(choice, **{flag: path for flag, path in own.items() if getattr(choice, flag) is None})
+
+
+def _check_bundle_flags(opset: int, max_classes: int) -> None:
+    if opset not in (20, 23):
+        raise UsageError(f"--opset is {opset}, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)")
+    if not 2 <= max_classes <= CLASSES_LIMIT:
+        raise UsageError(
+            f"--max-classes is {max_classes}, expected 2 to {CLASSES_LIMIT}: labels are 8 bit, 255 is 'ignore'"
+        )
+
+
 def _check_precision_flags(precision: str, precision_plan: Path | None, audit_frames: Path | None) -> None:
-    """Refuse files that would be ignored or cannot be used, before anything slow begins."""
+    """Refuse what is no precision, and files that would be ignored or cannot be used, before anything slow begins."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision is {precision!r}, expected one of: {', '.join(PRECISIONS)}")
     if precision_plan is not None:
         if precision == "fp32":
             raise UsageError("--precision-plan has no meaning with fp32; add --precision fp16")
@@ -184,7 +161,8 @@ def _check_precision_flags(precision: str, precision_plan: Path | None, audit_fr
             )
 
 
-def _check_weight_flags(preset: Preset, name: str, choice: WeightChoice, random_seed: int | None) -> None:
+def _check_weight_flags(preset: Preset, choice: WeightChoice, random_seed: int | None) -> None:
+    name = preset.name
     named = [flag for flag in ("clip", "sd", "vae", "dinov2") if getattr(choice, flag) is not None]
     if preset.is_packaged and named:
         raise UsageError(f"preset {name!r} carries its own weights; leave out --{named[0]}")
@@ -260,7 +238,8 @@ def plan_key(plan: BuildPlan, resolved: ResolvedWeights | None) -> str:
         BundleError: a weight file is gone since it was found.
     """
     facts = {
-        "preset": plan.preset,
+        "preset": plan.preset.name,
+        "parity_classes": plan.preset.parity_classes,
         "params": asdict(plan.params),
         "backbones": asdict(plan.backbones),
         "opset": plan.opset,

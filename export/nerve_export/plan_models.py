@@ -1,6 +1,6 @@
 """The networks that a plan names."""
 
-from nerve_export.plan import BuildPlan, presets
+from nerve_export.plan import BuildPlan
 from nerve_ref.weights.files import ResolvedWeights
 from nerve_ref.weights.networks import Models, open_models, random_models, tiny_models
 from nerve_runtime.errors import BundleError, UsageError
@@ -16,10 +16,10 @@ def plan_models(plan: BuildPlan, resolved: ResolvedWeights | None) -> Models:
     try:
         if plan.random_seed is not None:
             return random_models(plan.backbones, plan.random_seed, plan.weights.tokenizer)
-        if presets()[plan.preset].is_packaged:
+        if plan.preset.is_packaged:
             return tiny_models()
         if resolved is not None:
             return open_models(plan.backbones, resolved.files)
     except ValueError as error:
         raise BundleError(str(error)) from error
-    raise UsageError(f"preset {plan.preset!r} needs weights; give their places or --random-weights SEED")
+    raise UsageError(f"preset {plan.preset.name!r} needs weights; give their places or --random-weights SEED")

@@ -21,7 +21,7 @@ from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.frames import FRAMES, parity_frames
 from nerve_export.parity.measures import ParityReport
 from nerve_export.parity.reference import reference_taps
-from nerve_export.plan import BuildPlan, presets
+from nerve_export.plan import BuildPlan
 from nerve_export.plan_models import plan_models
 from nerve_ref.text import parse_classes
 from nerve_ref.weights.files import ResolvedWeights
@@ -56,7 +56,7 @@ def export_stage(
     """
     started = time.monotonic()
     row, path = TABLE[stage], folder / f"{stage}.onnx"
-    stamp = {"nerve_stage": stage, "nerve_preset": plan.preset, "nerve_precision": plan.precision}
+    stamp = {"nerve_stage": stage, "nerve_preset": plan.preset.name, "nerve_precision": plan.precision}
     precision = None
     if stage == MERGED:
         model, external = _merge(plan, sizes, stamp, folder)
@@ -104,7 +104,7 @@ def _to_half_precision(module: NetworkStage, plan: BuildPlan, stage: StageName, 
 
 def _audit_inputs(module: NetworkStage, plan: BuildPlan, models: Models) -> list[torch.Tensor]:
     if isinstance(module, TextStage):
-        names = parse_classes(presets()[plan.preset].parity_classes).names
+        names = parse_classes(plan.preset.parity_classes).names
         return [torch.tensor([encoding.ids for encoding in models.tokenizer.encode_batch(list(names))])]
     return [torch.from_numpy(frame)[None] for frame in audit_frames(plan)]
 
@@ -116,7 +116,7 @@ def audit_frames(plan: BuildPlan) -> list[NDArray[np.uint8]]:
         UsageError: the folder holds no picture that can be read.
     """
     if plan.audit_frames is None:
-        count = AUDIT_FRAMES_TINY if presets()[plan.preset].is_packaged else AUDIT_FRAMES
+        count = AUDIT_FRAMES_TINY if plan.preset.is_packaged else AUDIT_FRAMES
         return parity_frames(plan.params.size_hw, count)
     from nerve_runtime.opencv import cv2, opencv_path
 
@@ -143,9 +143,8 @@ def write_reference(plan: BuildPlan, resolved: ResolvedWeights | None, folder: P
     Returns:
         Peak memory of this process in MB, as the other functions here do.
     """
-    preset = presets()[plan.preset]
-    frames = FRAMES if preset.is_packaged else 1
-    reference_taps(plan_models(plan, resolved), plan.params, preset.parity_classes, frames, folder)
+    frames = FRAMES if plan.preset.is_packaged else 1
+    reference_taps(plan_models(plan, resolved), plan.params, plan.preset.parity_classes, frames, folder)
     return peak_rss_mb()
 
 

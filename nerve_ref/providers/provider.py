@@ -6,12 +6,11 @@ from typing import Protocol, runtime_checkable
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from transformers import Dinov2Model
 
 from nerve_ref.params import NerveParams
-from nerve_ref.providers.dino import dino_heads, dino_pixels
+from nerve_ref.providers.dino import DinoModel, dino_heads, dino_pixels
 from nerve_ref.providers.stable_diffusion import Autoencoder, LayerHeads, latent, noised, unet_heads
-from nerve_ref.weights.architectures import dinov2_grid_hw
+from nerve_ref.weights.architectures import dino_grid_hw
 
 
 @runtime_checkable
@@ -20,7 +19,7 @@ class AffinityProvider(Protocol):
 
     def observe(
         self, frame: UInt8[Tensor, "H W 3"], params: NerveParams
-    ) -> tuple[Float[Tensor, "1 4 h w"] | None, tuple[LayerHeads, ...]]:
+    ) -> tuple[Float[Tensor, "1 z h w"] | None, tuple[LayerHeads, ...]]:
         """The clean latent, None where there is none, and queries and keys of `params.layers`, in their order.
 
         Raises:
@@ -47,7 +46,7 @@ class StableDiffusion:
 
     def observe(
         self, frame: UInt8[Tensor, "H W 3"], params: NerveParams
-    ) -> tuple[Float[Tensor, "1 4 h w"], tuple[LayerHeads, ...]]:
+    ) -> tuple[Float[Tensor, "1 z h w"], tuple[LayerHeads, ...]]:
         """As `AffinityProvider.observe`."""
         z0 = latent(self.vae, frame)
         z_t = noised(z0, self.alphas_cumprod, params.timestep, params.noise, params.noise_seed)
@@ -55,18 +54,18 @@ class StableDiffusion:
 
 
 @dataclass(frozen=True, slots=True)
-class DinoV2:
-    """Queries and keys of DINOv2's layers on the clean frame; it has no latent, no timestep and no noise.
+class Dino:
+    """Queries and keys of a DINO's layers on the clean frame; it has no latent, no timestep and no noise.
 
     Attributes:
-        model: transformers' DINOv2.
+        model: transformers' DINOv2 or DINOv3.
     """
 
-    model: Dinov2Model
+    model: DinoModel
 
     def grid_hw(self, params: NerveParams) -> tuple[int, int]:
         """Token grid: one token per 16 x 16 pixels of the working frame."""
-        return dinov2_grid_hw(params.size_hw)
+        return dino_grid_hw(params.size_hw)
 
     def observe(self, frame: UInt8[Tensor, "H W 3"], params: NerveParams) -> tuple[None, tuple[LayerHeads, ...]]:
         """As `AffinityProvider.observe`."""

@@ -78,7 +78,7 @@ def _is_plain(attn: Any) -> bool:
     return all(norm is None for norm in norms) and not attn.residual_connection and attn.rescale_output_factor == 1
 
 
-def latent(vae: Autoencoder, frame: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "1 4 h w"]:
+def latent(vae: Autoencoder, frame: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "1 z h w"]:
     """Encode a working frame: posterior mean times the autoencoder's scaling factor, no sampling.
 
     Either autoencoder takes pixels in -1..1.
@@ -89,19 +89,19 @@ def latent(vae: Autoencoder, frame: UInt8[Tensor, "H W 3"]) -> Float[Tensor, "1 
     return raw * vae.config.scaling_factor
 
 
-def fixed_noise(shape: Sequence[int], noise_seed: int) -> Float[Tensor, "1 4 h w"]:
+def fixed_noise(shape: Sequence[int], noise_seed: int) -> Float[Tensor, "1 z h w"]:
     """The one noise tensor: standard normal float32 from numpy's default generator, so that every back end has it."""
     drawn = np.random.default_rng(noise_seed).standard_normal(tuple(shape), dtype=np.float32)
     return torch.from_numpy(drawn)
 
 
 def noised(
-    latent: Float[Tensor, "1 4 h w"],
+    latent: Float[Tensor, "1 z h w"],
     alphas_cumprod: Float[Tensor, " steps"],
     timestep: int,
     noise: Noise,
     noise_seed: int,
-) -> Float[Tensor, "1 4 h w"]:
+) -> Float[Tensor, "1 z h w"]:
     """The latent at a timestep: z_t = sqrt(abar) z0 + sqrt(1 - abar) eps, with eps = 0 for noise "none"."""
     abar = alphas_cumprod[timestep]
     signal = abar.sqrt() * latent
@@ -112,7 +112,7 @@ def noised(
 
 def unet_heads(
     unet: UNet2DConditionModel,
-    z_t: Float[Tensor, "1 4 h w"],
+    z_t: Float[Tensor, "1 z h w"],
     timestep: int,
     context: Float[Tensor, "1 l e"],
     layers: Sequence[str],

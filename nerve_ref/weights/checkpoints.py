@@ -19,10 +19,13 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
+from nerve_ref.providers.dino import DinoModel
 from nerve_ref.providers.stable_diffusion import Autoencoder
+from nerve_ref.weights.builders import DINO_CLASSES
+from nerve_ref.weights.open_clip import from_open_clip
 
 Tensors: TypeAlias = dict[str, Tensor]
 
@@ -36,21 +39,22 @@ NAMES_SHOWN = 4
 
 
 def read_clip(path: Path, config: Mapping[str, Any]) -> CLIPModel:
-    """CLIP from a transformers folder, or a single file in transformers' names with the given configuration.
+    """CLIP from a transformers folder, or a single file in transformers' or OpenCLIP's names with the given configuration.
 
     Raises:
         ValueError: if it cannot be read or lacks a weight.
     """
-    return _transformer(CLIPModel, path, lambda: (CLIPConfig(**config), _tensors(path)))
+    return _transformer(CLIPModel, path, lambda: (CLIPConfig(**config), from_open_clip(_tensors(path))))
 
 
-def read_dinov2(path: Path, config: Mapping[str, Any]) -> Dinov2Model:
-    """DINOv2, likewise.
+def read_dino(path: Path, config: Mapping[str, Any]) -> DinoModel:
+    """DINOv2 or DINOv3, as the configuration says, likewise.
 
     Raises:
         ValueError: if it cannot be read or lacks a weight.
     """
-    return _transformer(Dinov2Model, path, lambda: (Dinov2Config(**config), _tensors(path)))
+    make_config, kind = DINO_CLASSES[config.get("model_type", "dinov2")]
+    return _transformer(kind, path, lambda: (make_config(**config), _tensors(path)))
 
 
 def read_text_encoder(path: Path, config: Mapping[str, Any]) -> CLIPTextModel:

@@ -8,10 +8,12 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path, user_data_path
 
+from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.formats import PICKLED, convert_pickle, is_conversion_of, safetensors_name
 from nerve_ref.weights.hub import Hub
+from nerve_ref.weights.local import PIPELINE_ROLES, TOKENIZER_FILES, role_file_names
 from nerve_ref.weights.lock import (
     PACKAGED_LOCK,
     FilePin,
@@ -71,30 +73,50 @@ class WeightStore:
         self.hub, self.folders, self.progress, self.offline, self.locked = hub, folders, progress, offline, locked
         self.digests = RememberedDigests(folders.digests)
         self.lock = read_lock(folders.packaged_lock)
-        if not locked and folders.user_lock.is_file():
-            self.lock = completed(self.lock, read_lock(folders.user_lock))
+        self._user_lock = read_lock(folders.user_lock) if not locked and folders.user_lock.is_file() else {}
+        self.lock = completed(self.lock, self._user_lock)
 
-    def entry(self, network: str) -> LockedNetwork:
-        """The lock's entry of a network.
+    def entry(self, network: AnyNetwork) -> LockedNetwork:
+        """The lock's entry of a network; of one that brings its configuration, its repository as pinned at first use.
 
         Raises:
-            WeightError: the lock has none.
+            WeightError: the lock has none, or the network has no repository.
         """
+        if isinstance(network, Network):
+            return self._own_entry(network)
         if network not in self.lock:
             known = ", ".join(sorted(self.lock))
             raise WeightError(f"the lock knows no network {network!r}, only {known}; give a local folder")
         return self.lock[network]
+
+    def _own_entry(self, network: Network) -> LockedNetwork:
+        if network.repository is None:
+            raise WeightError(
+                f"{network} has no weights of its own: the preset gives a configuration only; "
+                "add hub and revision or path to it, or build with --random-weights"
+            )
+        files = dict.fromkeys(repository_files(network), FilePin(None, None))
+        entry = LockedNetwork(network.licence, (Mirror(network.repository, network.revision, files),))
+        return completed({network.name: entry}, self._user_lock)[network.name]
 
     def folder(self, mirror: Mirror) -> Path:
         """Where the files of a mirror at its commit lie."""
         return self.folders.downloads / mirror.repository.replace("/", "--") / str(mirror.revision)
 
 
-def fetch(network: str, prefixes: tuple[str, ...], advice: str, store: WeightStore) -> Mirror:
+def repository_files(network: Network) -> tuple[str, ...]:
+    """The files of a network that brings its configuration, in the usual layout of the hub: safetensors, unsharded."""
+    if "unet" not in network.roles():
+        return role_file_names(network.roles()[0])
+    parts = tuple(f"{role}/{file}" for role in PIPELINE_ROLES for file in role_file_names(role))
+    return (*parts, *(f"tokenizer/{file}" for file in TOKENIZER_FILES))
+
+
+def fetch(network: AnyNetwork, prefixes: tuple[str, ...], advice: str, store: WeightStore) -> Mirror:
     """The files of a network below some folders: those that are here already, or from the first mirror that serves them.
 
     Args:
-        network: its name in the lock.
+        network: its name in the lock, or one that brings its configuration and has a repository.
         prefixes: what the paths in the repository begin with; "" for all.
         advice: what the user can do if no mirror serves it, e.g. "give a local folder with --sd PATH".
         store: see there.
@@ -132,7 +154,7 @@ def _refuse_unpinned(mirror: Mirror) -> None:
             raise MirrorError(f"--locked needs a sha256 of {path}, the lock has none; {advice}")
 
 
-def _from_mirror(network: str, mirror: Mirror, store: WeightStore) -> Mirror:
+def _from_mirror(network: AnyNetwork, mirror: Mirror, store: WeightStore) -> Mirror:
     if is_commit(mirror.revision) and not _missing(mirror, store):
         return mirror
     if store.offline:
@@ -177,7 +199,7 @@ def _is_here(mirror: Mirror, path: str, pin: FilePin, store: WeightStore) -> boo
     return False
 
 
-def _announce(network: str, mirror: Mirror, missing: Mapping[str, FilePin], store: WeightStore) -> None:
+def _announce(network: AnyNetwork, mirror: Mirror, missing: Mapping[str, FilePin], store: WeightStore) -> None:
     if not missing:
         return
     total = sum(pin.bytes or 0 for pin in missing.values())
@@ -217,14 +239,14 @@ def _download(mirror: Mirror, path: str, pin: FilePin, store: WeightStore) -> Fi
     return got
 
 
-def _remember_pins(network: str, mirror: Mirror, store: WeightStore) -> None:
+def _remember_pins(network: AnyNetwork, mirror: Mirror, store: WeightStore) -> None:
     """Note in the user's lock what the packaged one leaves open: from now on other files are refused."""
     path = store.folders.user_lock
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             user = read_lock(path) if path.is_file() else {}
-            write_lock(path, with_pins(user, network, store.entry(network).licence, mirror))
+            write_lock(path, with_pins(user, str(network), store.entry(network).licence, mirror))
     except OSError as error:
         raise WeightError(f"cannot write {path}: {error.strerror or error}; make its folder writable") from error
     store.progress(f"pinned {network} at {mirror.repository}@{mirror.revision} in {path}")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerve_ref.weights.architectures import TINY, Backbones, is_dinov2, packaged_tiny
+from nerve_ref.weights.architectures import TINY, Backbones, is_dino, network_config, packaged_tiny, vae_network
+from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
 from nerve_ref.weights.download import WeightFolders, WeightStore, fetch
 from nerve_ref.weights.errors import WeightError
@@ -15,6 +16,8 @@ from nerve_ref.weights.lock import expected_pins
 
 TOKENIZER_NETWORK = "clip-tokenizer"
 """All of OpenAI's CLIPs read the same byte pairs, so one tokenizer.json serves them."""
+CLIP_TOKENS = 49408
+"""Token ids of OpenAI's CLIPs."""
 TINY_LICENCE = "Apache-2.0"
 
 
@@ -185,7 +188,7 @@ def licences_text(records: Iterable[WeightFile]) -> str:
 
 def _refuse_unused(backbones: Backbones, choice: WeightChoice) -> None:
     """A path that would not be read is a mistake; ignoring it would hide it."""
-    used = {"clip", "tokenizer", *(("dinov2",) if is_dinov2(backbones) else ("sd", "vae"))}
+    used = {"clip", "tokenizer", *(("dinov2",) if is_dino(backbones) else ("sd", "vae"))}
     if TINY in (backbones.clip, backbones.affinity):
         used = set()
     for name in ("clip", "tokenizer", "sd", "vae", "dinov2"):
@@ -206,19 +209,31 @@ def _packaged() -> ResolvedWeights:
     return ResolvedWeights({**files, "tokenizer": tiny / "clip" / "tokenizer.json"}, records)
 
 
-def _needed(backbones: Backbones, choice: WeightChoice) -> list[tuple[str, dict[str, Path | None]]]:
-    """The networks with the local path of each of their roles, None where the hub serves it."""
-    needed: list[tuple[str, dict[str, Path | None]]] = [
+def _needed(backbones: Backbones, choice: WeightChoice) -> list[tuple[AnyNetwork, dict[str, Path | None]]]:
+    """The networks with the local path of each of their roles, None where the hub serves it.
+
+    Raises:
+        WeightError: a CLIP that brings its configuration has other token ids than OpenAI's, and no tokenizer was given.
+    """
+    tokenizer = _tokenizer_path(choice)
+    if tokenizer is None and isinstance(backbones.clip, Network):
+        known = network_config(backbones.clip, "clip")["text_config"]["vocab_size"]
+        if known != CLIP_TOKENS:
+            raise WeightError(
+                f"{backbones.clip} knows {known} token ids, the tokenizer of OpenAI's CLIPs has {CLIP_TOKENS}; "
+                f"{ADVICE['tokenizer']}"
+            )
+    needed: list[tuple[AnyNetwork, dict[str, Path | None]]] = [
         (backbones.clip, {"clip": choice.clip}),
-        (TOKENIZER_NETWORK, {"tokenizer": _tokenizer_path(choice)}),
+        (TOKENIZER_NETWORK, {"tokenizer": tokenizer}),
     ]
-    if is_dinov2(backbones):
+    if is_dino(backbones):
         return [*needed, (backbones.affinity, {"dinov2": choice.dinov2})]
     other_vae = choice.vae is not None or backbones.vae is not None
     roles = ("unet", "text_encoder", "scheduler", *(() if other_vae else ("vae",)))
     needed.append((backbones.affinity, _diffusion_paths(choice.sd, roles)))
     if other_vae:
-        needed.append((backbones.vae or backbones.affinity, {"vae": choice.vae}))
+        needed.append((vae_network(backbones), {"vae": choice.vae}))
     return needed
 
 
@@ -244,11 +259,14 @@ def _diffusion_paths(given: Path | None, roles: tuple[str, ...]) -> dict[str, Pa
     return dict.fromkeys(needed, given)
 
 
-def _local_records(role: str, path: Path, network: str, store: WeightStore) -> list[WeightFile]:
+def _local_records(role: str, path: Path, network: AnyNetwork, store: WeightStore) -> list[WeightFile]:
     """Check the files of a role and, with --locked, their hashes; one record per weight file."""
     files = role_files(role, path)
-    entry = store.entry(network)
-    pinned = {pin.sha256 for mirror in entry.mirrors for pin in mirror.files.values()}
+    if isinstance(network, Network) and network.repository is None:
+        licence, pinned = network.licence, set()
+    else:
+        entry = store.entry(network)
+        licence, pinned = entry.licence, {pin.sha256 for mirror in entry.mirrors for pin in mirror.files.values()}
     digests = {file: store.digests.sha256(file) for file in files.all()}
     unknown = [file for file in files.all() if digests[file] not in pinned]
     if store.locked and unknown:
@@ -256,14 +274,14 @@ def _local_records(role: str, path: Path, network: str, store: WeightStore) -> l
             f"--locked refuses {unknown[0]}: its sha256 {digests[unknown[0]]} is none that the lock pins for {network}; "
             "leave --locked out, or leave the path out to fetch the pinned file"
         )
-    foreign = f"not known, a local file; {network} itself: {entry.licence}"
+    foreign = f"not known, a local file; {network} itself: {licence}"
     return [
-        WeightFile(role, f"local:{file.name}", "local", digests[file], foreign if file in unknown else entry.licence)
+        WeightFile(role, f"local:{file.name}", "local", digests[file], foreign if file in unknown else licence)
         for file in files.weights
     ]
 
 
-def _hub_network(network: str, roles: list[str], store: WeightStore) -> HubNetwork:
+def _hub_network(network: AnyNetwork, roles: list[str], store: WeightStore) -> HubNetwork:
     """The mirror of which most is here, the first of those that are alike."""
     entry, prefixes = store.entry(network), tuple(_prefixes(network, roles, store).values())
     found: list[tuple[int, HubNetwork]] = []
@@ -272,17 +290,19 @@ def _hub_network(network: str, roles: list[str], store: WeightStore) -> HubNetwo
         folder = store.folder(mirror)
         missing = [pin for path, pin in pins.items() if not (folder / safetensors_name(path)).is_file()]
         total_bytes, missing_bytes = (sum(pin.bytes or 0 for pin in some) for some in (pins.values(), missing))
-        found.append((len(missing), HubNetwork(network, mirror.repository, total_bytes, missing_bytes, not missing)))
+        found.append(
+            (len(missing), HubNetwork(str(network), mirror.repository, total_bytes, missing_bytes, not missing))
+        )
     return min(found, key=lambda counted: counted[0])[1]
 
 
-def _prefixes(network: str, roles: list[str], store: WeightStore) -> dict[str, str]:
+def _prefixes(network: AnyNetwork, roles: list[str], store: WeightStore) -> dict[str, str]:
     """What the paths of each role begin with; a repository has a folder for each, or one role at its top."""
     paths = {path for mirror in store.entry(network).mirrors for path in mirror.files}
     return {role: f"{role}/" if any(path.startswith(f"{role}/") for path in paths) else "" for role in roles}
 
 
-def _from_hub(network: str, roles: list[str], store: WeightStore) -> ResolvedWeights:
+def _from_hub(network: AnyNetwork, roles: list[str], store: WeightStore) -> ResolvedWeights:
     """Roles of one network, all from the same mirror."""
     prefixes = _prefixes(network, roles, store)
     mirror = fetch(network, tuple(prefixes.values()), ADVICE[roles[0]], store)

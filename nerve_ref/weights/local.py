@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from nerve_ref.weights.configs.published import DINO_TYPES
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.formats import CONVERT, PICKLED, check_config, check_safetensors
 
@@ -19,7 +20,7 @@ _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 _CLASSES = {
     "clip": ("model_type", ("clip",)),
     "text_encoder": ("model_type", ("clip_text_model",)),
-    "dinov2": ("model_type", ("dinov2",)),
+    "dinov2": ("model_type", DINO_TYPES),
     "unet": ("_class_name", ("UNet2DConditionModel",)),
     "vae": ("_class_name", ("AutoencoderKL", "AutoencoderTiny")),
 }
@@ -28,6 +29,19 @@ _CHECKPOINT_PREFIXES = {
     "vae": ("first_stage_model.",),
     "text_encoder": ("cond_stage_model.", "conditioner.embedders."),
 }
+
+
+PIPELINE_ROLES = ("unet", "vae", "text_encoder", "scheduler")
+"""The folders of a diffusion pipeline that are read."""
+TOKENIZER_FILES = ("special_tokens_map.json", "vocab.json")
+"""What of a pipeline's tokenizer says which ids the empty prompt has."""
+
+
+def role_file_names(role: str) -> tuple[str, ...]:
+    """Names of the files of a role on the hub: its configuration, then its weights in one safetensors file, if any."""
+    if role in _CONFIGS:
+        return (_CONFIGS[role],)
+    return "config.json", f"{_STEMS.get(role, 'model')}.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +79,10 @@ def role_files(role: str, path: Path) -> RoleFiles:
 
 
 def _folder_files(role: str, folder: Path) -> RoleFiles:
-    config = folder / _CONFIGS.get(role, "config.json")
-    single = folder / f"{_STEMS.get(role, 'model')}.safetensors"
+    names = role_file_names(role)
+    config, single = folder / names[0], folder / names[-1]
     if not config.is_file():
-        expected = config.name if role in _CONFIGS else f"{config.name} and {single.name}"
-        raise WeightError(f"no {role} at {folder}: it has no {config.name}; give a folder with {expected}")
+        raise WeightError(f"no {role} at {folder}: it has no {config.name}; give a folder with {' and '.join(names)}")
     content = check_config(config)
     if role in _CONFIGS:
         return RoleFiles((config,), ())

@@ -14,25 +14,38 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from nerve_ref.providers.provider import AffinityProvider, DinoV2, StableDiffusion
+from nerve_ref.providers.provider import AffinityProvider, Dino, StableDiffusion
 from nerve_ref.weights import architectures
-from nerve_ref.weights.architectures import TINY, Backbones, context_length, is_dinov2, network_config, packaged_tiny
-from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dinov2, read_text_encoder, read_unet
+from nerve_ref.weights.architectures import (
+    TINY,
+    TINY_CONTEXT_TOKENS,
+    Backbones,
+    context_length,
+    context_tokens,
+    is_dino,
+    network_config,
+    packaged_tiny,
+    vae_network,
+)
+from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dino, read_text_encoder, read_unet
+from nerve_ref.weights.configs.own import AnyNetwork
 from nerve_ref.weights.digests import file_sha256
 from nerve_ref.weights.local import role_files
 from nerve_ref.weights.random import (
     random_autoencoder,
     random_clip,
     random_context,
-    random_dinov2,
+    random_dino,
     random_unet,
     synthetic_tokenizer,
 )
 
 Network = TypeVar("Network", bound=nn.Module)
 
-TINY_CONTEXT_TOKENS = 4
-"""The tiny UNet was trained with this many zero vectors as its only context."""
+STABLE_DIFFUSION = "stable-diffusion-2-1-base"
+"""Whose full autoencoder a single file is, where a preset names a tiny one and `--vae` brings another."""
+HIGHEST_ID_ENDS = 2
+"""What published CLIPs name as their end token and mean the highest id by; a slip that transformers keeps alive."""
 SAME_IN_CONFIGS = {
     "unet": (
         "block_out_channels",
@@ -44,7 +57,7 @@ SAME_IN_CONFIGS = {
         "layers_per_block",
     ),
     "vae": ("latent_channels",),
-    "dinov2": ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"),
+    "dinov2": ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"),
     "text_config": ("hidden_size", "num_hidden_layers", "max_position_embeddings", "vocab_size"),
     "vision_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"),
 }
@@ -151,12 +164,22 @@ def random_models(backbones: Backbones, seed: int, tokenizer_path: Path | None =
     Raises:
         ValueError: for an unknown architecture.
     """
+    text = network_config(backbones.clip, "clip")["text_config"]
     length = context_length(backbones.clip)
     if tokenizer_path is None and backbones.clip == TINY:
         tokenizer_path = architectures.TINY_FOLDER / "clip"
+    if tokenizer_path is not None:
+        tokenizer = partial(prepared_tokenizer, tokenizer_path, length)
+    elif text["eos_token_id"] in (HIGHEST_ID_ENDS, text["vocab_size"] - 1):
+        tokenizer = partial(synthetic_tokenizer, text["vocab_size"], length)
+    else:
+        raise ValueError(
+            f"{backbones.clip}: text_config.eos_token_id is {text['eos_token_id']}, expected the last of its "
+            f"{text['vocab_size']} ids, where a synthetic vocabulary ends; give --tokenizer"
+        )
     return Models(
         clip=partial(random_clip, backbones.clip, seed),
-        tokenizer=partial(prepared_tokenizer, tokenizer_path, length) if tokenizer_path else synthetic_tokenizer,
+        tokenizer=tokenizer,
         provider=partial(_random_provider, backbones, seed),
         random_seed=seed,
     )
@@ -164,15 +187,14 @@ def random_models(backbones: Backbones, seed: int, tokenizer_path: Path | None =
 
 def _random_provider(backbones: Backbones, seed: int) -> AffinityProvider:
     name = backbones.affinity
-    if is_dinov2(backbones):
-        return DinoV2(random_dinov2(name, seed))
+    if is_dino(backbones):
+        return Dino(random_dino(name, seed))
     unet = random_unet(name, seed)
-    tokens = TINY_CONTEXT_TOKENS if name == TINY else network_config(name, "text_encoder")["max_position_embeddings"]
     return StableDiffusion(
-        vae=random_autoencoder(backbones.vae or name, seed),
+        vae=random_autoencoder(vae_network(backbones), seed),
         unet=unet,
         alphas_cumprod=_alphas_cumprod(network_config(name, "scheduler")),
-        context=random_context(tokens, unet.config.cross_attention_dim, seed),
+        context=random_context(context_tokens(name), unet.config.cross_attention_dim, seed),
     )
 
 
@@ -201,7 +223,7 @@ def open_models(backbones: Backbones, files: Mapping[str, Path], context_tokens:
 
 
 def _provider_roles(backbones: Backbones, context_tokens: int | None) -> list[str]:
-    if is_dinov2(backbones):
+    if is_dino(backbones):
         return ["dinov2"]
     return ["vae", "unet"] + (["text_encoder"] if context_tokens is None else [])
 
@@ -224,17 +246,20 @@ def _open_clip(backbones: Backbones, files: Mapping[str, Path]) -> CLIPModel:
 
 def _open_provider(backbones: Backbones, files: Mapping[str, Path], context_tokens: int | None) -> AffinityProvider:
     name = backbones.affinity
-    if is_dinov2(backbones):
+    if is_dino(backbones):
         expected = network_config(name, "dinov2")
-        dinov2 = read_dinov2(files["dinov2"], expected)
+        dinov2 = read_dino(files["dinov2"], expected)
         _refuse_other(dinov2.config, expected, "dinov2", files["dinov2"], name)
-        return DinoV2(dinov2)
+        return Dino(dinov2)
     expected = network_config(name, "unet")
     unet = read_unet(files["unet"], expected)
     _refuse_other(unet.config, expected, "unet", files["unet"], name)
-    vae_config = network_config(name, "vae")
-    vae = read_autoencoder(files["vae"], vae_config, network_config("taesd", "vae"))
-    _refuse_other(vae.config, vae_config, "vae", files["vae"], name)
+    vae_name = vae_network(backbones)
+    vae_config = network_config(vae_name, "vae")
+    is_tiny = "encoder_block_out_channels" in vae_config
+    full_config = network_config(STABLE_DIFFUSION, "vae") if is_tiny else vae_config
+    vae = read_autoencoder(files["vae"], full_config, vae_config if is_tiny else network_config("taesd", "vae"))
+    _refuse_other(vae.config, vae_config, "vae", files["vae"], vae_name)
     if context_tokens is None:
         context = empty_prompt(name, files["text_encoder"])
     else:
@@ -242,7 +267,7 @@ def _open_provider(backbones: Backbones, files: Mapping[str, Path], context_toke
     return StableDiffusion(vae, unet, _alphas_cumprod(_schedule(name, files.get("scheduler"))), context)
 
 
-def _refuse_other(config: Any, expected: Mapping[str, Any], role: str, path: Path, name: str) -> None:
+def _refuse_other(config: Any, expected: Mapping[str, Any], role: str, path: Path, name: AnyNetwork) -> None:
     """Refuse a network of other shapes than the one that it stands for."""
     levels = len(expected.get("block_out_channels", ()))
     for key in SAME_IN_CONFIGS[role]:
@@ -284,7 +309,7 @@ def prepared_tokenizer(path: Path, length: int) -> Tokenizer:
     return tokenizer
 
 
-def _schedule(name: str, path: Path | None) -> Mapping[str, Any]:
+def _schedule(name: AnyNetwork, path: Path | None) -> Mapping[str, Any]:
     """Noise schedule: of a scheduler/ folder or its file; the network's usual one where none is given."""
     if path is None:
         return network_config(name, "scheduler")
@@ -296,12 +321,19 @@ def _schedule(name: str, path: Path | None) -> Mapping[str, Any]:
 
 def _alphas_cumprod(schedule: Mapping[str, Any]) -> Float[Tensor, " steps"]:
     """Cumulative products abar of a noise schedule, whatever its sampler."""
-    names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    names = (
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "rescale_betas_zero_snr",
+    )
     products: Tensor = DDPMScheduler(**{name: schedule[name] for name in names if name in schedule}).alphas_cumprod
     return products
 
 
-def empty_prompt(name: str, path: Path) -> Float[Tensor, "1 l d"]:
+def empty_prompt(name: AnyNetwork, path: Path) -> Float[Tensor, "1 l d"]:
     """The embedding of "" by a pipeline's own text encoder.
 
     The ids of "" are known, so its tokenizer is not needed: start, end, then padding to the full length, which is "!"

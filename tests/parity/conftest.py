@@ -6,7 +6,7 @@ import pytest
 
 from nerve_bench.measure.accuracy import World
 from nerve_export.parity.reference import reference_taps
-from nerve_export.plan import Preset, presets
+from nerve_export.presets.files import Preset, presets
 from nerve_ref.weights.networks import Models, tiny_models
 from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from tests.data.tiny_bundle import tiny_bundle_folder

@@ -10,7 +10,8 @@ import pytest
 from onnx import GraphProto, ModelProto, TensorProto
 
 from nerve_export.build import build
-from nerve_export.plan import Preset, make_plan
+from nerve_export.plan import make_plan
+from nerve_export.presets.files import Preset
 from nerve_ref.providers.provider import StableDiffusion
 from nerve_ref.weights.networks import Models
 from nerve_runtime.backends import open_backend

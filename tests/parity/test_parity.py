@@ -12,7 +12,7 @@ from onnx import helper
 from nerve_export.parity.compare import chain_stages, check_parity, compare_bundle
 from nerve_export.parity.frames import FRAMES
 from nerve_export.parity.measures import CHAIN, ParityReport
-from nerve_export.plan import Preset
+from nerve_export.presets.files import Preset
 from nerve_ref.weights.networks import Models
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import StageName

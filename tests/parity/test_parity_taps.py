@@ -12,7 +12,7 @@ from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.frames import parity_frames
 from nerve_export.parity.reference import open_reference, params_of, reference_of_bundle, reference_taps
 from nerve_export.parity.taps import FACTS_NAME, TapFolder
-from nerve_export.plan import Preset, presets
+from nerve_export.presets.files import Preset, bundle_preset, presets
 from nerve_ref.guided import guided_scores
 from nerve_ref.pipeline import segment
 from nerve_ref.templates import TEMPLATE_SETS
@@ -133,29 +133,29 @@ def test_constants_that_make_no_sense_are_refused(manifest: Manifest, sigma: flo
 
 
 def test_the_packaged_weights_are_those_of_the_tiny_bundle(manifest: Manifest, preset: Preset) -> None:
-    models, params = open_reference(manifest, WeightChoice())
+    models, params = open_reference(manifest, preset, WeightChoice())
     assert params == preset.params
     assert models.random_seed is None
 
 
-def test_other_weights_than_the_bundles_are_refused_by_their_role(manifest: Manifest) -> None:
+def test_other_weights_than_the_bundles_are_refused_by_their_role(manifest: Manifest, preset: Preset) -> None:
     first, *others = manifest.weights
     swapped = (first.model_copy(update={"sha256": "0" * 64}), *others)
     with pytest.raises(CompatibilityError, match=rf"made of other weights than these: {first.role} differ"):
-        open_reference(manifest.model_copy(update={"weights": swapped}), WeightChoice())
+        open_reference(manifest.model_copy(update={"weights": swapped}), preset, WeightChoice())
 
 
 def test_random_weights_are_made_again_from_their_seed(manifest: Manifest) -> None:
-    sd21 = presets()["sd21"].params
+    sd21 = presets()["sd21"]
     changes = {"preset": "sd21", "random_seed": 7, "weights": ()}
-    models, params = open_reference(manifest.model_copy(update=changes), WeightChoice())
+    models, params = open_reference(manifest.model_copy(update=changes), sd21, WeightChoice())
     assert models.random_seed == 7
-    assert params != sd21  # the manifest's constants count, not the preset's
+    assert params != sd21.params  # the manifest's constants count, not the preset's
 
 
-def test_a_preset_of_another_version_is_refused(manifest: Manifest) -> None:
+def test_a_preset_of_another_version_is_refused(bundle: Path) -> None:
     with pytest.raises(UsageError, match=r"preset 'sd99' of the bundle is unknown here, only tiny, sd21"):
-        open_reference(manifest.model_copy(update={"preset": "sd99"}), WeightChoice())
+        bundle_preset(bundle, "sd99")
 
 
 def test_the_reference_of_a_bundle_is_written_from_plain_values(bundle: Path, taps: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from nerve_export.graphs.export import export_graph
 from nerve_export.graphs.gmac import count_gmac
 from nerve_export.graphs.stages import TABLE, sizes_of, stages_of
 from nerve_export.isolation import run_isolated
-from nerve_export.plan import presets
+from nerve_export.presets.files import presets
 from nerve_ref.weights.networks import random_models
 from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from tests.contracts.checkout import ROOT

@@ -8,8 +8,9 @@ from nerve_export.graphs.export import export_graph
 from nerve_export.graphs.lowering import lower
 from nerve_export.graphs.stages import TABLE, Sizes, sizes_of, stages_of
 from nerve_export.isolation import run_isolated
-from nerve_export.plan import BuildPlan, make_plan, plan_weights, presets
+from nerve_export.plan import BuildPlan, make_plan, plan_weights
 from nerve_export.plan_models import plan_models
+from nerve_export.presets.files import presets
 from nerve_export.stage_worker import export_stage
 from nerve_runtime.bundle.spec import StageName
 

@@ -234,7 +234,7 @@ def memory(
     _require_runners(chosen, plot)
     given = {"clip": clip, "sd": sd, "vae": vae, "dinov2": dinov2}
     weights = {role: str(path) for role, path in given.items() if path is not None}
-    pictures, words = bundle_pictures(manifest, limit), bundle_words(manifest)
+    pictures, words = bundle_pictures(bundle, manifest, limit), bundle_words(bundle, manifest)
     records = measure_memory(bundle, chosen, words, pictures, threads, progress_bars(), weights)
     columns = ("runner", "start_bytes", "opened_bytes", "steady_bytes", "peak_bytes", "bundle_bytes", "p50_ms", "n")
     _draw("draw_memory", _emitted(records, columns, as_json=as_json), plot)

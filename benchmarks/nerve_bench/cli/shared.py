@@ -53,12 +53,12 @@ def open_world(preset: str) -> Any:
         UsageError: they are not.
     """
     from nerve_bench.measure.accuracy import World
-    from nerve_ref.params import PRESETS
+    from nerve_export.presets.files import presets
     from nerve_ref.weights.networks import tiny_models
 
     if preset != "tiny":
         raise UsageError(f"--preset is {preset!r}, expected tiny: the only preset with weights so far")
-    return World.open(tiny_models(), PRESETS[preset])
+    return World.open(tiny_models(), presets()[preset].params)
 
 
 def scene_seeds(split: str, offset: int, limit: int) -> range:

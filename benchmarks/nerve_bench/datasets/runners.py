@@ -224,9 +224,10 @@ def reference_of_bundle(folder: Path, weights: WeightChoice) -> ReferenceRunner:
         NerveError: the weights are not here, or are others.
     """
     from nerve_export.parity.reference import open_reference
+    from nerve_export.presets.files import bundle_preset
 
     manifest = load_manifest(folder)
-    models, params = open_reference(manifest, weights)
+    models, params = open_reference(manifest, bundle_preset(folder, manifest.preset), weights)
     return ReferenceRunner(models, params, manifest.preset, _weights_in_words(models))
 
 
@@ -237,7 +238,7 @@ def reference_of_preset(preset: str, weights: WeightChoice) -> ReferenceRunner:
         UsageError: there is no such preset.
         BundleError: a weight file is missing or is not what it should be.
     """
-    from nerve_export.plan import presets
+    from nerve_export.presets.files import presets
     from nerve_ref.weights.files import resolve_weights
     from nerve_ref.weights.networks import open_models, tiny_models
 

@@ -15,10 +15,10 @@ from nerve_ref.clip_scores import clip_pixels
 from nerve_ref.grids import resize_maps
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import Observation, observe_affinity, observe_clip
-from nerve_ref.providers.provider import DinoV2
+from nerve_ref.providers.provider import Dino
 from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.weights.architectures import network_config
-from nerve_ref.weights.checkpoints import read_dinov2
+from nerve_ref.weights.checkpoints import read_dino
 
 DOWN_32, DOWN_16 = "down_blocks.1.attentions.0", "down_blocks.2.attentions.0"
 UP_32A, UP_32B = "up_blocks.1.attentions.0", "up_blocks.1.attentions.1"
@@ -123,7 +123,7 @@ def dinov2_provider(path: Path) -> Provider:
     Raises:
         ValueError: if there is none, naming what is missing.
     """
-    dinov2 = DinoV2(read_dinov2(path, network_config(DINOV2_NAME, "dinov2")).eval().requires_grad_(False))
+    dinov2 = Dino(read_dino(path, network_config(DINOV2_NAME, "dinov2")).eval().requires_grad_(False))
 
     def heads(world: World, frame: Tensor, params: NerveParams, grid_hw: tuple[int, int]) -> Heads:
         enlarged_hw = (grid_hw[0] * DINOV2_TOKEN_PX, grid_hw[1] * DINOV2_TOKEN_PX)

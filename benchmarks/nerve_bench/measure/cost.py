@@ -1,7 +1,7 @@
 """What a bundle costs, counted and not timed: multiply-accumulates, parameters and bytes of each stage.
 
 Two sources, which a test compares. Of a bundle's graphs: `graph_cost`. Of stages that are not on disk, such as a preset
-at another size: `program_gmac`, from the traced program without its dead code, with networks whose weights were never
+at another size: `program_cost`, from the traced program without its dead code, with networks whose weights were never
 written, so that 900 million parameters take no memory.
 """
 
@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
 
 from nerve_bench.measure.method_stages import CLASSES, HEAD_WIDTH, TOKEN_PX, Form, Problem, method_stages
 from nerve_export.graphs.gmac import COST_CLASSES, count_gmac
-from nerve_export.graphs.stages import TABLE, sizes_of
+from nerve_export.graphs.program import fixed_axes, program_cost, stage_costs
+from nerve_export.graphs.stages import sizes_of
 from nerve_export.plan import make_plan
-from nerve_ref.providers.provider import StableDiffusion
-from nerve_ref.weights.architectures import Backbones, network_config
-from nerve_ref.weights.networks import Models
-from nerve_ref.weights.random import synthetic_tokenizer
 from nerve_runtime.bundle.manifest import load_manifest, verify_file
 from nerve_runtime.bundle.spec import StageName, StageSpec, TensorSpec
-from nerve_runtime.errors import CompatibilityError, UsageError
+from nerve_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -37,7 +31,6 @@ PRESETS = ("sd21", "sd21-fast", "edge")
 NETWORK_STAGES: tuple[StageName, ...] = ("scores", "attention")
 METHOD_PARTS = ("structure", "mix", "walk")
 FIXED_CELLS = 16
-SCHEDULE_STEPS = 1000
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -141,64 +134,6 @@ def bundle_costs(bundle: Path) -> Iterator[dict[str, Any]]:
     yield {"bench": "cost_bundle", **common, "bytes": size, "files": len(manifest.files), **geometry}
 
 
-def program_gmac(module: nn.Module, inputs: Sequence[Tensor]) -> float:
-    """Giga multiply-accumulates of a module, from its traced program; what no output needs is not counted.
-
-    Raises:
-        CompatibilityError: the program has a product that is not known here.
-    """
-    with torch.no_grad():
-        graph = torch.export.export(module.eval(), tuple(inputs)).graph_module.graph
-    needed = _needed(graph)
-    total = 0
-    for node in graph.nodes:
-        if node.op == "call_function" and node in needed:
-            name = str(node.target)
-            counter = COUNTERS.get(name)
-            if counter is not None:
-                total += counter(_size_of(node), *(_size_of(given) for given in node.args[:3]))
-            elif any(word in name for word in PRODUCT_WORDS):
-                raise CompatibilityError(f"the program has {name}, a product that is not counted; teach cost.py")
-    return total / 1e9
-
-
-def _needed(graph: Any) -> set[Any]:
-    """The nodes that an output depends on; torch keeps dead ones alive for the checks that it writes beside them."""
-    waiting = [node for node in graph.nodes if node.op == "output"]
-    needed = set()
-    while waiting:
-        node = waiting.pop()
-        if node not in needed:
-            needed.add(node)
-            waiting.extend(node.all_input_nodes)
-    return needed
-
-
-def _size_of(node: Any) -> Sequence[int]:
-    value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def _attention(out: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> int:
-    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
-
-
-def _product(out: Sequence[int], left: Sequence[int], *_others: Sequence[int]) -> int:
-    return math.prod(out) * left[-1]
-
-
-COUNTERS: dict[str, Callable[..., int]] = {
-    "aten.conv2d.default": lambda out, maps, weight, *bias: math.prod(out) * math.prod(weight[1:]),
-    "aten.conv2d.padding": lambda out, maps, weight, *bias: math.prod(out) * math.prod(weight[1:]),
-    "aten.linear.default": _product,
-    "aten.matmul.default": _product,
-    "aten.mm.default": _product,
-    "aten.bmm.default": _product,
-    "aten.scaled_dot_product_attention.default": _attention,
-}
-PRODUCT_WORDS = ("conv", "mm", "matmul", "linear.", "einsum", "dot", "bilinear.default")
-
-
 def method_costs(sizes_px: Sequence[int], progress: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """GMAC of the method's own parts: dense, pooled with 16 x 16 keys, pooled with cells of 4 x 4 tokens, and linear.
 
@@ -237,19 +172,15 @@ def part_gmac(form: Form, problem: Problem) -> dict[str, float]:
     stages, specs = method_stages(form, problem), method_specs(form, problem)
     modules = (stages.structure, stages.mix, stages.walk)
     return {
-        part: program_gmac(module, [torch.empty(_sizes(tensor.axes)) for tensor in specs[part].inputs])
+        part: program_cost(module, [torch.empty(fixed_axes(tensor.axes)) for tensor in specs[part].inputs]).gmac
         for part, module in zip(METHOD_PARTS, modules, strict=True)
     }
-
-
-def _sizes(axes: Sequence[int | str]) -> list[int]:
-    return [COST_CLASSES[axis] if isinstance(axis, str) else axis for axis in axes]
 
 
 def _kept_bytes(form: Form, problem: Problem) -> int:
     """Bytes of the head affinities, the largest tensor of a keyframe."""
     (affinity, _) = method_specs(form, problem)["structure"].outputs
-    return 4 * math.prod(_sizes(affinity.axes))
+    return 4 * math.prod(fixed_axes(affinity.axes))
 
 
 def method_specs(form: Form, problem: Problem) -> dict[str, StageSpec]:
@@ -293,15 +224,9 @@ def preset_costs(
 
 def _preset_cost(preset: str, side_px: int) -> dict[str, Any]:
     plan = make_plan(preset, size_hw=(side_px, side_px), random_seed=0)
-    models, sizes = hollow_models(plan.backbones), sizes_of(plan.backbones, plan.params)
-    gmac = {}
-    for stage in (*NETWORK_STAGES, "mix", "walk"):
-        module = TABLE[stage].module(models, plan.params, sizes, False)
-        inputs = [
-            torch.empty(_sizes(tensor.axes), dtype=getattr(torch, tensor.dtype))
-            for tensor in TABLE[stage].spec(sizes).inputs
-        ]
-        gmac[stage] = round(program_gmac(module, inputs), 3)
+    sizes = sizes_of(plan.backbones, plan.params)
+    costs = stage_costs(plan.backbones, plan.params, (*NETWORK_STAGES, "mix", "walk"))
+    gmac = {stage: round(cost.gmac, 3) for stage, cost in costs.items()}
     return {
         "bench": "cost_preset",
         "preset": preset,
@@ -312,33 +237,6 @@ def _preset_cost(preset: str, side_px: int) -> dict[str, Any]:
         "gmac": round(sum(gmac.values()), 2),
         "classes": CLASSES,
     }
-
-
-def hollow_models(backbones: Backbones) -> Models:
-    """Networks of the named architectures whose weights were never written: to count with, not to run."""
-    name = backbones.affinity
-
-    def provider() -> StableDiffusion:
-        vae = network_config(backbones.vae or name, "vae")
-        kind = AutoencoderTiny if "encoder_block_out_channels" in vae else AutoencoderKL
-        unet = _hollow(lambda: UNet2DConditionModel.from_config(network_config(name, "unet")))
-        tokens = network_config(name, "text_encoder")["max_position_embeddings"]
-        return StableDiffusion(
-            vae=_hollow(lambda: kind.from_config(vae)),
-            unet=unet,
-            alphas_cumprod=torch.linspace(1, 0, SCHEDULE_STEPS),
-            context=torch.zeros(1, tokens, unet.config.cross_attention_dim),
-        )
-
-    clip = _hollow(lambda: CLIPModel(CLIPConfig(**network_config(backbones.clip, "clip"))))
-    return Models.ready(clip=clip, tokenizer=synthetic_tokenizer(), provider=provider())
-
-
-def _hollow(build: Callable[[], nn.Module]) -> Any:
-    with torch.device("meta"):
-        model = build()
-    # Memory that nobody writes to is not there: the operating system hands pages out at the first write.
-    return model.to_empty(device="cpu").eval().requires_grad_(False)
 
 
 def gmac_exponents(records: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -145,6 +145,7 @@ def _reference(job: dict[str, Any]) -> tuple[Callable[[NDArray[np.uint8]], objec
     import torch
 
     from nerve_export.parity.reference import open_reference
+    from nerve_export.presets.files import bundle_preset
     from nerve_ref.pipeline import segment, working_frame
     from nerve_ref.templates import TEMPLATE_SETS
     from nerve_ref.text import parse_classes, text_bank
@@ -155,7 +156,9 @@ def _reference(job: dict[str, Any]) -> tuple[Callable[[NDArray[np.uint8]], objec
         torch.set_num_threads(job["threads"])
     given: dict[str, Any] = {role: Path(path) for role, path in job["weights"].items()}
     weights = WeightChoice(**given)
-    models, params = open_reference(load_manifest(Path(job["bundle"])), weights)
+    bundle = Path(job["bundle"])
+    manifest = load_manifest(bundle)
+    models, params = open_reference(manifest, bundle_preset(bundle, manifest.preset), weights)
     bank = text_bank(models.clip, models.tokenizer, parse_classes(job["classes"]), TEMPLATE_SETS["single"])
 
     def run(frame: NDArray[np.uint8]) -> object:

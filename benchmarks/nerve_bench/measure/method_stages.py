@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from nerve_export.graphs.arithmetic import NEIGHBOURS, OUTSIDE_LOGIT, log_reach, neighbour_weights, without_own
 from nerve_export.graphs.modules import KEY_FLOOR, AttentionStage, MixStage, WalkStage
 from nerve_export.graphs.modules_video import SolveStage, WalkExactStage
+from nerve_export.presets.files import presets
 from nerve_ref.local import local_apply
-from nerve_ref.params import PAPER, SD21, NerveParams
+from nerve_ref.params import NerveParams
 
 Form = Literal["pooled", "linear", "dense"]
 FORMS: tuple[Form, ...] = ("dense", "pooled", "linear")
@@ -45,7 +46,7 @@ class Problem:
     cells: int = 16
     classes: int = CLASSES
     heads: int = HEADS
-    steps: int = SD21.steps
+    steps: int = NerveParams().steps
 
     @property
     def tokens(self) -> int:
@@ -59,7 +60,7 @@ class Problem:
 
     def params(self, form: Form) -> NerveParams:
         """The constants of preset `sd21`, or of `paper` for the linear form, at this size."""
-        preset = PAPER if form == "linear" else SD21
+        preset = presets()["paper" if form == "linear" else "sd21"].params
         return replace(
             preset, size_hw=(TOKEN_PX * self.side,) * 2, pooled_hw=(self.cells, self.cells), steps=self.steps
         )

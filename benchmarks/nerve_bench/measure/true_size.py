@@ -19,7 +19,7 @@ from nerve_export.isolation import run_isolated
 from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.frames import parity_frames
 from nerve_export.parity.reference import open_reference, reference_taps
-from nerve_export.plan import presets
+from nerve_export.presets.files import bundle_preset
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights.files import WeightChoice
@@ -55,7 +55,7 @@ def measure_true_size(
         "opset": manifest.opset,
         "random_weights": manifest.random_weights,
         "working_hw": manifest.geometry.working_hw,
-        "classes": len(_class_names(manifest.preset)),
+        "classes": len(bundle_preset(bundle, manifest.preset).parity_classes),
         "gmac": manifest.stages["frame"].gmac,
         "warm_up": 1,
         "frames": effort.frames,
@@ -76,10 +76,6 @@ def measure_true_size(
         yield {"bench": "parity", **tap.as_json()}
 
 
-def _class_names(preset: str) -> str:
-    return presets()[preset].parity_classes
-
-
 def _record(runner: str, stage: str, measured_ms: list[float], eager_ms: list[float]) -> dict[str, Any]:
     median = float(np.median(measured_ms))
     return {
@@ -98,8 +94,9 @@ def time_reference(bundle: Path, weights: WeightChoice, effort: Effort) -> Timin
     if effort.threads:
         torch.set_num_threads(effort.threads)
     manifest = load_manifest(bundle)
-    models, params = open_reference(manifest, weights)
-    names = parse_classes(_class_names(manifest.preset))
+    preset = bundle_preset(bundle, manifest.preset)
+    models, params = open_reference(manifest, preset, weights)
+    names = parse_classes(preset.parity_classes)
     # One template: 80 of them would only fill memory with sentences that the timing leaves out.
     bank = text_bank(models.clip, models.tokenizer, names, TEMPLATE_SETS[ONE_TEMPLATE])
     runner = ReferenceStages(World(models, bank, params), compiled=False)
@@ -109,7 +106,7 @@ def time_reference(bundle: Path, weights: WeightChoice, effort: Effort) -> Timin
 def time_bundle(bundle: Path, effort: Effort) -> Timings:
     """Milliseconds of each stage of the bundle through the runtime, the frame of warm-up left out."""
     manifest = load_manifest(bundle)
-    classes = _class_names(manifest.preset)
+    classes = bundle_preset(bundle, manifest.preset).parity_classes
     runner = BundleStages(bundle, 1, effort.threads, spinning=True, classes=classes, templates=ONE_TEMPLATE)
     return _timed(runner, manifest.geometry.working_hw, effort.frames)
 
@@ -126,5 +123,6 @@ def _timed(runner: ReferenceStages | BundleStages, size_hw: tuple[int, int], fra
 def write_taps(bundle: Path, weights: WeightChoice, folder: Path) -> None:
     """The reference's taps on one frame."""
     manifest = load_manifest(bundle)
-    models, params = open_reference(manifest, weights)
-    reference_taps(models, params, _class_names(manifest.preset), 1, folder)
+    preset = bundle_preset(bundle, manifest.preset)
+    models, params = open_reference(manifest, preset, weights)
+    reference_taps(models, params, preset.parity_classes, 1, folder)

@@ -30,7 +30,7 @@ from nerve_export.parity.frames import parity_frames
 from nerve_export.parity.measures import ParityReport
 from nerve_export.parity.reference import reference_of_bundle
 from nerve_export.parity.runners import BackendRunner
-from nerve_export.plan import presets
+from nerve_export.presets.files import bundle_preset
 from nerve_ref.weights.files import WeightChoice
 from nerve_runtime import Readout
 from nerve_runtime.backends import Backend
@@ -246,9 +246,9 @@ def _speed_and_memory(
 
 
 def _measured(part: str, plan: CertifyPlan, manifest: Manifest, name: str) -> Finding:
-    frames = bundle_pictures(manifest, plan.frames)
+    frames = bundle_pictures(plan.bundle, manifest, plan.frames)
     (record,) = measure_memory(
-        plan.bundle, [name], bundle_words(manifest), frames, plan.threads, lambda items, _what: items
+        plan.bundle, [name], bundle_words(plan.bundle, manifest), frames, plan.threads, lambda items, _what: items
     )
     fps = 1000 / record["p50_ms"]
     said = (
@@ -267,8 +267,10 @@ def _labels(plan: CertifyPlan, manifest: Manifest, here: dict[str, str]) -> Find
 
 
 def _agreeing(part: str, plan: CertifyPlan, manifest: Manifest) -> Finding:
-    frames = bundle_pictures(manifest, plan.frames)
-    record = label_agreement(plan.bundle, bundle_words(manifest), frames, lambda items, _what: items, plan.threads)
+    frames = bundle_pictures(plan.bundle, manifest, plan.frames)
+    record = label_agreement(
+        plan.bundle, bundle_words(plan.bundle, manifest), frames, lambda items, _what: items, plan.threads
+    )
     state: State = "passed" if record["percent"] >= AGREEMENT_FLOOR_PERCENT else "failed"
     said = f"{record['percent']} % of pixels have the same label, {AGREEMENT_FLOOR_PERCENT} % are asked for"
     return Finding(part, state, said, {**record, "bench": "certify"})
@@ -278,7 +280,7 @@ def _accuracy(plan: CertifyPlan, manifest: Manifest, progress: Callable[..., Any
     if missing := _missing_reference():
         yield Finding("mIoU", "not run", missing)
         return
-    if presets()[manifest.preset].is_packaged:
+    if bundle_preset(plan.bundle, manifest.preset).is_packaged:
         yield _attempt("mIoU on the tiny world", lambda: _tiny_miou(plan, manifest.method.readout, progress))
     else:
         yield Finding("mIoU on the tiny world", "not run", f"preset {manifest.preset} does not know the tiny world")
@@ -329,19 +331,20 @@ def _benchmark_mious(plan: CertifyPlan, data: Path, progress: Callable[..., Any]
             yield Finding(f"mIoU on {name}", "measured", said, {"record": record})
 
 
-def bundle_pictures(manifest: Manifest, count: int) -> Sequence[NDArray[np.uint8]]:
+def bundle_pictures(bundle: Path, manifest: Manifest, count: int) -> Sequence[NDArray[np.uint8]]:
     """Frames uint8 (H,W,3) of a bundle's working size: test scenes for the tiny preset, seeded patchworks for others."""
-    if not presets()[manifest.preset].is_packaged:
+    if not bundle_preset(bundle, manifest.preset).is_packaged:
         return parity_frames(manifest.geometry.working_hw, count)
     from nerve_bench.world import SEEDS, make_scene
 
     return [make_scene(seed, size_px=manifest.geometry.working_hw[0]).rgb for seed in SEEDS["test"][:count]]
 
 
-def bundle_words(manifest: Manifest) -> str:
+def bundle_words(bundle: Path, manifest: Manifest) -> str:
     """A class list that the bundle's vocabulary knows, as on a command line."""
-    if not presets()[manifest.preset].is_packaged:
-        return presets()[manifest.preset].parity_classes
+    preset = bundle_preset(bundle, manifest.preset)
+    if not preset.is_packaged:
+        return preset.parity_classes
     from nerve_bench.world import CLASS_NAMES
 
     return "; ".join(CLASS_NAMES)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nerve_export.cli import options
+from nerve_export.cli import preset as preset_commands
 from nerve_export.cli.console import stderr_console
 from nerve_export.cli.dry_run import print_plan
 from nerve_export.cli.engines import engines
@@ -26,6 +27,7 @@ app.command()(engines)
 app.command()(parity)
 app.command()(doctor)
 app.command()(lock)
+app.add_typer(preset_commands.app, name="preset", help="What a preset holds and costs: show, check.")
 
 
 @app.callback(invoke_without_command=True)
@@ -76,6 +78,7 @@ def build_engines(
         audit_frames=audit_frames,
         weights=WeightChoice(clip, sd, vae, tokenizer, offline, locked, dinov2),
         random_seed=random_weights,
+        downloads=not dry_run,
     )
     if dry_run:
         print_plan(plan, target, as_json=as_json)

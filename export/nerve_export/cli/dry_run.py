@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -12,7 +12,8 @@ from nerve_export.cli.console import stderr_console
 from nerve_export.cli.extras import is_installed
 from nerve_export.engines.compile import resolve_targets
 from nerve_export.graphs.stages import stages_of
-from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights, presets
+from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights
+from nerve_ref.weights.configs.own import Network
 from nerve_ref.weights.files import HubNetwork, WeightChoice
 from nerve_runtime.errors import BundleError
 
@@ -44,8 +45,8 @@ def print_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
 
 def _facts(plan: BuildPlan, target: str, key: str | None) -> dict[str, Any]:
     return {
-        "preset": plan.preset,
-        "networks": [name for name in asdict(plan.backbones).values() if name],
+        "preset": plan.preset.name,
+        "networks": list(plan.backbones.names()),
         "out": str(plan.out),
         "target": target,
         "opset": plan.opset,
@@ -72,7 +73,7 @@ def _key_without_downloads(plan: BuildPlan) -> str | None:
     except BundleError as error:
         note = str(error)
         if not plan.weights.offline and "was not downloaded before" in note:
-            note = f"weights of {plan.preset} are not here yet; a build downloads them, and has no plan key before"
+            note = f"weights of {plan.preset.name} are not here yet; a build downloads them, and has no plan key before"
         stderr_console().print(f"note: {note}")
         return None
 
@@ -91,7 +92,7 @@ def _state(plan: BuildPlan, targets: tuple[str, ...], key: str | None) -> str:
 def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tuple[str, str]]:
     height, width = plan.params.size_hw
     stages = stages_of(plan.params)
-    yield "preset", f"{plan.preset}: {presets()[plan.preset].about}"
+    yield "preset", f"{plan.preset.name}: {plan.preset.about}"
     yield "settings", f"{height} x {width} px, {plan.precision}, opset {plan.opset}, {plan.params.steps} steps"
     yield "classes", f"up to {plan.max_classes}"
     yield "graphs", f"{len(stages)}: {', '.join(stages)}"
@@ -100,9 +101,9 @@ def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tupl
     for text in _weights(plan, networks):
         yield "weights", text
     download = sum(network.missing_bytes for network in networks)
-    yield "download", _size(download) if download else "nothing"
+    yield "download", size_text(download) if download else "nothing"
     yield "disk", _disk(plan, targets)
-    took = TIMES.get(plan.preset, TRUE_SIZE_TIME)
+    took = TIMES.get(plan.preset.name, TRUE_SIZE_TIME)
     yield "time", f"{took}; the download comes before" if download else took
 
 
@@ -110,26 +111,29 @@ def _weights(plan: BuildPlan, networks: tuple[HubNetwork, ...]) -> Iterator[str]
     if plan.random_seed is not None:
         yield f"random, seed {plan.random_seed}: labels will mean nothing"
         return
-    if presets()[plan.preset].is_packaged:
+    if plan.preset.is_packaged:
         yield "packaged, they come with nerve-deploy"
     for flag, name in LOCAL.items():
         if (path := getattr(plan.weights, flag)) is not None:
             yield f"{name} from {path}"
     for network in networks:
-        where = "downloaded before" if network.is_here else f"{_size(network.missing_bytes)} to download"
+        where = "downloaded before" if network.is_here else f"{size_text(network.missing_bytes)} to download"
         yield f"{network.name} from {network.repository}: {where}"
 
 
 def _disk(plan: BuildPlan, targets: tuple[str, ...]) -> str:
     """Graphs hold what the weights hold, in half of the bytes in half precision, and less where networks are cut."""
-    if presets()[plan.preset].is_packaged:
-        graphs = f"about {_size(TINY_BUNDLE_BYTES)}"
+    if plan.preset.is_packaged:
+        graphs = f"about {size_text(TINY_BUNDLE_BYTES)}"
+    elif any(isinstance(network, Network) for network in (plan.backbones.clip, plan.backbones.affinity)):
+        graphs = f"as much as nerve-build preset check {plan.preset.name} says"
     else:
         weights = sum(network.total_bytes for network in networks_on_the_hub(plan.backbones, WeightChoice()))
-        graphs = f"up to {_size(weights if plan.precision == 'fp32' else weights / 2)}"
+        graphs = f"up to {size_text(weights if plan.precision == 'fp32' else weights / 2)}"
     engines = ", about twice that for the engines of each target" if targets else ""
     return f"{graphs}{engines}; an old bundle stays until the new one is whole"
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Bytes in MB or GB, for people."""
     return f"{count / GB:.1f} GB" if count >= GB else f"{count / MB:.0f} MB"

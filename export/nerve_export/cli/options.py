@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nerve_export.plan import presets
+from nerve_export.presets.files import presets
 
 
 def _print_version(asked: bool) -> None:
@@ -21,7 +21,10 @@ WHAT, PRECISION, WEIGHTS = "What is built", "Precision", "Weights"
 """Groups of options in the help."""
 PRESETS = "; ".join(f"{name}: {preset.about}" for name, preset in presets().items())
 
-PresetName = Annotated[str, typer.Option(rich_help_panel=WHAT, help=f"What to build. {PRESETS}.")]
+PresetName = Annotated[
+    str,
+    typer.Option(rich_help_panel=WHAT, metavar="NAME|FILE.toml", help=f"What to build. {PRESETS}; or a file of yours."),
+]
 Target = Annotated[
     str,
     typer.Option(

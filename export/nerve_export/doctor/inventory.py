@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nerve_export.cli.extras import is_installed
 from nerve_export.doctor.rules import EXPORT_PACKAGES
-from nerve_export.plan import BuildPlan, make_plan, networks_on_the_hub, plan_key, plan_weights, presets
+from nerve_export.plan import BuildPlan, make_plan, networks_on_the_hub, plan_key, plan_weights
+from nerve_export.presets.files import bundle_preset, presets
 from nerve_ref.weights.files import HubNetwork, WeightChoice
 from nerve_runtime.bundle.manifest import MANIFEST_NAME, Manifest, load_manifest, verify_bundle
 from nerve_runtime.errors import BundleError, NerveError
@@ -116,12 +117,12 @@ def _age(path: Path, manifest: Manifest) -> str:
 
 
 def _plan_of(path: Path, manifest: Manifest) -> BuildPlan:
-    preset = presets().get(manifest.preset)
+    preset = bundle_preset(path, manifest.preset)
     size_hw = manifest.geometry.working_hw
     return make_plan(
-        manifest.preset,
+        preset,
         opset=manifest.opset,
-        size_hw=None if preset is not None and preset.params.size_hw == size_hw else size_hw,
+        size_hw=None if preset.params.size_hw == size_hw else size_hw,
         steps=manifest.method.baked.steps,
         max_classes=manifest.geometry.max_classes,
         out=path,

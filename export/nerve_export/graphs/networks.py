@@ -16,11 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel
 
+from nerve_export.graphs.diffusion import SelfAttention, fold_time, install_processors, set_vae_attention
 from nerve_export.graphs.lowering import attend, probabilities
 from nerve_ref.clip_scores import CLIP_MEAN, CLIP_STD, NEIGHBOURHOOD_STD
 from nerve_ref.params import ClipMode, NerveParams
-from nerve_ref.providers.dino import IMAGENET_MEAN, IMAGENET_STD
-from nerve_ref.providers.provider import AffinityProvider, DinoV2, StableDiffusion
+from nerve_ref.providers.dino import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    dino_blocks,
+    dino_head_count,
+    dino_rotation,
+    turned,
+)
+from nerve_ref.providers.provider import AffinityProvider, Dino, StableDiffusion
 from nerve_ref.providers.stable_diffusion import fixed_noise
 from nerve_runtime.errors import UsageError
 
@@ -185,9 +193,9 @@ class DiffusionHeads(nn.Module):
         self.vae, self.unet, self.timestep = provider.vae, provider.unet, params.timestep
         self.is_tiny_vae = isinstance(self.vae, AutoencoderTiny)
         self._drop_decoder()
-        _set_vae_attention(self.vae, native=native)
+        set_vae_attention(self.vae, native=native)
         fold_time(self.unet, params.timestep)
-        self.captures = _install_processors(self.unet, params.layers, provider.context, native=native)
+        self.captures = install_processors(self.unet, params.layers, provider.context, native=native)
         channels = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
         factor = 2 ** (len(channels) - 1)
         self.latent_hw = (params.size_hw[0] // factor, params.size_hw[1] // factor)
@@ -218,7 +226,7 @@ class DiffusionHeads(nn.Module):
         self.unet(latent * self.signal + self.noise, self.timestep, encoder_hidden_states=self.context)
         return latent, [(*capture.taken(), self._layer_hw(capture)) for capture in self.captures]
 
-    def _layer_hw(self, capture: "SelfAttention") -> tuple[int, int]:
+    def _layer_hw(self, capture: SelfAttention) -> tuple[int, int]:
         tokens, layer_hw = capture.taken()[0].shape[1], self.latent_hw
         while layer_hw[0] * layer_hw[1] > tokens:
             layer_hw = (layer_hw[0] + 1) // 2, (layer_hw[1] + 1) // 2
@@ -226,24 +234,31 @@ class DiffusionHeads(nn.Module):
 
 
 class DinoHeads(nn.Module):
-    """Frame uint8 (1,H,W,3) to queries and keys of DINOv2's layers in use; it has no latent."""
+    """Frame uint8 (1,H,W,3) to queries and keys of a DINO's layers in use; it has no latent."""
 
-    lowered_buffers = ("first", "positions")
-    positions: Tensor
+    lowered_buffers = ("first", "positions", "cosine", "sine")
     first: Tensor
+    positions: Tensor
+    cosine: Tensor
+    sine: Tensor
 
-    def __init__(self, provider: DinoV2, params: NerveParams, *, native: bool) -> None:
+    def __init__(self, provider: Dino, params: NerveParams, *, native: bool) -> None:
         super().__init__()
         model, self.native = provider.model, native
         self.grid_hw = provider.grid_hw(params)
-        embeddings, patch = model.embeddings, model.config.patch_size
+        patch = model.config.patch_size
         self.input_hw = (self.grid_hw[0] * patch, self.grid_hw[1] * patch)
         self.numbers = [int(name.rpartition(".")[2]) for name in params.layers]
-        self.patches, self.blocks = embeddings.patch_embeddings.projection, model.encoder.layer[: max(self.numbers) + 1]
-        empty = embeddings.cls_token.new_zeros(1, self.grid_hw[0] * self.grid_hw[1] + 1, model.config.hidden_size)
-        positions = embeddings.interpolate_pos_encoding(empty, *self.input_hw).detach()
-        self.register_buffer("first", embeddings.cls_token.detach() + positions[:, :1])
-        self.register_buffer("positions", positions[:, 1:])
+        self.blocks: Any = dino_blocks(model)[: max(self.numbers) + 1]
+        patches = model.embeddings.patch_embeddings
+        self.patches = getattr(patches, "projection", patches)
+        first, positions = _dino_tokens(model.embeddings, self.grid_hw, self.input_hw)
+        self.register_buffer("first", first.detach())  # CLS and registers, which come before the patches
+        self.register_buffer("positions", positions.detach())
+        turn = dino_rotation(model, first.new_empty(1, 3, *self.input_hw))
+        self.turns = turn is not None
+        for name, table in zip(("cosine", "sine"), turn or (torch.ones(1, 1), torch.zeros(1, 1)), strict=True):
+            self.register_buffer(name, table)
         self.tap_names = _layer_taps(len(self.numbers))
 
     def forward(self, frame: Tensor) -> tuple[None, list[LayerMaps]]:
@@ -251,17 +266,38 @@ class DinoHeads(nn.Module):
         pixels = scaled_pixels(frame, self.input_hw, IMAGENET_MEAN, IMAGENET_STD)
         patches = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions
         hidden, taken = torch.cat([self.first.to(patches.dtype), patches], dim=1).float(), {}  # sums are float32
+        before = self.first.shape[1]
         for number, block in enumerate(self.blocks):
             attention = block.attention
             projected = [getattr(attention, name)(block.norm1(hidden)) for name in ("q_proj", "k_proj", "v_proj")]
             query, key, value = (
-                rows.unflatten(2, (attention.num_attention_heads, -1)).transpose(1, 2) for rows in projected
+                rows.unflatten(2, (dino_head_count(attention), -1)).transpose(1, 2) for rows in projected
             )
-            taken[number] = (query[0, :, 1:].float(), key[0, :, 1:].float(), self.grid_hw)
+            query, key = self._turned(query), self._turned(key)
+            taken[number] = (query[0, :, before:].float(), key[0, :, before:].float(), self.grid_hw)
             mixed = attention.o_proj(attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
             hidden = hidden + block.layer_scale1(mixed)
             hidden = hidden + block.layer_scale2(block.mlp(block.norm2(hidden)))
         return None, [taken[number] for number in self.numbers]
+
+    def _turned(self, heads: Tensor) -> Tensor:
+        """Queries or keys (1,n,q,d), those of patches turned by their places where the network does so (DINOv3)."""
+        if not self.turns:
+            return heads
+        others, patches = heads.split((self.first.shape[1], self.cosine.shape[0]), dim=2)
+        turn = (self.cosine.to(heads.dtype), self.sine.to(heads.dtype))
+        return torch.cat([others, turned(patches, turn)], dim=2)
+
+
+def _dino_tokens(embeddings: Any, grid_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The tokens before the patches (1,f,e), and what is added to patches for their places, (1,p,e) or zero (1,1,e)."""
+    cls, registers = embeddings.cls_token, getattr(embeddings, "register_tokens", None)
+    positions = cls.new_zeros(1, 1, cls.shape[2])
+    if hasattr(embeddings, "interpolate_pos_encoding"):
+        empty = cls.new_zeros(1, grid_hw[0] * grid_hw[1] + 1, cls.shape[2])
+        table = embeddings.interpolate_pos_encoding(empty, *input_hw)
+        cls, positions = cls + table[:, :1], table[:, 1:]
+    return (cls if registers is None else torch.cat([cls, registers], dim=1)), positions
 
 
 def provider_heads(provider: AffinityProvider, params: NerveParams, *, native: bool) -> DiffusionHeads | DinoHeads:
@@ -272,122 +308,10 @@ def provider_heads(provider: AffinityProvider, params: NerveParams, *, native: b
     """
     if isinstance(provider, StableDiffusion):
         return DiffusionHeads(provider, params, native=native)
-    if isinstance(provider, DinoV2):
+    if isinstance(provider, Dino):
         return DinoHeads(provider, params, native=native)
-    raise UsageError(f"{type(provider).__name__} has no graph, expected StableDiffusion or DinoV2")
+    raise UsageError(f"{type(provider).__name__} has no graph, expected StableDiffusion or Dino")
 
 
 def _layer_taps(layers: int) -> tuple[str, ...]:
     return tuple(f"{name}{index}" for index in range(layers) for name in "qk")
-
-
-class _NoTimeEmbedding(nn.Module):
-    def forward(self, *_given: Any) -> None:
-        """Nothing: the embedding of the one timestep lies in the biases."""
-
-
-def fold_time(unet: Any, timestep: int) -> None:
-    """Fold the time embedding of one timestep into the biases of the convolutions that it was added behind.
-
-    Raises:
-        UsageError: a residual block uses the embedding in another way than adding it.
-    """
-    with torch.no_grad():
-        embedded = unet.time_embedding(unet.time_proj(torch.tensor([timestep])))
-        for name, block in unet.named_modules():
-            if getattr(block, "time_emb_proj", None) is None:
-                continue
-            if block.time_embedding_norm != "default" or block.skip_time_act:
-                raise UsageError(
-                    f"UNet block {name} does not add its time embedding; only Stable Diffusion's blocks export"
-                )
-            block.conv1.bias.add_(block.time_emb_proj(block.nonlinearity(embedded))[0])
-            block.time_emb_proj = None
-    unet.time_embedding = _NoTimeEmbedding()
-
-
-class SelfAttention:
-    """Attention processor for plain self-attention that may keep its queries and keys for the method."""
-
-    def __init__(self, *, native: bool) -> None:
-        self.native = native
-        self.kept: tuple[Tensor, Tensor] | None = None
-
-    def __call__(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
-        """Attend as the layer always does."""
-        query, key, value = (
-            projection(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-            for projection in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        self.kept = (query[0].float(), key[0].float())
-        mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
-        return mixed
-
-    def taken(self) -> tuple[Tensor, Tensor]:
-        """Queries and keys float32 (n,p,d) of the last call.
-
-        Raises:
-            UsageError: the layer never ran.
-        """
-        if self.kept is None:
-            raise UsageError("the UNet never ran a layer that was named; name layers that its forward pass uses")
-        return self.kept
-
-
-class FixedContext(nn.Module):
-    """Attention processor for cross-attention to one constant prompt, whose keys and values are computed once."""
-
-    lowered_buffers = ("key", "value")
-    key: Tensor
-    value: Tensor
-
-    def __init__(self, attn: Any, context: Tensor, *, native: bool) -> None:
-        super().__init__()
-        self.native = native
-        with torch.no_grad():
-            for name, projection in (("key", attn.to_k), ("value", attn.to_v)):
-                self.register_buffer(name, projection(context).unflatten(2, (attn.heads, -1)).transpose(1, 2))
-        attn.to_k = attn.to_v = nn.Identity()
-
-    def forward(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
-        """Attend to the constant prompt."""
-        query = attn.to_q(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        key, value = self.key.to(query.dtype), self.value.to(query.dtype)
-        mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
-        return mixed
-
-
-def _install_processors(unet: Any, layers: Sequence[str], context: Tensor, *, native: bool) -> list[SelfAttention]:
-    """Give every attention of the UNet a processor of ours; returns those of the named layers, in that order."""
-    own: dict[str, SelfAttention] = {}
-    for name, attn in unet.named_modules():
-        if name.endswith("attn1"):
-            own[name] = SelfAttention(native=native)
-            attn.processor = own[name]
-        elif name.endswith("attn2"):
-            attn.processor = FixedContext(attn, context, native=native)
-    return [own[name] for layer in layers for name in own if name.startswith(f"{layer}.transformer_blocks.")]
-
-
-class ImageAttention:
-    """Attention processor for the autoencoder's attention over pixels (1,e,h,w), with its norm and residual."""
-
-    def __init__(self, *, native: bool) -> None:
-        self.native = native
-
-    def __call__(self, attn: Any, hidden_states: Tensor, temb: Tensor | None = None, **_named: Any) -> Tensor:
-        """Attend as the layer always does; diffusers looks for an argument called `temb`, always None here."""
-        tokens = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
-        heads = (
-            projection(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-            for projection in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        mixed = attn.to_out[0](attend(*heads, native=self.native).transpose(1, 2).flatten(2))
-        summed: Tensor = mixed.transpose(1, 2).unflatten(2, hidden_states.shape[2:]) + hidden_states
-        return summed / attn.rescale_output_factor
-
-
-def _set_vae_attention(vae: Any, *, native: bool) -> None:
-    for _, attn in vae.named_modules():
-        if hasattr(attn, "set_processor") and getattr(attn, "group_norm", None) is not None:
-            attn.processor = ImageAttention(native=native)

@@ -14,6 +14,7 @@ from nerve_export.parity.taps import (
     write_facts,
     write_tensors,
 )
+from nerve_export.presets.files import Preset, bundle_preset
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_file
 from nerve_runtime.bundle.spec import READOUT_STAGES
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
@@ -94,32 +95,27 @@ def reference_of_bundle(bundle: Path, weights: "WeightChoice", frames: int | Non
     Raises:
         NerveError: as `open_reference` and `reference_taps`.
     """
-    from nerve_export.plan import presets
-
     manifest = load_manifest(bundle)
     if manifest.random_seed is not None and weights.tokenizer is None:
         weights = replace(weights, tokenizer=verify_file(bundle, manifest, manifest.vocabulary.tokenizer))
-    models, params = open_reference(manifest, weights)
-    preset = presets()[manifest.preset]
+    preset = bundle_preset(bundle, manifest.preset)
+    models, params = open_reference(manifest, preset, weights)
     count = frames if frames is not None else FRAMES if preset.is_packaged else 1
     reference_taps(models, params, preset.parity_classes, count, folder)
 
 
-def open_reference(manifest: Manifest, weights: "WeightChoice") -> "tuple[Models, NerveParams]":
-    """The networks and constants that a bundle was made of, from its manifest.
+def open_reference(manifest: Manifest, preset: Preset, weights: "WeightChoice") -> "tuple[Models, NerveParams]":
+    """The networks and constants that a bundle was made of, from its manifest and its preset.
 
     Raises:
-        UsageError: the preset is unknown here, or weights are missing.
+        UsageError: weights are missing.
         BundleError: the manifest lacks a constant, or a weight file is not what it should be.
         CompatibilityError: the weights found are not those that the bundle was made of.
     """
-    from nerve_export.plan import BuildPlan, presets
+    from nerve_export.plan import BuildPlan
     from nerve_export.plan_models import plan_models
     from nerve_ref.weights.files import resolve_weights
 
-    preset = presets().get(manifest.preset)
-    if preset is None:
-        raise UsageError(f"preset {manifest.preset!r} of the bundle is unknown here, only {', '.join(presets())}")
     resolved = None
     if manifest.random_seed is None:
         try:
@@ -128,7 +124,7 @@ def open_reference(manifest: Manifest, weights: "WeightChoice") -> "tuple[Models
             raise BundleError(str(error)) from error
         _require_same_weights(manifest, {(record.role, record.sha256) for record in resolved.records})
     plan = BuildPlan(
-        preset=manifest.preset,
+        preset=preset,
         params=params_of(manifest),
         backbones=preset.backbones,
         opset=manifest.opset,

@@ -8,14 +8,14 @@ import pytest
 
 from nerve_bench.measure.accuracy import World
 from nerve_bench.tiny.dataset import ProgressFactory
-from nerve_ref.params import TINY
+from nerve_export.presets.files import presets
 from nerve_ref.weights.networks import tiny_models
 from tests.data.tiny_bundle import tiny_bundle_folder
 
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return World.open(tiny_models(), TINY)
+    return World.open(tiny_models(), presets()["tiny"].params)
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,14 @@ import nerve_ref
 from nerve_export import plan as plan_module
 from nerve_export.cli import dry_run
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights, tool_versions
-from nerve_ref.params import TINY
+from nerve_export.presets.files import presets
 from nerve_ref.weights import architectures
 from nerve_ref.weights.files import WeightChoice
 from nerve_runtime.bundle import spec
 from nerve_runtime.errors import UsageError
 from tests.contracts.checkout import PACKAGES, imported_modules, rooms_environment, sources
 
+TINY = presets()["tiny"].params
 POISONED = """
 import sys
 for name in ("torch", "transformers", "diffusers", "onnx", "onnxscript", "onnxruntime", "tensorrt_rtx"):

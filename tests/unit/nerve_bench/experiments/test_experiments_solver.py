@@ -198,7 +198,7 @@ def test_dinov2_sees_the_frame_enlarged_to_a_token_per_token(world: World, monke
 
     config = Dinov2Config(hidden_size=16, num_hidden_layers=12, num_attention_heads=2, patch_size=14, image_size=28)
     torch.manual_seed(0)
-    monkeypatch.setattr(sources, "read_dinov2", lambda path, config_read: Dinov2Model(config))
+    monkeypatch.setattr(sources, "read_dino", lambda path, config_read: Dinov2Model(config))
     heads = dinov2_provider(SCENE)(world, torch.from_numpy(SCENE.rgb), world.params, (4, 4))  # type: ignore[arg-type]
     assert [layer.name for layer in heads] == list(sources.DINOV2_LAYERS)
     assert all((layer.q.shape, layer.grid_hw) == ((2, 16, 8), (4, 4)) for layer in heads)

@@ -6,9 +6,7 @@ from typing import Any
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
-from torch import Tensor, nn
 
 from nerve_bench.measure.cost import (
     bundle_costs,
@@ -18,7 +16,6 @@ from nerve_bench.measure.cost import (
     method_specs,
     part_gmac,
     preset_costs,
-    program_gmac,
 )
 from nerve_bench.measure.method_stages import Problem
 from nerve_bench.measure.method_times import measure_method
@@ -26,7 +23,7 @@ from nerve_bench.report.plots_cost import draw_cost, draw_cost_sizes, draw_laten
 from nerve_export.graphs.stages import TABLE, sizes_of
 from nerve_export.plan import make_plan
 from nerve_runtime.bundle.manifest import load_manifest
-from nerve_runtime.errors import CompatibilityError, UsageError
+from nerve_runtime.errors import UsageError
 
 pytestmark = pytest.mark.onnx
 
@@ -68,41 +65,6 @@ def test_a_bundle_costs_what_its_manifest_says(bundle: Path) -> None:
         assert record["weight_bytes"] < size
         assert record["peak_activation_bytes"] <= record["activation_bytes"]
     assert whole["bytes"] == sum(file.bytes for file in manifest.files.values())
-
-
-@pytest.mark.parametrize("stage", ["mix", "walk"])
-def test_the_traced_program_costs_what_the_graph_costs(stage: Any, bundle: Path) -> None:
-    plan = make_plan("tiny")
-    sizes = sizes_of(plan.backbones, plan.params)
-    module = TABLE[stage].module(None, plan.params, sizes, True)
-    doors = TABLE[stage].spec(sizes).inputs
-    shapes = [[axis if isinstance(axis, int) else 21 for axis in tensor.axes] for tensor in doors]
-    found = program_gmac(module, [torch.empty(shape) for shape in shapes])
-    assert found == pytest.approx(load_manifest(bundle).stages[stage].gmac, abs=1e-6)
-
-
-class WithDeadCode(nn.Module):
-    """One product that is used, and one, checked by a cast, that is not."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        (x @ x).to(torch.float64)
-        return x @ x
-
-
-def test_dead_code_is_not_counted() -> None:
-    assert program_gmac(WithDeadCode(), [torch.empty(100, 100)]) == pytest.approx(100**3 / 1e9)
-
-
-class WithEinsum(nn.Module):
-    """A product that is not among those counted."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("ij,jk->ik", x, x)
-
-
-def test_a_product_that_is_not_known_is_refused() -> None:
-    with pytest.raises(CompatibilityError, match=r"aten\.einsum\.default, a product that is not counted"):
-        program_gmac(WithEinsum(), [torch.empty(4, 4)])
 
 
 def test_the_dense_form_costs_what_a_person_counts() -> None:

@@ -23,9 +23,9 @@ COMPARE_COMPILED = """
 from nerve_bench.measure.accuracy import World
 from nerve_bench.measure.latency import ReferenceStages
 from nerve_bench.world import SEEDS, moving_scene
-from nerve_ref.params import TINY
+from nerve_export.presets.files import presets
 from nerve_ref.weights.networks import tiny_models
-world = World.open(tiny_models(), TINY)
+world = World.open(tiny_models(), presets()["tiny"].params)
 eager, compiled = ReferenceStages(world, compiled=False), ReferenceStages(world, compiled=True)
 differences = []
 for index, frame in enumerate(moving_scene(SEEDS["clips"][0], 2, size_px=128, cuts=0)):

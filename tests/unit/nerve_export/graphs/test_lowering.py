@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nerve_export.graphs.diffusion import fold_time
 from nerve_export.graphs.lowering import attend, lower, probabilities, watched_ranges
 from nerve_export.graphs.modules import AttentionStage, ScoresStage
-from nerve_export.graphs.networks import DiffusionHeads, fold_time
+from nerve_export.graphs.networks import DiffusionHeads
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe_affinity, observe_clip
 from nerve_ref.providers.provider import StableDiffusion

@@ -12,13 +12,13 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
+from nerve_export.presets.files import NAMES, presets
 from nerve_ref.grids import cell_size_hw
-from nerve_ref.params import PRESETS, NerveParams
+from nerve_ref.params import NerveParams
 from nerve_ref.providers.dino import dino_heads
 from nerve_ref.providers.provider import AffinityProvider
 from nerve_ref.providers.stable_diffusion import LayerHeads, unet_heads
 from nerve_ref.weights.architectures import (
-    CONFIGS,
     Backbones,
     LayerShape,
     clip_patch_px,
@@ -28,19 +28,14 @@ from nerve_ref.weights.architectures import (
     network_config,
     text_width,
 )
+from nerve_ref.weights.configs.own import AnyNetwork
+from nerve_ref.weights.configs.published import CONFIGS
 from nerve_ref.weights.networks import tiny_models
 from tests.contracts.checkout import ROOT, run_python
 
 LARGE, SD21 = "clip-vit-large-patch14-336", "stable-diffusion-2-1-base"
-BACKBONES = {
-    "tiny": Backbones("tiny", "tiny"),
-    "sd21": Backbones(LARGE, SD21),
-    "sd21-fast": Backbones(LARGE, SD21, "taesd"),
-    "paper": Backbones(LARGE, SD21),
-    "edge": Backbones("clip-vit-base-patch16", SD21, "taesd"),
-    "sd15": Backbones(LARGE, "stable-diffusion-v1-5"),
-    "dinov2": Backbones(LARGE, "dinov2-base"),
-}
+BACKBONES = {name: preset.backbones for name, preset in presets().items()}
+PARAMS = {name: preset.params for name, preset in presets().items()}
 BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "clip": lambda config: CLIPModel(CLIPConfig(**config)),
     "unet": lambda config: UNet2DConditionModel.from_config(config),
@@ -50,7 +45,7 @@ BUILDERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
 }
 
 
-def without_memory(name: str, role: str) -> Any:
+def without_memory(name: AnyNetwork, role: str) -> Any:
     return built(role, json.dumps(network_config(name, role)))
 
 
@@ -137,7 +132,7 @@ def test_sides_that_cannot_be_halved_are_rounded_up(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("size_hw", [(512, 512), (384, 640)])
 def test_shapes_of_dinov2_are_those_of_a_run(size_hw: tuple[int, int]) -> None:
     model, grid_hw = without_memory("dinov2-base", "dinov2"), (size_hw[0] // 16, size_hw[1] // 16)
-    params = replace(PRESETS["dinov2"], size_hw=size_hw)
+    params = replace(PARAMS["dinov2"], size_hw=size_hw)
     with torch.no_grad():
         pixels = torch.zeros(1, 3, 14 * grid_hw[0], 14 * grid_hw[1], device="meta")
         heads = dino_heads(model, pixels, params.layers, grid_hw)
@@ -154,7 +149,7 @@ def test_shapes_of_the_tiny_networks_are_those_of_a_run(
     tiny_provider: AffinityProvider, size_hw: tuple[int, int]
 ) -> None:
     layers = ("down_blocks.2.attentions.0", "down_blocks.1.attentions.0", "up_blocks.1.attentions.1")
-    params = replace(PRESETS["tiny"], size_hw=size_hw, layers=layers)
+    params = replace(PARAMS["tiny"], size_hw=size_hw, layers=layers)
     with torch.no_grad():
         latent, heads = tiny_provider.observe(torch.zeros(*size_hw, 3, dtype=torch.uint8), params)
     assert isinstance(latent, Tensor)
@@ -163,9 +158,9 @@ def test_shapes_of_the_tiny_networks_are_those_of_a_run(
 
 
 @pytest.mark.parametrize("size_hw", [None, (384, 640)])
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_cells_of_every_preset_divide_the_grids_of_its_layers(name: str, size_hw: tuple[int, int] | None) -> None:
-    preset = PRESETS[name]
+    preset = PARAMS[name]
     size_hw = size_hw or preset.size_hw
     pooled_hw = tuple(
         round(cells * side / own) for cells, side, own in zip(preset.pooled_hw, size_hw, preset.size_hw, strict=True)
@@ -177,10 +172,10 @@ def test_the_cells_of_every_preset_divide_the_grids_of_its_layers(name: str, siz
         assert min(cell_size_hw((pooled_hw[0], pooled_hw[1]), cells_hw)) >= 1
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", NAMES)
 def test_the_input_of_clip_is_a_multiple_of_its_patch(name: str) -> None:
     patch = clip_patch_px(BACKBONES[name].clip)
-    assert [side % patch for side in PRESETS[name].clip_size_hw] == [0, 0]
+    assert [side % patch for side in PARAMS[name].clip_size_hw] == [0, 0]
 
 
 def test_clip_says_its_patch_its_width_and_its_length() -> None:
@@ -212,8 +207,8 @@ def test_shapes_are_known_without_torch() -> None:
     code = (
         "import sys\n"
         "from nerve_ref.weights.architectures import Backbones, layer_shapes\n"
-        "from nerve_ref.params import SD21\n"
-        f"assert len(layer_shapes(Backbones({LARGE!r}, {SD21!r}), SD21)) == 2\n"
+        "from nerve_ref.params import NerveParams\n"
+        f"assert len(layer_shapes(Backbones({LARGE!r}, {SD21!r}), NerveParams())) == 2\n"
         "assert not {'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules), 'heavy'\n"
     )
     assert run_python("-c", code, cwd=ROOT).returncode == 0

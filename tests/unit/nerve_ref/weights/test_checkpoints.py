@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
-from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dinov2, read_text_encoder, read_unet
+from nerve_ref.weights.checkpoints import read_autoencoder, read_clip, read_dino, read_text_encoder, read_unet
 from tests.unit.nerve_ref.ldm_names import (
     Tensors,
     original_autoencoder,
@@ -145,7 +145,7 @@ def test_clip_and_dinov2_are_read_from_single_files(tmp_path: Path, clip: CLIPMo
     dinov2_config = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
     dinov2 = Dinov2Model(Dinov2Config(**dinov2_config))
     path = saved(dinov2.state_dict(), tmp_path / "dinov2.safetensors")
-    assert_same(read_dinov2(path, dinov2_config), dinov2)
+    assert_same(read_dino(path, dinov2_config), dinov2)
 
 
 def without(tensors: Tensors, name: str) -> Tensors:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nerve_ref.weights.architectures import CONFIGS
+from nerve_ref.weights.configs.published import CONFIGS
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.files import TOKENIZER_NETWORK
 from nerve_ref.weights.hub import Hub, HuggingFaceHub

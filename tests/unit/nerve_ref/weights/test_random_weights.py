@@ -10,14 +10,16 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from nerve_ref.params import PRESETS, NerveParams
+from nerve_export.presets.files import presets
+from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe_affinity, segment
-from nerve_ref.providers.provider import DinoV2, StableDiffusion
+from nerve_ref.providers.provider import Dino, StableDiffusion
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights import random as random_weights
-from nerve_ref.weights.architectures import CONFIGS, SCHEDULE, Backbones
+from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.configs.published import CONFIGS, SCHEDULE
 from nerve_ref.weights.networks import Models, random_models
-from nerve_ref.weights.random import random_dinov2, synthetic_tokenizer
+from nerve_ref.weights.random import random_dino, synthetic_tokenizer
 from nerve_runtime.bundle.manifest import Vocabulary
 from nerve_runtime.errors import UsageError
 from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
@@ -86,7 +88,7 @@ def test_drawing_weights_leaves_the_global_generator_alone() -> None:
 
 def test_no_weight_is_one_that_an_optimiser_of_graphs_would_drop() -> None:
     models = random_models(DIFFUSION, 0)
-    networks = (models.clip, diffusion(models).unet, diffusion(models).vae, random_dinov2("small-dinov2", 0))
+    networks = (models.clip, diffusion(models).unet, diffusion(models).vae, random_dino("small-dinov2", 0))
     for every in map(weights, networks):
         assert every.isfinite().all()
         assert not ((every == 0) | (every == 1)).any()
@@ -150,7 +152,7 @@ def test_the_tiny_architecture_takes_its_own_tokenizer_and_length() -> None:
     assert len(models.tokenizer.encode("a grass").ids) == 40
     assert diffusion(models).context.shape == (1, 4, 8)
     assert type(diffusion(models).vae).__name__ == "AutoencoderTiny"
-    assert isinstance(random_models(DINOV2, 0).provider, DinoV2)
+    assert isinstance(random_models(DINOV2, 0).provider, Dino)
 
 
 def test_positions_are_numbered_as_in_a_network_made_the_usual_way(clip: CLIPModel) -> None:
@@ -175,7 +177,7 @@ def test_a_buffer_of_unknown_content_is_refused() -> None:
 def test_true_sized_clip_and_dinov2_keep_the_scale_too() -> None:
     frame = frames()[0].repeat(4, 4, 1)
     models = random_models(Backbones("clip-vit-base-patch16", "dinov2-base"), 0)
-    _, heads = observe_affinity(models, frame, PRESETS["dinov2"])
+    _, heads = observe_affinity(models, frame, presets()["dinov2"].params)
     assert all(0.5 < layer.q.std(dim=1).mean() < 2 for layer in heads)
     hidden = models.clip.vision_model(torch.randn(1, 3, 224, 224)).last_hidden_state
     assert 1 < hidden.std() < 20

@@ -13,13 +13,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
-from nerve_ref.params import TINY
+from nerve_export.presets.files import presets
 from nerve_ref.pipeline import segment
-from nerve_ref.providers.provider import DinoV2, StableDiffusion
+from nerve_ref.providers.provider import Dino, StableDiffusion
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights import architectures
-from nerve_ref.weights.architectures import CONFIGS, SCHEDULE, TINY_FOLDER, Backbones
+from nerve_ref.weights.architectures import TINY_FOLDER, Backbones
+from nerve_ref.weights.configs.published import CONFIGS, SCHEDULE
 from nerve_ref.weights.networks import Models, open_models, prepared_tokenizer, tiny_models
 
 SMALL = Backbones("small-clip", "small-diffusion")
@@ -101,7 +102,7 @@ def test_each_network_is_opened_once_and_only_when_it_is_asked_for(clip: CLIPMod
 
         return open_network
 
-    provider = DinoV2(Dinov2Model(Dinov2Config(**DINOV2)))
+    provider = Dino(Dinov2Model(Dinov2Config(**DINOV2)))
     lazy = Models(opener("clip", clip), opener("tokenizer", tokenizer), opener("provider", provider))
     assert opened == []
     assert lazy.provider is lazy.provider is provider
@@ -124,7 +125,7 @@ def test_dinov2_is_opened_behind_the_same_interface(files: Files, tmp_path: Path
     saved = Dinov2Model(Dinov2Config(**DINOV2))
     saved.half().save_pretrained(tmp_path)
     loaded = open_models(Backbones("small-clip", "small-dinov2"), {"clip": files["clip"], "dinov2": tmp_path})
-    assert isinstance(loaded.provider, DinoV2)
+    assert isinstance(loaded.provider, Dino)
     opened = loaded.provider.model.state_dict()
     assert all(torch.equal(opened[name], tensor.float()) for name, tensor in saved.state_dict().items())
     assert [source.role for source in loaded.sources] == ["clip", "dinov2"]
@@ -219,7 +220,7 @@ def test_the_packaged_models_segment_a_frame(frame: Tensor) -> None:
     assert isinstance(models.tokenizer, Tokenizer)
     bank = text_bank(models.clip, models.tokenizer, parse_classes("grass; sky; ladybug"), TEMPLATE_SETS["single"])
     large = frame.repeat_interleave(2, 0).repeat_interleave(2, 1)
-    result = segment(models, large, bank, TINY)
+    result = segment(models, large, bank, presets()["tiny"].params)
     torch.testing.assert_close(result.P.sum(0), torch.ones_like(result.P[0]), atol=1e-5, rtol=0)
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod
     torch.testing.assert_close(diffusion(models).alphas_cumprod, schedule)

@@ -1,0 +1,1 @@
+"""Presets: files that say what is built, and how they are read and checked."""

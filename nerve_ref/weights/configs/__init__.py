@@ -1,0 +1,1 @@
+"""Configurations of networks: published ones, and those that a preset brings along."""
