@@ -1,6 +1,7 @@
 """A GPU with its streams and its memory, and tensors that stay there."""
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
@@ -61,14 +62,16 @@ class Device:
         self.on_memory_short: list[Callable[[], None]] = []
         self.closed = False
         self._streams: dict[StreamName, Stream] = {}
+        self._streams_lock = threading.Lock()
         self._memory = MemoryPool(cuda, pinned=False)
         self._pinned = MemoryPool(cuda, pinned=True)
 
     def stream(self, name: StreamName) -> Stream:
         """A stream by name, made when it is first asked for."""
-        if name not in self._streams:
-            self._streams[name] = Stream(self.cuda)
-        return self._streams[name]
+        with self._streams_lock:
+            if name not in self._streams:
+                self._streams[name] = Stream(self.cuda)
+            return self._streams[name]
 
     def tensor(self, dtype: np.dtype[Any], shape: tuple[int, ...], home: Stream) -> TrtTensor:
         """A tensor with arbitrary content that work of a stream is going to write.
