@@ -128,8 +128,8 @@ class ClassOptions:
     readout: Annotated[
         str | None,
         typer.Option(
-            help="bilinear, or guided: borders follow the colours of the frame, for about a millisecond more (default: the "
-            "bundle's)."
+            help="bilinear, or guided: borders follow the colours of the frame, for about a tenth of a frame's time between "
+            "keyframes (default: the bundle's)."
         ),
     ] = None
     strict: Strict = False

@@ -14,7 +14,7 @@ from nerve_runtime.errors import BundleError, UsageError
 from nerve_runtime.segmenter import Segmenter
 from nerve_runtime.temporal import Temporal
 from tests.data.clips import halves
-from tests.data.fake_bundle import WORKING_HW, make_fake_bundle, manifest_lines
+from tests.data.fake_bundle import GRID_HW, WORKING_HW, make_fake_bundle, manifest_lines
 
 CLASSES = ("red", "grass", "sky")
 
@@ -72,3 +72,24 @@ def test_a_bundle_whose_default_has_no_graph_is_refused(tmp_path: Path) -> None:
     stages = {name: stage for name, stage in lines["stages"].items() if name != "readout_guided"}
     with pytest.raises(ValueError, match=r"method\.readout is 'guided', but there is no stage 'readout_guided'"):
         make_fake_bundle(tmp_path, stages=stages, method={**lines["method"], "readout": "guided"})
+
+
+def test_the_fakes_guided_read_out_gives_a_pixel_the_scores_of_a_token_of_its_colour(manifest: Manifest) -> None:
+    """Black tokens left of white ones; the last black token's right half is white, and so takes the white ones' class."""
+    width = WORKING_HW[1]
+    frame = np.zeros((1, *WORKING_HW, 3), dtype=np.uint8)
+    frame[:, :, width // 2 - 4 :] = 255
+    scores = np.zeros((2, *GRID_HW), dtype=np.float32)
+    scores[0, :, : GRID_HW[1] // 2] = 1
+    scores[1] = 1 - scores[0]
+    tensors: dict[str, Array] = {
+        "label_scores": scores.reshape(2, -1),
+        "frame": frame,
+        "size_hw": np.array(WORKING_HW, dtype=np.int64),
+        "threshold": np.array(0, dtype=np.float32),
+    }
+    with FakeBackend(manifest) as backend:
+        outputs = backend.open_session("readout_guided").run(tensors)
+    expected = np.broadcast_to(np.arange(width) >= width // 2 - 4, WORKING_HW)
+    np.testing.assert_array_equal(outputs["labels"], expected.astype(np.uint8))
+    assert (outputs["confidence"] == 255).all()

@@ -17,7 +17,7 @@ from nerve_runtime.bundle.manifest import FileRecord, Manifest, StageRecord, fil
 from nerve_runtime.bundle.spec import Array, StageSpec, TensorSpec
 from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError
 from nerve_runtime.segmenter import Segmenter
-from tests.data.fake_bundle import GRID_HW, HEADS, POOLED_KEYS, TEXT_WIDTH, TOKENS, WORKING_HW, make_fake_bundle
+from tests.data.fake_bundle import HEADS, POOLED_KEYS, TEXT_WIDTH, TOKENS, WORKING_HW, make_fake_bundle
 
 
 def run(manifest: Manifest, stage: Any, **tensors: Array) -> dict[str, Array]:
@@ -76,21 +76,6 @@ def test_the_single_graph_of_the_fake_is_its_stages_in_a_row(manifest: Manifest,
     outputs = run(manifest, "frame", frame=frame, **words(3), **scalars, threshold=scalar(0))
     assert outputs["labels"].shape == WORKING_HW
     assert set(np.unique(outputs["labels"])) <= {0, 1, 2}
-
-
-def test_the_fakes_guided_read_out_gives_a_pixel_the_scores_of_a_token_of_its_colour(manifest: Manifest) -> None:
-    """Black tokens left of white ones; the last black token's right half is white, and so takes the white ones' class."""
-    height, width = WORKING_HW
-    frame = np.zeros((1, height, width, 3), dtype=np.uint8)
-    frame[:, :, width // 2 - 4 :] = 255
-    scores = np.zeros((2, *GRID_HW), dtype=np.float32)
-    scores[0, :, : GRID_HW[1] // 2] = 1
-    scores[1] = 1 - scores[0]
-    size_hw, tokens = np.array(WORKING_HW, dtype=np.int64), scores.reshape(2, -1)
-    outputs = run(manifest, "readout_guided", label_scores=tokens, frame=frame, size_hw=size_hw, threshold=scalar(0))
-    expected = np.broadcast_to(np.arange(width) >= width // 2 - 4, WORKING_HW)
-    np.testing.assert_array_equal(outputs["labels"], expected.astype(np.uint8))
-    assert (outputs["confidence"] == 255).all()
 
 
 def test_a_wrong_tensor_is_named_with_what_was_expected(manifest: Manifest, frame: Array) -> None:
