@@ -25,7 +25,8 @@ from nerve_export.bundle import (
     write_manifest,
 )
 from nerve_export.graphs.precision import PrecisionPlan, StagePrecision
-from nerve_export.graphs.stages import MERGED, Sizes, sizes_of, stages_of
+from nerve_export.graphs.sizes import Sizes, sizes_of
+from nerve_export.graphs.stages import MERGED, stages_of
 from nerve_export.isolation import kill_running, run_isolated
 from nerve_export.parity.measures import ParityReport
 from nerve_export.plan import BuildPlan, plan_key, plan_weights, tool_versions

@@ -17,7 +17,7 @@ def plan_models(plan: BuildPlan, resolved: ResolvedWeights | None) -> Models:
         if plan.random_seed is not None:
             return random_models(plan.backbones, plan.random_seed, plan.weights.tokenizer)
         if plan.preset.is_packaged:
-            return tiny_models()
+            return tiny_models(plan.backbones.affinity)
         if resolved is not None:
             return open_models(plan.backbones, resolved.files)
     except ValueError as error:

@@ -15,7 +15,8 @@ from nerve_export.graphs.lowering import lower, watched_ranges
 from nerve_export.graphs.merge import merged_graph
 from nerve_export.graphs.modules import NetworkStage, TextStage
 from nerve_export.graphs.precision import StagePrecision, audited, read_precision_plan
-from nerve_export.graphs.stages import MERGED, TABLE, Sizes, fixed_readout_spec
+from nerve_export.graphs.sizes import Sizes
+from nerve_export.graphs.stages import MERGED, TABLE, fixed_readout_spec
 from nerve_export.isolation import peak_rss_mb
 from nerve_export.parity.compare import compare_bundle
 from nerve_export.parity.frames import FRAMES, parity_frames
@@ -30,7 +31,7 @@ from nerve_runtime.bundle.manifest import Manifest, StageRecord
 from nerve_runtime.bundle.spec import StageName
 from nerve_runtime.errors import UsageError
 
-MERGED_PARTS: tuple[StageName, ...] = ("scores", "attention", "mix", "walk")
+MERGED_PARTS: tuple[StageName, ...] = ("attention", "scores", "mix", "walk")
 AUDIT_FRAMES_TINY, AUDIT_FRAMES = 4, 1
 
 
@@ -63,7 +64,7 @@ def export_stage(
     else:
         models = plan_models(plan, resolved) if row.network else None
         module = row.module(models, plan.params, sizes, plan.opset >= 23)
-        if models is not None and plan.precision != "fp32":
+        if isinstance(module, NetworkStage) and models is not None and plan.precision != "fp32":
             precision = _to_half_precision(module, plan, stage, models)
         model, external = export_graph(module, row.spec(sizes), plan.opset, stamp, path)
     record = StageRecord(onnx=path.name, external_data=external, spec=row.spec(sizes), gmac=round(count_gmac(model), 6))

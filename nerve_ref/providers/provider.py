@@ -6,8 +6,11 @@ from typing import Protocol, runtime_checkable
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from transformers import CLIPModel
 
+from nerve_ref.clip_scores import clip_pixels
 from nerve_ref.params import NerveParams
+from nerve_ref.providers.clip import clip_heads
 from nerve_ref.providers.dino import DinoModel, dino_heads, dino_pixels
 from nerve_ref.providers.stable_diffusion import Autoencoder, LayerHeads, latent, noised, unet_heads
 from nerve_ref.weights.architectures import dino_grid_hw
@@ -72,3 +75,18 @@ class Dino:
         grid_hw = self.grid_hw(params)
         pixels = dino_pixels(frame, grid_hw, self.model.config.patch_size)
         return None, dino_heads(self.model, pixels, params.layers, grid_hw)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Queries and keys of CLIP's own vision tower on the clean frame; one token a patch, no latent, timestep or noise.
+
+    Attributes:
+        model: the CLIP that compares pictures with words too.
+    """
+
+    model: CLIPModel
+
+    def observe(self, frame: UInt8[Tensor, "H W 3"], params: NerveParams) -> tuple[None, tuple[LayerHeads, ...]]:
+        """As `AffinityProvider.observe`."""
+        return None, clip_heads(self.model, clip_pixels(frame, params.clip_size_hw), params.layers)

@@ -16,6 +16,9 @@ from nerve_ref.weights.configs.published import CONFIGS, LIBRARY_DEFAULTS
 from nerve_ref.weights.errors import WeightError
 
 TINY = "tiny"
+OWN_CLIP = "clip"
+"""Named as the affinity network: the CLIP itself, whose vision tower then says both."""
+CLIP_LAYER_PREFIX = "vision_model.encoder.layers."
 TINY_FOLDER = Path(__file__).parents[1] / "models" / "tiny"
 TINY_CONTEXT_TOKENS = 4
 """The tiny UNet was trained with this many zero vectors as its only context."""
@@ -29,7 +32,8 @@ class Backbones:
 
     Attributes:
         clip: the network that compares pictures with text, e.g. "clip-vit-large-patch14-336".
-        affinity: the network whose queries and keys say what belongs together, e.g. "stable-diffusion-2-1-base".
+        affinity: the network whose queries and keys say what belongs together, e.g. "stable-diffusion-2-1-base", or
+            "clip" for the CLIP itself.
         vae: an autoencoder instead of Stable Diffusion's, e.g. "taesd"; None for Stable Diffusion's, and for DINO.
     """
 
@@ -112,6 +116,11 @@ def is_dino(backbones: Backbones) -> bool:
     return "dinov2" in (network.roles() if isinstance(network, Network) else CONFIGS.get(network, {}))
 
 
+def is_own_clip(backbones: Backbones) -> bool:
+    """Whether the affinity comes from the CLIP itself, so that one tower says both."""
+    return backbones.affinity == OWN_CLIP
+
+
 def context_tokens(network: AnyNetwork) -> int:
     """Tokens of the empty prompt that a UNet attends to."""
     if network == TINY:
@@ -132,7 +141,10 @@ def layer_shapes(backbones: Backbones, params: NerveParams) -> tuple[LayerShape,
     Raises:
         ValueError: for a network that is not known or a layer that it does not have, listing those that exist.
     """
-    layers = all_layer_shapes(backbones, params.size_hw)
+    if is_own_clip(backbones):
+        layers = dict(_clip_layers(backbones.clip, params.clip_size_hw))
+    else:
+        layers = all_layer_shapes(backbones, params.size_hw)
     for layer in params.layers:
         if layer not in layers:
             raise ValueError(f"no self-attention layer {layer!r} in {backbones.affinity}; it has: {', '.join(layers)}")
@@ -147,6 +159,14 @@ def all_layer_shapes(backbones: Backbones, size_hw: tuple[int, int]) -> dict[str
     """
     shapes = _dino_layers(backbones.affinity, size_hw) if is_dino(backbones) else _unet_layers(backbones, size_hw)
     return dict(shapes)
+
+
+def _clip_layers(network: AnyNetwork, size_hw: tuple[int, int]) -> Iterator[tuple[str, list[LayerShape]]]:
+    config, patch_px = network_config(network, "clip")["vision_config"], clip_patch_px(network)
+    heads, grid_hw = int(config["num_attention_heads"]), (size_hw[0] // patch_px, size_hw[1] // patch_px)
+    for index in range(config["num_hidden_layers"]):
+        layer = f"{CLIP_LAYER_PREFIX}{index}"
+        yield layer, [LayerShape(layer, heads, config["hidden_size"] // heads, grid_hw)]
 
 
 def dino_grid_hw(size_hw: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nerve_ref.weights.architectures import TINY, Backbones, is_dino, network_config, packaged_tiny, vae_network
+from nerve_ref.weights.architectures import (
+    TINY,
+    Backbones,
+    is_dino,
+    is_own_clip,
+    network_config,
+    packaged_tiny,
+    vae_network,
+)
 from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
 from nerve_ref.weights.download import WeightFolders, WeightStore, fetch
@@ -18,6 +26,7 @@ TOKENIZER_NETWORK = "clip-tokenizer"
 """All of OpenAI's CLIPs read the same byte pairs, so one tokenizer.json serves them."""
 CLIP_TOKENS = 49408
 """Token ids of OpenAI's CLIPs."""
+PACKAGED_ROLES = ("clip", "unet", "vae", "scheduler")
 TINY_LICENCE = "Apache-2.0"
 
 
@@ -119,7 +128,7 @@ def resolve_weights(
     """
     _refuse_unused(backbones, choice)
     if TINY in (backbones.clip, backbones.affinity):
-        return _packaged()
+        return _packaged(("clip",) if is_own_clip(backbones) else PACKAGED_ROLES)
     store = WeightStore(
         hub or HuggingFaceHub(), folders or WeightFolders(), progress, offline=choice.offline, locked=choice.locked
     )
@@ -188,7 +197,8 @@ def licences_text(records: Iterable[WeightFile]) -> str:
 
 def _refuse_unused(backbones: Backbones, choice: WeightChoice) -> None:
     """A path that would not be read is a mistake; ignoring it would hide it."""
-    used = {"clip", "tokenizer", *(("dinov2",) if is_dino(backbones) else ("sd", "vae"))}
+    provider = () if is_own_clip(backbones) else ("dinov2",) if is_dino(backbones) else ("sd", "vae")
+    used = {"clip", "tokenizer", *provider}
     if TINY in (backbones.clip, backbones.affinity):
         used = set()
     for name in ("clip", "tokenizer", "sd", "vae", "dinov2"):
@@ -198,9 +208,9 @@ def _refuse_unused(backbones: Backbones, choice: WeightChoice) -> None:
             )
 
 
-def _packaged() -> ResolvedWeights:
+def _packaged(roles: tuple[str, ...]) -> ResolvedWeights:
     tiny = packaged_tiny()
-    files = {role: tiny / role for role in ("clip", "unet", "vae", "scheduler")}
+    files = {role: tiny / role for role in roles}
     records = tuple(
         WeightFile(role, f"packaged:models/tiny/{role}/{path.name}", "packaged", file_sha256(path), TINY_LICENCE)
         for role, folder in files.items()
@@ -227,6 +237,8 @@ def _needed(backbones: Backbones, choice: WeightChoice) -> list[tuple[AnyNetwork
         (backbones.clip, {"clip": choice.clip}),
         (TOKENIZER_NETWORK, {"tokenizer": tokenizer}),
     ]
+    if is_own_clip(backbones):
+        return needed
     if is_dino(backbones):
         return [*needed, (backbones.affinity, {"dinov2": choice.dinov2})]
     other_vae = choice.vae is not None or backbones.vae is not None

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from nerve_ref.providers.provider import AffinityProvider, Dino, StableDiffusion
+from nerve_ref.providers.provider import AffinityProvider, Clip, Dino, StableDiffusion
 from nerve_ref.weights import architectures
 from nerve_ref.weights.architectures import (
     TINY,
@@ -23,6 +23,7 @@ from nerve_ref.weights.architectures import (
     context_length,
     context_tokens,
     is_dino,
+    is_own_clip,
     network_config,
     packaged_tiny,
     vae_network,
@@ -142,15 +143,18 @@ def _frozen(network: Network) -> Network:
     return network.eval().requires_grad_(False)
 
 
-def tiny_models() -> Models:
+def tiny_models(affinity: AnyNetwork = TINY) -> Models:
     """The packaged models of preset `tiny`.
+
+    Args:
+        affinity: where affinity comes from, "tiny" (its UNet) or "clip" (its CLIP).
 
     Raises:
         WeightError: if this installation does not carry them.
     """
     folder = packaged_tiny()
     files = {role: folder / role for role in ("clip", "vae", "unet", "scheduler")}
-    return open_models(Backbones(TINY, TINY), files, context_tokens=TINY_CONTEXT_TOKENS)
+    return open_models(Backbones(TINY, affinity), files, context_tokens=TINY_CONTEXT_TOKENS)
 
 
 def random_models(backbones: Backbones, seed: int, tokenizer_path: Path | None = None) -> Models:
@@ -187,6 +191,8 @@ def random_models(backbones: Backbones, seed: int, tokenizer_path: Path | None =
 
 def _random_provider(backbones: Backbones, seed: int) -> AffinityProvider:
     name = backbones.affinity
+    if is_own_clip(backbones):
+        return Clip(random_clip(backbones.clip, seed))
     if is_dino(backbones):
         return Dino(random_dino(name, seed))
     unet = random_unet(name, seed)
@@ -223,6 +229,8 @@ def open_models(backbones: Backbones, files: Mapping[str, Path], context_tokens:
 
 
 def _provider_roles(backbones: Backbones, context_tokens: int | None) -> list[str]:
+    if is_own_clip(backbones):
+        return []
     if is_dino(backbones):
         return ["dinov2"]
     return ["vae", "unet"] + (["text_encoder"] if context_tokens is None else [])
@@ -246,6 +254,8 @@ def _open_clip(backbones: Backbones, files: Mapping[str, Path]) -> CLIPModel:
 
 def _open_provider(backbones: Backbones, files: Mapping[str, Path], context_tokens: int | None) -> AffinityProvider:
     name = backbones.affinity
+    if is_own_clip(backbones):
+        return Clip(_open_clip(backbones, files))
     if is_dino(backbones):
         expected = network_config(name, "dinov2")
         dinov2 = read_dino(files["dinov2"], expected)

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from nerve_runtime.backends.base import Tensor
 from nerve_runtime.bundle.spec import StageName
-from nerve_runtime.graphs import ActiveVocabulary, Graphs, Timings
+from nerve_runtime.graphs import PATCH_FEATURES, ActiveVocabulary, Graphs, Timings
 from nerve_runtime.temporal import Decision, Temporal
 
 KEEP_ALL = 1.0
@@ -28,6 +28,7 @@ class EncodedFrame:
             followed.
         head_affinity: output of stage `attention` for a keyframe, None between keyframes.
         local_weights: W of this frame, None where only a keyframe has one.
+        patch_features: of this frame, where one tower says both and scores are due; else None.
         timings_ms: milliseconds by stage so far.
         spent_s: seconds spent so far.
     """
@@ -42,6 +43,7 @@ class EncodedFrame:
     motion: dict[str, Tensor] | None
     head_affinity: Tensor | None
     local_weights: Tensor | None
+    patch_features: Tensor | None
     timings_ms: Timings
     spent_s: float
 
@@ -95,7 +97,8 @@ class FrameDecoder:
         if before is None or before.keyframe != frame.keyframe:
             # The keyframe was lost to an error after this frame was encoded, so this one becomes a keyframe of its own.
             attention = self._run("attention", frame=frame.working)
-            return self._keyframe(None, None, attention["head_affinity"], attention["local_weights"]), True
+            decoder = replace(self, frame=replace(frame, patch_features=attention.get(PATCH_FEATURES)))
+            return decoder._keyframe(None, None, attention["head_affinity"], attention["local_weights"]), True
         return self._between_keyframes(before), False
 
     def _keyframe(
@@ -132,10 +135,18 @@ class FrameDecoder:
 
     def _fresh_seed_scores(self, before: VideoState | None) -> Tensor:
         """G by CLIP, smoothed with that of the frame before where the policy says so."""
-        fresh = self.graphs.seed_scores(self.frame.working, self.vocabulary, self.timings_ms)
+        fresh = self.graphs.seed_scores(self._seen(), self.vocabulary, self.timings_ms)
         if not self.temporal.smoothing or before is None or before.vocabulary is not self.vocabulary:
             return fresh
         return self._carry(fresh, before.seed_scores, self.temporal.smoothing)
+
+    def _seen(self) -> Tensor:
+        """What stage `scores` takes of the frame."""
+        if not self.graphs.has_one_tower:
+            return self.frame.working
+        if self.frame.patch_features is not None:
+            return self.frame.patch_features
+        return self._run("attention", frame=self.frame.working)[PATCH_FEATURES]  # new classes where no scores were due
 
     def _carry(self, fresh: Tensor, previous: Tensor, keep: float) -> Tensor:
         """Scores of the frame before moved to where the picture is now, `keep` of them against the fresh ones."""

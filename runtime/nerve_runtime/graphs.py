@@ -25,6 +25,7 @@ STAGES_BETWEEN_KEYFRAMES: Mapping[Between, tuple[StageName, ...]] = {
     "hold": (),
 }
 
+PATCH_FEATURES = "patch_features"
 READ_OUT = ("labels", "confidence", "finite")
 """What comes down to the host of a frame."""
 NEAR_AFFINITY_STAGES: tuple[StageName, ...] = ("local", "local_carried")
@@ -156,9 +157,15 @@ class Graphs:
             self._transfers.d2h_bytes += more.d2h_bytes
             self._transfers.waits += more.waits
 
-    def seed_scores(self, working: Tensor, vocabulary: ActiveVocabulary, timings_ms: Timings) -> Tensor:
-        """G of a working frame, float32 (c, p)."""
-        tensors = {"frame": working, "tau": vocabulary.scalars["tau"], **vocabulary.embeddings}
+    @property
+    def has_one_tower(self) -> bool:
+        """Whether `attention` gives the patch features that `scores` takes, so that it runs on every frame."""
+        return PATCH_FEATURES in self.manifest.stages["scores"].spec.names[0]
+
+    def seed_scores(self, seen: Tensor, vocabulary: ActiveVocabulary, timings_ms: Timings) -> Tensor:
+        """G of a working frame, or where one tower says both of its patch features; float32 (c, p)."""
+        name = PATCH_FEATURES if self.has_one_tower else "frame"
+        tensors = {name: seen, "tau": vocabulary.scalars["tau"], **vocabulary.embeddings}
         scores: Tensor = self.run("scores", tensors, timings_ms)["seed_scores"]
         return scores
 

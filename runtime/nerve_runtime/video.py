@@ -12,7 +12,7 @@ from nerve_runtime.backends.base import Tensor
 from nerve_runtime.decoding import EncodedFrame, FrameDecoder, VideoState
 from nerve_runtime.errors import ResourceError
 from nerve_runtime.frames import Frame, UInt8Array, check_pixels, resize_frame
-from nerve_runtime.graphs import ActiveVocabulary, Graphs, Timings
+from nerve_runtime.graphs import PATCH_FEATURES, ActiveVocabulary, Graphs, Timings
 from nerve_runtime.labels import IGNORE_LABEL
 from nerve_runtime.motion import Motion, MotionTracker
 from nerve_runtime.result import FrameResult
@@ -87,11 +87,12 @@ class Video:
             motion = self._measure_motion(pixels, timings_ms)
             decision = self._decide(size_hw, time_s, motion)
             working = self._graphs.upload(pixels)
-            head_affinity, local_weights = self._run_attention(working, decision, timings_ms)
+            attention = self._run_attention(working, decision, timings_ms)
             return EncodedFrame(
                 index=index, time_s=time_s, size_hw=size_hw, working=working, decision=decision,
                 keyframe=self._keyframes, age=self._age or 0, motion=self._followed(motion, decision),
-                head_affinity=head_affinity, local_weights=local_weights, timings_ms=timings_ms,
+                head_affinity=attention.get("head_affinity"), local_weights=attention.get("local_weights"),
+                patch_features=attention.get(PATCH_FEATURES), timings_ms=timings_ms,
                 spent_s=time.perf_counter() - started,
             )  # fmt: skip
 
@@ -186,13 +187,21 @@ class Video:
             return None
         return {field.name: self._graphs.upload(getattr(motion, field.name)) for field in fields(motion)}
 
-    def _run_attention(
-        self, working: Tensor, decision: Decision, timings_ms: Timings
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Head affinity and W of a keyframe; between keyframes no affinity, and W where a graph computes it alone."""
+    def _run_attention(self, working: Tensor, decision: Decision, timings_ms: Timings) -> dict[str, Tensor]:
+        """What is computed of the picture alone: all of stage `attention` on a keyframe.
+
+        Between keyframes its patch features and W where one tower says both and scores are due, or W where a graph
+        computes it from colours.
+        """
         if decision != "between":
+            return self._graphs.run("attention", {"frame": working}, timings_ms)
+        follows = self._temporal.between == "follow"
+        if self._graphs.has_one_tower and self._scores_are_due():
             outputs = self._graphs.run("attention", {"frame": working}, timings_ms)
-            return outputs["head_affinity"], outputs["local_weights"]
-        if self._temporal.between == "follow" and "local" in self._graphs:
-            return None, self._graphs.run("local", {"frame": working}, timings_ms)["local_weights"]
-        return None, None
+            return {name: outputs[name] for name in (PATCH_FEATURES, *(["local_weights"] if follows else []))}
+        if follows and "local" in self._graphs:
+            return self._graphs.run("local", {"frame": working}, timings_ms)
+        return {}
+
+    def _scores_are_due(self) -> bool:
+        return self._temporal.between != "hold" and (self._age or 0) % self._temporal.scores_every == 0

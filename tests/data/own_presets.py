@@ -90,11 +90,26 @@ steps = 4
 """
 DINOV2_REGISTERS = DINOV3.replace("dinov3_vit", "dinov2_with_registers").replace("model.layer", "encoder.layer")
 DINOV2_REGISTERS = DINOV2_REGISTERS.replace("intermediate_size = 48\n", "").replace("use_gated_mlp = true\n", "")
+ONE_TOWER = f"""about = "CLIP alone"
+{SMALL_CLIP}
+[networks.affinity]
+name = "clip"
+
+[method]
+size_hw = [64, 128]
+clip_size_hw = [128, 256]
+clip_mode = "naclip"
+layers = ["vision_model.encoder.layers.2"]
+pooled_hw = [2, 4]
+steps = 4
+"""
+"""CLIP's own tower says both; the layer is that of its last block, which is read otherwise than it runs."""
 EVERY_KIND = {
     "diffusion": DIFFUSION,
     "tiny-autoencoder": TINY_AUTOENCODER,
     "dinov3": DINOV3,
     "dinov2-registers": DINOV2_REGISTERS,
+    "one-tower": ONE_TOWER,
 }
 
 

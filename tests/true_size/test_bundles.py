@@ -11,7 +11,8 @@ import pytest
 
 from nerve_export.graphs.export import export_graph
 from nerve_export.graphs.gmac import count_gmac
-from nerve_export.graphs.stages import TABLE, sizes_of, stages_of
+from nerve_export.graphs.sizes import sizes_of
+from nerve_export.graphs.stages import TABLE, stages_of
 from nerve_export.isolation import run_isolated
 from nerve_export.presets.files import presets
 from nerve_ref.weights.networks import random_models

@@ -6,7 +6,8 @@ import pytest
 
 from nerve_export.graphs.export import export_graph
 from nerve_export.graphs.lowering import lower
-from nerve_export.graphs.stages import TABLE, Sizes, sizes_of, stages_of
+from nerve_export.graphs.sizes import Sizes, sizes_of
+from nerve_export.graphs.stages import TABLE, stages_of
 from nerve_export.isolation import run_isolated
 from nerve_export.plan import BuildPlan, make_plan, plan_weights
 from nerve_export.plan_models import plan_models

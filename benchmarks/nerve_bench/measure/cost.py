@@ -17,7 +17,7 @@ import torch
 from nerve_bench.measure.method_stages import CLASSES, HEAD_WIDTH, TOKEN_PX, Form, Problem, method_stages
 from nerve_export.graphs.gmac import COST_CLASSES, count_gmac
 from nerve_export.graphs.program import fixed_axes, program_cost, stage_costs
-from nerve_export.graphs.stages import sizes_of
+from nerve_export.graphs.sizes import sizes_of
 from nerve_export.plan import make_plan
 from nerve_runtime.bundle.manifest import load_manifest, verify_file
 from nerve_runtime.bundle.spec import StageName, StageSpec, TensorSpec

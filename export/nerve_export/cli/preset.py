@@ -8,9 +8,9 @@ import typer
 
 from nerve_export.cli.dry_run import size_text
 from nerve_export.cli.extras import REFERENCE, require
-from nerve_export.graphs.stages import sizes_of
+from nerve_export.graphs.sizes import sizes_of
 from nerve_export.plan import BuildPlan, make_plan
-from nerve_ref.weights.architectures import layer_shapes
+from nerve_ref.weights.architectures import OWN_CLIP, layer_shapes
 from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.files import WeightChoice
 
@@ -94,6 +94,8 @@ def _network(plan: BuildPlan, part: str) -> AnyNetwork | None:
 def _source(plan: BuildPlan, part: str) -> str:
     """A network with where its weights come from."""
     network = _network(plan, part)
+    if network == OWN_CLIP:
+        return "the CLIP itself, one tower for both"
     if not isinstance(network, Network):
         return f"{network}, packaged" if plan.preset.is_packaged else f"{network}, as the weight lock pins it"
     if network.repository is not None:

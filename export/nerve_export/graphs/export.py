@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nerve_export.graphs.stages import EXAMPLE_SIZES
+from nerve_export.graphs.sizes import EXAMPLE_SIZES
 from nerve_runtime.bundle.spec import StageSpec, TensorSpec
 from nerve_runtime.errors import CompatibilityError
 

@@ -75,27 +75,44 @@ class ScoresStage(NetworkStage):
         self, frame: Tensor, text_embeddings: Tensor, class_rows: Tensor, class_mask: Tensor, tau: Tensor
     ) -> Tensor:
         """Compare patches with text: softmax over the classes in use; a class takes the best of its rows."""
-        return self._compared(self.network(frame), text_embeddings, class_rows, class_mask, tau)
+        features = self.network(frame)
+        return self.compared(features, text_embeddings, class_rows, class_mask, tau)
 
     def tapped(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Taps]:
         """With `features`, unit patch features of CLIP (hc*wc,d)."""
         frame, *classes = inputs
         features = self.network(frame)
-        return (self._compared(features, *classes),), {"features": features}
+        return (self.compared(features, *classes),), {"features": features}
 
-    def _compared(
+    def compared(
         self, features: Tensor, text_embeddings: Tensor, class_rows: Tensor, class_mask: Tensor, tau: Tensor
     ) -> Tensor:
+        """G (c,p) of patch features (hc*wc,d)."""
         logits = text_embeddings @ features.T * tau  # (r, hc*wc)
         maps = logits.unflatten(1, self.network.grid_hw)[None]
         logits = functional.interpolate(maps, size=self.grid_hw, mode="bilinear", align_corners=False)[0].flatten(1)
-        # Gather + ReduceMax: scatter-max is refused by TensorRT-RTX.
-        best = logits[class_rows].amax(1)
-        on = class_mask[:, None]
-        # No -inf in the graph: engines may turn inf - inf into NaN. Unused slots are lowered, then zeroed exactly.
-        highest = torch.where(on, best, UNUSED_LOGIT).amax(0, keepdim=True)
-        raised = torch.exp((best - highest).clamp_max(0)) * on
-        return raised / raised.sum(0, keepdim=True)
+        return class_scores(logits, class_rows, class_mask)
+
+
+class FeatureScoresStage(nn.Module):
+    """Patch features (p,d) of stage `attention`, text rows, classes to G (c,p): where one tower says both."""
+
+    def forward(
+        self, patch_features: Tensor, text_embeddings: Tensor, class_rows: Tensor, class_mask: Tensor, tau: Tensor
+    ) -> Tensor:
+        """Compare patches with text; a patch is a token."""
+        return class_scores(text_embeddings @ patch_features.T * tau, class_rows, class_mask)
+
+
+def class_scores(logits: Tensor, class_rows: Tensor, class_mask: Tensor) -> Tensor:
+    """Logits of text rows (r,p) to a distribution over the classes in use (c,p); a class takes the best of its rows."""
+    # Gather + ReduceMax: scatter-max is refused by TensorRT-RTX.
+    best = logits[class_rows].amax(1)
+    on = class_mask[:, None]
+    # No -inf in the graph: engines may turn inf - inf into NaN. Unused slots are lowered, then zeroed exactly.
+    highest = torch.where(on, best, UNUSED_LOGIT).amax(0, keepdim=True)
+    raised = torch.exp((best - highest).clamp_max(0)) * on
+    return raised / raised.sum(0, keepdim=True)
 
 
 class AttentionStage(NetworkStage):
@@ -180,6 +197,35 @@ class AttentionStage(NetworkStage):
         if tuple(maps.shape[2:]) == self.grid_hw:
             return maps
         return functional.interpolate(maps, size=self.grid_hw, mode="bilinear", align_corners=False)
+
+
+class ClipAttentionStage(AttentionStage):
+    """As `AttentionStage`, by CLIP's own tower, whose unit patch features (p,d) stage `scores` takes."""
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]  # one output more
+        """Affinities of tokens and of neighbours, and the patch features, from one run of the tower."""
+        features, layers = self.network(frame)
+        return (*self._structured(frame, None, layers), features)
+
+    def tapped(self, *inputs: Tensor) -> tuple[tuple[Tensor, ...], Taps]:
+        """With `q0`, `k0`, `q1` ... (n,p,d) of each layer in use."""
+        features, layers = self.network(*inputs)
+        taps = {f"{name}{index}": each for index, (q, k, _) in enumerate(layers) for name, each in (("q", q), ("k", k))}
+        return (*self._structured(inputs[0], None, layers), features), taps
+
+
+def scores_stage(
+    models: Models, params: NerveParams, grid_hw: tuple[int, int], *, native: bool, one_tower: bool
+) -> nn.Module:
+    """The stage `scores` of a variant."""
+    return FeatureScoresStage() if one_tower else ScoresStage(models, params, grid_hw, native=native)
+
+
+def attention_stage(
+    models: Models, params: NerveParams, grid_hw: tuple[int, int], *, native: bool, one_tower: bool
+) -> NetworkStage:
+    """The stage `attention` of a variant."""
+    return (ClipAttentionStage if one_tower else AttentionStage)(models, params, grid_hw, native=native)
 
 
 class MixStage(nn.Module):

@@ -28,7 +28,7 @@ from nerve_ref.providers.dino import (
     dino_rotation,
     turned,
 )
-from nerve_ref.providers.provider import AffinityProvider, Dino, StableDiffusion
+from nerve_ref.providers.provider import AffinityProvider, Clip, Dino, StableDiffusion
 from nerve_ref.providers.stable_diffusion import fixed_noise
 from nerve_runtime.errors import UsageError
 
@@ -110,14 +110,20 @@ class DenseClip(nn.Module):
         if mode == "naclip":
             self.register_buffer("near", functional.pad(_gaussian_neighbourhood(self.grid_hw), (1, 0, 1, 0)))
 
-    def forward(self, frame: Tensor) -> Tensor:
+    def forward(self, frame: Tensor) -> Any:
         """Unit features of the patches, row-major."""
+        return self.features_and_heads(frame, ())[0]
+
+    def features_and_heads(self, frame: Tensor, numbers: Sequence[int]) -> tuple[Tensor, list[LayerMaps]]:
+        """Unit features of the patches, and queries and keys of the patches in the blocks of these numbers."""
         pixels = scaled_pixels(frame, self.clip_hw, CLIP_MEAN, CLIP_STD)
+        taken: dict[int, LayerMaps] = {}
         patches = self.patches(pixels).flatten(2).transpose(1, 2)[0] + self.positions[0]
         hidden = self.before(torch.cat([self.first[0].to(patches.dtype), patches])).float()  # (q,e), sums are float32
         total: Tensor | None = None
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             query, key, value = split_heads(block, block.layer_norm1(hidden), "q_proj", "k_proj", "v_proj")
+            taken[number] = (query[:, 1:].float(), key[:, 1:].float(), self.grid_hw)
             if self.mode == "early_fusion":  # the one mode that needs probabilities, and so cannot stay one operation
                 looks = probabilities(query, key)
                 total = looks.mean(0) if total is None else total + looks.mean(0)
@@ -126,8 +132,10 @@ class DenseClip(nn.Module):
                 mixed = attend(query[None], key[None], value[None], native=self.native)[0]
             hidden = hidden + merge_heads(block, mixed)
             hidden = hidden + block.mlp(block.layer_norm2(hidden))
+        query, key = split_heads(self.last, self.last.layer_norm1(hidden), "q_proj", "k_proj")
+        taken[len(self.blocks)] = (query[:, 1:].float(), key[:, 1:].float(), self.grid_hw)
         features = self.projection(self.after(self._last_block(hidden, total)))
-        return functional.normalize(features.float(), dim=-1)
+        return functional.normalize(features.float(), dim=-1), [taken[number] for number in numbers]
 
     def _last_block(self, hidden: Tensor, total: Tensor | None) -> Tensor:
         """Patch tokens (p,e) out of the last block, read as the mode says."""
@@ -180,6 +188,19 @@ def _fusion_matrix(attention: Tensor) -> Tensor:
     symmetric = (balanced + balanced.T) / 2
     above = (symmetric - symmetric.mean(0, keepdim=True)).clamp_min(0) + FUSION_FLOOR
     return above / above.sum(1, keepdim=True)
+
+
+class ClipHeads(DenseClip):
+    """Frame uint8 (1,H,W,3) to unit patch features float32 (p,d), and queries and keys of the tower's layers in use."""
+
+    def __init__(self, provider: Clip, params: NerveParams, *, native: bool) -> None:
+        super().__init__(provider.model, params.clip_mode, params.clip_size_hw, native=native)
+        self.numbers = [int(name.rpartition(".")[2]) for name in params.layers]
+        self.tap_names = _layer_taps(len(self.numbers))
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, list[LayerMaps]]:
+        """One run of the tower gives both."""
+        return self.features_and_heads(frame, self.numbers)
 
 
 class DiffusionHeads(nn.Module):
@@ -300,7 +321,9 @@ def _dino_tokens(embeddings: Any, grid_hw: tuple[int, int], input_hw: tuple[int,
     return (cls if registers is None else torch.cat([cls, registers], dim=1)), positions
 
 
-def provider_heads(provider: AffinityProvider, params: NerveParams, *, native: bool) -> DiffusionHeads | DinoHeads:
+def provider_heads(
+    provider: AffinityProvider, params: NerveParams, *, native: bool
+) -> DiffusionHeads | DinoHeads | ClipHeads:
     """The network module for whichever provider of affinities the models have.
 
     Raises:
@@ -310,7 +333,9 @@ def provider_heads(provider: AffinityProvider, params: NerveParams, *, native: b
         return DiffusionHeads(provider, params, native=native)
     if isinstance(provider, Dino):
         return DinoHeads(provider, params, native=native)
-    raise UsageError(f"{type(provider).__name__} has no graph, expected StableDiffusion or Dino")
+    if isinstance(provider, Clip):
+        return ClipHeads(provider, params, native=native)
+    raise UsageError(f"{type(provider).__name__} has no graph, expected StableDiffusion, Dino or Clip")
 
 
 def _layer_taps(layers: int) -> tuple[str, ...]:

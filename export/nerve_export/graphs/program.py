@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nerve_export.graphs.gmac import COST_CLASSES
-from nerve_export.graphs.stages import TABLE, sizes_of
+from nerve_export.graphs.sizes import sizes_of
+from nerve_export.graphs.stages import TABLE
 from nerve_ref.params import NerveParams
-from nerve_ref.providers.provider import AffinityProvider, Dino, StableDiffusion
-from nerve_ref.weights.architectures import Backbones, context_tokens, is_dino, network_config, vae_network
+from nerve_ref.providers.provider import AffinityProvider, Clip, Dino, StableDiffusion
+from nerve_ref.weights.architectures import Backbones, context_tokens, is_dino, is_own_clip, network_config, vae_network
 from nerve_ref.weights.builders import autoencoder_around, clip_around, dino_around, unet_around
 from nerve_ref.weights.networks import Models
 from nerve_ref.weights.random import synthetic_tokenizer
@@ -107,6 +108,8 @@ def hollow_models(backbones: Backbones) -> Models:
 
 def _hollow_provider(backbones: Backbones) -> AffinityProvider:
     network = backbones.affinity
+    if is_own_clip(backbones):
+        return Clip(_hollow(lambda: clip_around(network_config(backbones.clip, "clip"))))
     if is_dino(backbones):
         return Dino(_hollow(lambda: dino_around(network_config(network, "dinov2"))))
     unet = _hollow(lambda: unet_around(network_config(network, "unet")))

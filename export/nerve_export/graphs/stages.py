@@ -8,76 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
+from nerve_export.graphs.sizes import Sizes
 from nerve_runtime.bundle.spec import Dtype, StageName, StageSpec, TensorSpec
-from nerve_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from nerve_ref.params import NerveParams
-    from nerve_ref.weights.architectures import Backbones
     from nerve_ref.weights.networks import Models
 
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
-EXAMPLE_SIZES = {"n": 3, "r": 7, "c": 5, "k": 2, "H": 96, "W": 160}
-"""Sizes of the free axes while tracing: all different, none 0 or 1, which the exporter would take for constants."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """The sizes that a build fixes: frame (H,W), token grid (h,w), m pooled keys, t heads, d text width, l context.
-
-    `linear_features` is e, the features of one head of affinity `linear`; None for `softmax_pooled`.
-    """
-
-    working_hw: tuple[int, int]
-    grid_hw: tuple[int, int]
-    pooled_keys: int
-    heads: int
-    text_width: int
-    context_length: int
-    linear_features: int | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens p = h * w."""
-        return self.grid_hw[0] * self.grid_hw[1]
-
-
-def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
-    """The sizes of a variant, by arithmetic on its configuration; opens no network.
-
-    Raises:
-        UsageError: a layer does not exist, the affinity has no graph, or grids and cells do not divide each other.
-    """
-    from nerve_ref.weights.architectures import context_length, layer_shapes, text_width
-
-    if params.affinity not in ("softmax_pooled", "linear"):
-        raise UsageError(f"affinity {params.affinity!r} has no graph, expected softmax_pooled or linear")
-    try:
-        layers = layer_shapes(backbones, params)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    grid_hw = max((layer.grid_hw for layer in layers), key=lambda hw: hw[0] * hw[1])
-    linear = params.affinity == "linear"
-    if linear and len({(layer.width, layer.grid_hw) for layer in layers}) > 1:
-        raise UsageError(
-            "affinity 'linear' has graphs only for layers of one head width and one grid; name such layers"
-        )
-    for layer in () if linear else layers:
-        cells = tuple(min(side, cell) for side, cell in zip(layer.grid_hw, params.pooled_hw, strict=True))
-        if any(side % cell for side, cell in zip(layer.grid_hw + params.pooled_hw, cells * 2, strict=True)):
-            raise UsageError(
-                f"layer {layer.name} has a grid of {layer.grid_hw}, which {params.pooled_hw} pooled cells do not divide; "
-                "choose another --size, such as one with the sides' ratio of the preset"
-            )
-    return Sizes(
-        working_hw=params.size_hw,
-        grid_hw=grid_hw,
-        pooled_keys=params.pooled_hw[0] * params.pooled_hw[1],
-        heads=sum(layer.heads for layer in layers),
-        text_width=text_width(backbones.clip),
-        context_length=context_length(backbones.clip),
-        linear_features=2 * layers[0].width + 1 if linear else None,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +88,10 @@ def _affinity(sizes: Sizes, *, per_head: bool) -> TensorSpec:
     return _float("head_affinity" if per_head else "affinity", *axes)
 
 
+def _features(s: Sizes) -> TensorSpec:
+    return _float("patch_features", s.tokens, s.text_width)
+
+
 def _walk_inputs(sizes: Sizes, *previous: TensorSpec) -> tuple[TensorSpec, ...]:
     local_weights = _float("local_weights", 8, *sizes.grid_hw)
     graph = (_scores("seed_scores", sizes), _affinity(sizes, per_head=False), local_weights)
@@ -167,11 +109,13 @@ def _text_spec(s: Sizes) -> StageSpec:
 
 
 def _scores_spec(s: Sizes) -> StageSpec:
-    return _signature((_frame(s), *_classes(s), *_scalars("tau")), _scores("seed_scores", s))
+    seen = _features(s) if s.one_tower else _frame(s)
+    return _signature((seen, *_classes(s), *_scalars("tau")), _scores("seed_scores", s))
 
 
 def _attention_spec(s: Sizes) -> StageSpec:
-    return _signature((_frame(s),), _affinity(s, per_head=True), _float("local_weights", 8, *s.grid_hw))
+    features = (_features(s),) if s.one_tower else ()
+    return _signature((_frame(s),), _affinity(s, per_head=True), _float("local_weights", 8, *s.grid_hw), *features)
 
 
 def _mix_spec(s: Sizes) -> StageSpec:
@@ -180,12 +124,8 @@ def _mix_spec(s: Sizes) -> StageSpec:
     return _signature(inputs, _affinity(s, per_head=False), *heads)
 
 
-def _walk_spec(s: Sizes) -> StageSpec:
-    return _signature(_walk_inputs(s), _scores("label_scores", s))
-
-
-def _walk_warm_spec(s: Sizes) -> StageSpec:
-    return _signature(_walk_inputs(s, _scores("previous_scores", s)), _scores("label_scores", s))
+def _walk_spec(s: Sizes, *previous: TensorSpec) -> StageSpec:
+    return _signature(_walk_inputs(s, *previous), _scores("label_scores", s))
 
 
 def _carry_spec(s: Sizes) -> StageSpec:
@@ -194,18 +134,18 @@ def _carry_spec(s: Sizes) -> StageSpec:
     return _signature(inputs, _scores("carried_scores", s))
 
 
-def _local_spec(s: Sizes) -> StageSpec:
-    return _signature((_frame(s),), _float("local_weights", 8, *s.grid_hw))
+def _local_spec(s: Sizes, *inputs: TensorSpec) -> StageSpec:
+    return _signature(inputs or (_frame(s),), _float("local_weights", 8, *s.grid_hw))
 
 
 def _local_carried_spec(s: Sizes) -> StageSpec:
-    inputs = (_float("keyframe_weights", 8, *s.grid_hw), _tensor("origin_tokens", "int64", s.tokens))
-    return _signature(inputs, _float("local_weights", 8, *s.grid_hw))
+    keyframe_weights = _float("keyframe_weights", 8, *s.grid_hw)
+    return _local_spec(s, keyframe_weights, _tensor("origin_tokens", "int64", s.tokens))
 
 
 def _walk_carried_spec(s: Sizes) -> StageSpec:
     origins = (_tensor("origin_tokens", "int64", s.tokens), _float("origin_visible", s.tokens))
-    return _signature(_walk_inputs(s, _scores("previous_scores", s), *origins), _scores("label_scores", s))
+    return _walk_spec(s, _scores("previous_scores", s), *origins)
 
 
 def _closed(sizes: Sizes) -> tuple[TensorSpec, TensorSpec]:
@@ -286,14 +226,14 @@ TABLE: dict[StageName, StageRow] = {
         ),
         StageRow(
             "scores",
-            lambda m, p, s, native: _modules().ScoresStage(m, p, s.grid_hw, native=native),
+            lambda m, p, s, native: _modules().scores_stage(m, p, s.grid_hw, native=native, one_tower=s.one_tower),
             _scores_spec,
             _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.999, 0.1)),
             network="clip",
         ),
         StageRow(
             "attention",
-            lambda m, p, s, native: _modules().AttentionStage(m, p, s.grid_hw, native=native),
+            lambda m, p, s, native: _modules().attention_stage(m, p, s.grid_hw, native=native, one_tower=s.one_tower),
             _attention_spec,
             _tolerances(Tolerance(0.9999, 1e-2), Tolerance(0.99, 1.0)),
             network="affinity",
@@ -313,7 +253,7 @@ TABLE: dict[StageName, StageRow] = {
         StageRow(
             "walk_warm",
             lambda m, p, s, native: _modules().WalkWarmStage(p, s.grid_hw, p.warm_steps),
-            _walk_warm_spec,
+            lambda s: _walk_spec(s, _scores("previous_scores", s)),
             _tolerances(Tolerance(0.9999, 1e-4), Tolerance(0.9999, 1e-4)),
         ),
         # Between keyframes: what moved, near affinity of the frame itself, and the walk with both.

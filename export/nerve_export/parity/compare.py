@@ -39,6 +39,8 @@ CHAIN_EXPECTED = ("label_scores", "labels", MARGIN)
 """Results of the reference for a frame of the chain; the other tensors are inputs."""
 ONCE: frozenset[StageName] = frozenset({"attention", "mix", "walk"})
 """Stages that only the keyframe of the chain runs."""
+ONE_TOWER = "patch_features"
+"""What stage `attention` gives stage `scores` where CLIP's tower says both; each frame of the chain has its own."""
 Observer = Callable[[Tap, NDArray[Any], NDArray[Any]], None]
 """Called with each comparison, the expected and the actual tensor, for instance to draw pictures."""
 
@@ -108,9 +110,7 @@ class _Comparison:
         self.runner = runner
         self.reference = reference
         self.precision = runner.manifest.precision
-        self.stages = [
-            name for name in STAGE_ORDER if name in runner.manifest.stages and (stages is None or name in stages)
-        ]
+        self.stages = [name for name in in_order(runner.manifest) if stages is None or name in stages]
         self.observer = observer
         self.taps: list[Tap] = []
         self.chain: list[dict[str, NDArray[Any]]] | None = None
@@ -183,12 +183,15 @@ class _Comparison:
 
     def _advance_chain(self, chain: list[dict[str, NDArray[Any]]], stage: StageName, run: Run) -> None:
         """Feed a stage with what the stages before it gave: a keyframe, then warm frames."""
+        if stage == "attention" and ONE_TOWER in self.runner.manifest.stages[stage].spec.names[1]:
+            for frame in chain[1:]:
+                frame[ONE_TOWER] = run(frame)[ONE_TOWER]
         if stage in ONCE:
             made = dict(run(chain[0]))
             chain[0] |= made
             # The keyframe's affinities serve the frames after it; its scores do not.
             for frame in chain[1:]:
-                frame |= {name: array for name, array in made.items() if name != "label_scores"}
+                frame |= {name: array for name, array in made.items() if name not in ("label_scores", ONE_TOWER)}
             return
         if stage != "walk_warm":
             for frame in chain:
@@ -215,6 +218,15 @@ class _Comparison:
 def chain_stages(manifest: Manifest) -> tuple[StageName, ...]:
     """The stages that a frame of the short video passes, the read-out of the manifest's method last."""
     return (*CHAIN_SCORES, READOUT_STAGES[manifest.method.readout])
+
+
+def in_order(manifest: Manifest) -> list[StageName]:
+    """The stages of a bundle, each after those whose outputs it takes: `attention` first where `scores` takes features."""
+    names = [name for name in STAGE_ORDER if name in manifest.stages]
+    if "attention" in names and ONE_TOWER in manifest.stages["scores"].spec.names[0]:
+        names.remove("attention")
+        names.insert(names.index("scores"), "attention")
+    return names
 
 
 def stage_tolerance(stage: StageName, precision: str) -> Tolerance:

@@ -238,6 +238,7 @@ def _frame_tensors(
         "confidence": reference.confidence,
         "finite": torch.isfinite(reference.P).all(),
         "features": reference.features,
+        "patch_features": reference.features.flatten(0, 1),
         **_affinity_tensors(reference.affinity, reference.S_global),
     }
     if reference.latent is not None:

@@ -18,10 +18,12 @@ from nerve_export.presets.schema import (
 )
 from nerve_ref.params import NerveParams
 from nerve_ref.weights.architectures import (
+    OWN_CLIP,
     TINY,
     Backbones,
     clip_patch_px,
     is_dino,
+    is_own_clip,
     known_networks,
     layer_shapes,
     network_config,
@@ -36,7 +38,7 @@ from nerve_ref.weights.local import PIPELINE_ROLES
 from nerve_runtime.errors import BundleError, UsageError
 
 FOLDER = Path(__file__).parent
-NAMES = ("tiny", "sd21", "sd21-fast", "paper", "edge", "sd15", "dinov2")
+NAMES = ("tiny", "sd21", "sd21-fast", "paper", "edge", "sd15", "dinov2", "solo")
 """The shipped presets, in the order in which help lists them."""
 SUFFIX = ".toml"
 PRESET_NAME = "preset.toml"
@@ -71,7 +73,7 @@ class Preset:
     @property
     def is_packaged(self) -> bool:
         """Whether the weights come with this package."""
-        return self.backbones.affinity == TINY
+        return self.backbones.clip == TINY
 
     def toml(self) -> str:
         """The preset as a file in full: every constant, and the configurations of networks that no lock lists.
@@ -228,7 +230,7 @@ def _locked_network(part: Part, source: Source, refuse: Any) -> str:
         if getattr(source, other) is not None:
             refuse(other, f"contradicts name: {source.name} is known; leave it out")
     roles = {"clip": ("clip",), "affinity": ("unet", "dinov2"), "vae": ("vae",)}[part]
-    known = known_networks(*roles)
+    known = [*known_networks(*roles), *([OWN_CLIP] if part == "affinity" else [])]
     if source.name not in known:
         refuse(
             "name", f"is {source.name!r}, expected one of: {', '.join(known)}; or hub, path or config for another one"
@@ -265,9 +267,14 @@ def _inline_configs(part: Part, config: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_contradictions(backbones: Backbones, params: NerveParams, text: PresetText) -> None:
     """Refuse networks that do not fit each other or the constants."""
-    if (backbones.clip == TINY) != (backbones.affinity == TINY) or (backbones.clip == TINY and backbones.vae):
-        text.refuse(["networks"], "mix tiny with others, expected tiny for clip and affinity, without vae, or for none")
-    if is_dino(backbones):
+    fitting = (TINY, OWN_CLIP) if backbones.clip == TINY else ()
+    if (TINY in (backbones.clip, backbones.affinity) and backbones.affinity not in fitting) or (
+        backbones.clip == TINY and backbones.vae
+    ):
+        text.refuse(
+            ["networks"], "mix tiny with others, expected tiny for clip with tiny or clip for affinity, or for none"
+        )
+    if is_dino(backbones) or is_own_clip(backbones):
         if backbones.vae is not None:
             text.refuse(["networks", "vae"], f"has no use: {backbones.affinity} has no latent; leave it out")
         if params.local_features == "latent":

@@ -147,8 +147,12 @@ def _text(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     return {"text_embeddings": _embedded(manifest, colours)}
 
 
+def _patch_features(manifest: Manifest, frame: Array) -> FloatArray:
+    return _embedded(manifest, _token_colours(manifest, frame) - 0.5)
+
+
 def _scores(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    features = _embedded(manifest, _token_colours(manifest, tensors["frame"]) - 0.5)
+    features = tensors["patch_features"] if "patch_features" in tensors else _patch_features(manifest, tensors["frame"])
     logits = tensors["tau"] * (tensors["text_embeddings"] @ features.T)
     rows = _softmax(logits, axis=0)[tensors["class_rows"]].max(axis=1) + np.float32(SMALL)
     active = rows * tensors["class_mask"][:, None]
@@ -171,7 +175,10 @@ def _attention(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Ar
         planes.append((np.exp(-COLOUR_SHARPNESS * difference) * nearness + SMALL) * inside)
     weights = np.stack(planes)
     weights = np.asarray(weights / np.maximum(weights.sum(axis=0), SMALL), dtype=np.float32)
-    return {"head_affinity": np.stack(heads), "local_weights": weights}
+    outputs: dict[str, Array] = {"head_affinity": np.stack(heads), "local_weights": weights}
+    if "patch_features" in manifest.stages["attention"].spec.names[1]:
+        outputs["patch_features"] = _patch_features(manifest, tensors["frame"])
+    return outputs
 
 
 def _neighbour(grid: NDArray[Any], down: int, right: int) -> NDArray[Any]:

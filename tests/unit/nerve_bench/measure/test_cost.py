@@ -20,7 +20,8 @@ from nerve_bench.measure.cost import (
 from nerve_bench.measure.method_stages import Problem
 from nerve_bench.measure.method_times import measure_method
 from nerve_bench.report.plots_cost import draw_cost, draw_cost_sizes, draw_latency, draw_memory, draw_walk
-from nerve_export.graphs.stages import TABLE, sizes_of
+from nerve_export.graphs.sizes import sizes_of
+from nerve_export.graphs.stages import TABLE
 from nerve_export.plan import make_plan
 from nerve_runtime.bundle.manifest import load_manifest
 from nerve_runtime.errors import UsageError

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from nerve_export.graphs.program import COSTLY_STAGES, fixed_axes, program_cost, stage_costs
-from nerve_export.graphs.stages import TABLE, sizes_of
+from nerve_export.graphs.sizes import sizes_of
+from nerve_export.graphs.stages import TABLE
 from nerve_export.plan import make_plan
 from nerve_export.presets.files import load_preset, presets
 from nerve_runtime.bundle.manifest import load_manifest

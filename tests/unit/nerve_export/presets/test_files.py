@@ -60,6 +60,7 @@ def test_the_shipped_presets_use_the_networks_that_their_names_say() -> None:
         "edge": Backbones("clip-vit-base-patch16", sd21, "taesd"),
         "sd15": Backbones(large, "stable-diffusion-v1-5"),
         "dinov2": Backbones(large, "dinov2-base"),
+        "solo": Backbones("clip-vit-base-patch16", "clip"),
     }
 
 
@@ -122,7 +123,7 @@ def test_whatever_a_file_says_changes_the_key(old: str, new: str, tmp_path: Path
 
 def test_a_name_that_is_neither_shipped_nor_a_file_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"--preset is 'huge', expected one of: tiny, .*dinov2, or a file named \*\.toml"
+        UsageError, match=r"--preset is 'huge', expected one of: tiny, .*solo, or a file named \*\.toml"
     ):
         find_preset("huge")
 

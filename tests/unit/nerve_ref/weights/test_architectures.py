@@ -19,6 +19,7 @@ from nerve_ref.providers.dino import dino_heads
 from nerve_ref.providers.provider import AffinityProvider
 from nerve_ref.providers.stable_diffusion import LayerHeads, unet_heads
 from nerve_ref.weights.architectures import (
+    OWN_CLIP,
     Backbones,
     LayerShape,
     clip_patch_px,
@@ -165,7 +166,8 @@ def test_the_cells_of_every_preset_divide_the_grids_of_its_layers(name: str, siz
     pooled_hw = tuple(
         round(cells * side / own) for cells, side, own in zip(preset.pooled_hw, size_hw, preset.size_hw, strict=True)
     )
-    for layer in layer_shapes(BACKBONES[name], replace(preset, size_hw=size_hw)):
+    clip_hw = size_hw if BACKBONES[name].affinity == OWN_CLIP else preset.clip_size_hw
+    for layer in layer_shapes(BACKBONES[name], replace(preset, size_hw=size_hw, clip_size_hw=clip_hw)):
         # Coarser layers take a cell per token, which the method then splits evenly.
         cells_hw = (min(layer.grid_hw[0], pooled_hw[0]), min(layer.grid_hw[1], pooled_hw[1]))
         assert min(cell_size_hw(layer.grid_hw, cells_hw)) >= 1
