@@ -54,6 +54,31 @@ def guided_maps(
     return maps
 
 
+def guided_scores(
+    P: Float[Tensor, "c p"],
+    frame: UInt8[Tensor, "h w 3"],
+    grid_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    colour_width: float,
+) -> Float[Tensor, "c H W"]:
+    """Label scores of every pixel of a result of any size: guided at the size of the frame, bilinear from there.
+
+    Args:
+        P: label scores of tokens.
+        frame: the guide, RGB of the working size.
+        grid_hw: token grid.
+        size_hw: pixels of the result.
+        colour_width: as `guide_weights` takes it.
+
+    Raises:
+        ValueError: if the frame is no whole multiple of the grid.
+    """
+    maps = guided_maps(P, grid_hw, guide_weights(frame, grid_hw, colour_width))
+    if tuple(maps.shape[1:]) == size_hw:
+        return maps
+    return functional.interpolate(maps[None], size=size_hw, mode="bilinear", align_corners=False)[0]
+
+
 def _shifts(maps: Float[Tensor, "c h w"]) -> Float[Tensor, "9 c h w"]:
     """The maps as seen from each offset of `AROUND`; 0 outside the grid."""
     height, width = maps.shape[1:]

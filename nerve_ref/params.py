@@ -10,10 +10,13 @@ EntropyMode = Literal["zscore", "plain", "mean"]
 LocalFeatures = Literal["keys", "latent", "rgb"]
 Noise = Literal["fixed", "none"]
 TemplateSet = Literal["single", "vild14", "openai80"]
+Readout = Literal["bilinear", "guided"]
 
 SIZE_MULTIPLE_PX = 64
 """Working sizes are multiples of this: eight for Stable Diffusion's autoencoder times eight for its UNet."""
 MAX_TIMESTEP = 999
+MIN_GUIDE_WIDTH = 0.001
+"""A quarter of a level of 8 bits: below it a pixel would take the one token whose colour is nearest, and no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class NerveParams:
         steps: L of E7, about 20 in the paper; 8 is a fast setting (ours).
         warm_steps: steps from the previous frame's result (ours).
         threshold: least probability that is not background, where the vocabulary has a background (ours).
+        readout: how pixels get the scores of tokens: by distance ("bilinear"), or by colour too ("guided") (ours).
+        guide_width: of the guided read-out, the standard deviation of its weight by colour, in 0..1 colours (ours).
     """
 
     size_hw: tuple[int, int] = (512, 512)
@@ -74,6 +79,8 @@ class NerveParams:
     steps: int = 20
     warm_steps: int = 3
     threshold: float = 0.1
+    readout: Readout = "bilinear"
+    guide_width: float = 0.06
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -94,6 +101,7 @@ class NerveParams:
             "local_features": LocalFeatures,
             "noise": Noise,
             "template_set": TemplateSet,
+            "readout": Readout,
         }
         for name, literal in choices.items():
             self._require(getattr(self, name) in get_args(literal), name, f"one of {', '.join(get_args(literal))}")
@@ -113,6 +121,8 @@ class NerveParams:
             self._require(math.isfinite(value) and value > 0, name, "a finite number above 0")
         for name in ("beta", "threshold", "row_threshold"):
             self._require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
+        wide = math.isfinite(self.guide_width) and self.guide_width >= MIN_GUIDE_WIDTH
+        self._require(wide, "guide_width", f"a finite number of at least {MIN_GUIDE_WIDTH}")
         self._require(0 <= self.alpha < 1, "alpha", "a number from 0 up to, but not, 1: at 1 the walk has no limit")
         self._require(math.isfinite(self.sharpen) and self.sharpen >= 1, "sharpen", "a power of at least 1 (1 is off)")
         self._require(0 <= self.timestep <= MAX_TIMESTEP, "timestep", f"0 to {MAX_TIMESTEP}")

@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from nerve_ref.affinity import Affinity, MixedAffinity, affinity_from_heads, token_grid_hw
 from nerve_ref.clip_scores import clip_pixels, dense_features, seed_scores
+from nerve_ref.guided import guided_scores
 from nerve_ref.head_weights import head_entropies, head_weights
 from nerve_ref.local import local_features, local_weights
 from nerve_ref.params import NerveParams
 from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
-from nerve_ref.walk import mixed_step, readout, walk
+from nerve_ref.walk import bilinear_scores, labels_of, mixed_step, walk
 from nerve_ref.weights.networks import Models, tiny_models
 
 
@@ -181,7 +182,7 @@ def solve(
         mix = mix_heads(parts.affinity, G, params)
         P = walk(G, mixed_step(mix.S_global, parts.local_weights, params.beta), params.alpha, params.steps)
         size_hw = output_size_hw or params.size_hw
-        labels, confidence = readout(P, parts.grid_hw, size_hw, params.threshold, bank.has_background)
+        labels, confidence = read_out(P, observation.frame, parts.grid_hw, size_hw, params, bank.has_background)
     return Intermediates(
         features=observation.features,
         G=G,
@@ -236,6 +237,31 @@ def mix_heads(affinity: Affinity, G: Float[Tensor, "c p"], params: NerveParams) 
     entropies = head_entropies(affinity, G, params.self_loop)
     weights = head_weights(entropies, params.entropy, params.head_temperature)
     return Mix(affinity.mixed(weights), entropies, weights)
+
+
+def read_out(
+    P: Float[Tensor, "c p"],
+    frame: UInt8[Tensor, "h w 3"],
+    grid_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    params: NerveParams,
+    has_background: bool,
+) -> tuple[UInt8[Tensor, "H W"], UInt8[Tensor, "H W"]]:
+    """Labels and confidence of every pixel, by the read-out that the constants name; results as `walk.readout`'s."""
+    return labels_of(pixel_scores(P, frame, grid_hw, size_hw, params), params.threshold, has_background)
+
+
+def pixel_scores(
+    P: Float[Tensor, "c p"],
+    frame: UInt8[Tensor, "h w 3"],
+    grid_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    params: NerveParams,
+) -> Float[Tensor, "c H W"]:
+    """Label scores of every pixel: of `params.readout`, the one that knows distances or the one that sees the frame."""
+    if params.readout == "guided":
+        return guided_scores(P, frame, grid_hw, size_hw, params.guide_width)
+    return bilinear_scores(P, grid_hw, size_hw)
 
 
 def segment_image(

@@ -16,11 +16,12 @@ from nerve_ref.pipeline import (
     mix_heads,
     observe,
     observe_clip,
+    read_out,
     seeds,
     solve,
 )
 from nerve_ref.text import TextBank
-from nerve_ref.walk import mixed_step, readout, walk
+from nerve_ref.walk import mixed_step, walk
 from nerve_ref.weights.networks import Models
 
 
@@ -128,7 +129,8 @@ class VideoReference:
         smoothed = self._smoothing_of(previous, motion)
         G = G if smoothed is None else smoothed(G)
         P = self._walk(G, previous) if motion is None else self._walk_after(frame, G, previous, motion)
-        labels, confidence = readout(P, previous.grid_hw, params.size_hw, params.threshold, self.bank.has_background)
+        grid_hw, has_background = previous.grid_hw, self.bank.has_background
+        labels, confidence = read_out(P, frame, grid_hw, params.size_hw, params, has_background)
         return replace(previous, features=features, G=G, P=P, labels=labels, confidence=confidence)
 
     def _walk_after(

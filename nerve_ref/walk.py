@@ -95,7 +95,20 @@ def readout(
         labels: the most probable class, the first of equals; `IGNORE_INDEX` where a score is NaN.
         confidence: 255 times the greatest probability, rounded half to even; 0 where a score is NaN.
     """
-    maps = functional.interpolate(P.unflatten(1, grid_hw)[None], size=size_hw, mode="bilinear", align_corners=False)[0]
+    return labels_of(bilinear_scores(P, grid_hw, size_hw), threshold, has_background)
+
+
+def bilinear_scores(
+    P: Float[Tensor, "c p"], grid_hw: tuple[int, int], size_hw: tuple[int, int]
+) -> Float[Tensor, "c H W"]:
+    """Label scores of every pixel by distance alone (align_corners False); each pixel's sum to 1 if each token's do."""
+    return functional.interpolate(P.unflatten(1, grid_hw)[None], size=size_hw, mode="bilinear", align_corners=False)[0]
+
+
+def labels_of(
+    maps: Float[Tensor, "c H W"], threshold: Scalar, has_background: bool
+) -> tuple[UInt8[Tensor, "H W"], UInt8[Tensor, "H W"]]:
+    """Labels and confidence of label scores of pixels; arguments and results are those of `readout`."""
     confidence, labels = maps.max(0)
     if has_background:
         labels = labels.masked_fill(confidence < threshold, 0)

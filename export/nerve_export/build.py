@@ -55,7 +55,8 @@ LICENCES_NAME = "licences.txt"
 SMALL_AT_ONCE = 2
 """Stages of the tiny models exported at a time; those of true size go one by one, so that memory is one stage's."""
 WORKER = "nerve_export.stage_worker"
-GRAPH_INPUTS = ("tau", "alpha", "beta", "head_temperature", "threshold")
+METHOD_DEFAULTS = ("tau", "alpha", "beta", "head_temperature", "threshold", "readout")
+"""Constants that a run may change: inputs of the graphs, and which of the two read-outs is run."""
 Progress = Callable[[str], None]
 """Called with a short text when a step of the build begins; text after a colon names a part of the step."""
 
@@ -258,7 +259,7 @@ def _manifest(
     baked: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in asdict(params).items()
-        if name not in GRAPH_INPUTS
+        if name not in METHOD_DEFAULTS
     }
     return Manifest(
         format_version=1,
@@ -275,7 +276,7 @@ def _manifest(
             text_width=sizes.text_width,
             max_classes=plan.max_classes,
         ),
-        method=Method(**{name: getattr(params, name) for name in GRAPH_INPUTS}, baked=BakedConstants(**baked)),
+        method=Method(**{name: getattr(params, name) for name in METHOD_DEFAULTS}, baked=BakedConstants(**baked)),
         vocabulary=_vocabulary(folder, plan, sizes),
         stages=stages,
         weights=tuple(WeightRecord(**asdict(record)) for record in resolved.records) if resolved is not None else (),

@@ -80,7 +80,7 @@ def _merge(
     """The single-graph form, of the graphs that lie in the folder; large weights stay in the files of their stages."""
     path, readout = folder / f"{MERGED}.onnx", folder / "readout_fixed.onnx"
     module = TABLE[MERGED].module(None, plan.params, sizes, plan.opset >= 23)
-    end, _ = export_graph(module, fixed_readout_spec(sizes), plan.opset, {}, readout)
+    end, _ = export_graph(module, fixed_readout_spec(sizes, plan.params), plan.opset, {}, readout)
     readout.unlink()
     parts = [(name, onnx.load(str(folder / f"{name}.onnx"), load_external_data=False)) for name in MERGED_PARTS]
     model = merged_graph([*parts, ("readout", end)], TABLE[MERGED].spec(sizes))

@@ -22,6 +22,7 @@ from nerve_runtime.errors import (
 )
 
 if TYPE_CHECKING:
+    from nerve_runtime.bundle.spec import Readout
     from nerve_runtime.frames import Frame
     from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL
     from nerve_runtime.result import FrameResult
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND_NAME", "EVERY_FRAME", "IGNORE_LABEL", "Between", "BundleError", "ClassList", "CompatibilityError",
-    "Constants", "Frame", "FrameResult", "HungError", "NerveError", "NumericError", "ResourceError", "Segmenter",
+    "Constants", "Frame", "FrameResult", "HungError", "NerveError", "NumericError", "Readout", "ResourceError", "Segmenter",
     "SourceError", "Temporal", "UsageError", "__version__",
 ]  # fmt: skip
 
 _MODULES = {
+    "bundle.spec": ("Readout",),
     "frames": ("Frame",),
     "labels": ("BACKGROUND_NAME", "IGNORE_LABEL"),
     "result": ("FrameResult",),

@@ -4,15 +4,12 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-import numpy as np
-
-from nerve_runtime.bundle.spec import Array, StageName
-from nerve_runtime.frames import UInt8Array
+from nerve_runtime.backends.base import Tensor
+from nerve_runtime.bundle.spec import StageName
 from nerve_runtime.graphs import ActiveVocabulary, Graphs, Timings
-from nerve_runtime.motion import Motion, carried_neighbours
 from nerve_runtime.temporal import Decision, Temporal
 
-KEEP_ALL = np.array(1.0, dtype=np.float32)
+KEEP_ALL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +20,12 @@ class EncodedFrame:
         index: number of the frame in its source.
         time_s: its presentation time, None for a bare array.
         size_hw: its size in pixels.
-        working: uint8 (1, h, w, 3), at the bundle's size.
+        working: uint8 (1, h, w, 3), at the bundle's size, with the back end.
         decision: what the temporal policy decided.
         keyframe: number of the keyframe that `motion` refers to.
         age: frames since that keyframe.
-        motion: where the frame's tokens come from, None where nothing is followed.
+        motion: where the frame's tokens come from, the fields of `Motion` with the back end; None where nothing is
+            followed.
         head_affinity: output of stage `attention` for a keyframe, None between keyframes.
         local_weights: W of this frame, None where only a keyframe has one.
         timings_ms: milliseconds by stage so far.
@@ -37,20 +35,20 @@ class EncodedFrame:
     index: int
     time_s: Fraction | None
     size_hw: tuple[int, int]
-    working: UInt8Array
+    working: Tensor
     decision: Decision
     keyframe: int
     age: int
-    motion: Motion | None
-    head_affinity: Array | None
-    local_weights: Array | None
+    motion: dict[str, Tensor] | None
+    head_affinity: Tensor | None
+    local_weights: Tensor | None
     timings_ms: Timings
     spent_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class VideoState:
-    """What outlives a decoded frame.
+    """What outlives a decoded frame; all tensors stay with the back end.
 
     Attributes:
         keyframe: number of the keyframe whose attention this is; None for one that decoding made by itself.
@@ -65,12 +63,12 @@ class VideoState:
 
     keyframe: int | None
     vocabulary: ActiveVocabulary
-    head_affinity: Array
-    affinity: Array
-    local_weights: Array
-    closed_form: dict[str, Array]
-    seed_scores: Array
-    label_scores: Array
+    head_affinity: Tensor
+    affinity: Tensor
+    local_weights: Tensor
+    closed_form: dict[str, Tensor]
+    seed_scores: Tensor
+    label_scores: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class FrameDecoder:
         return self._between_keyframes(before), False
 
     def _keyframe(
-        self, before: VideoState | None, number: int | None, head_affinity: Array, local_weights: Array
+        self, before: VideoState | None, number: int | None, head_affinity: Tensor, local_weights: Tensor
     ) -> VideoState:
         seed_scores = self._fresh_seed_scores(before)
         affinity = self._mix_heads(head_affinity, seed_scores)
@@ -124,7 +122,7 @@ class FrameDecoder:
         )  # fmt: skip
         return replace(state, label_scores=self._walk_on(state, None))
 
-    def _seed_scores(self, before: VideoState) -> Array:
+    def _seed_scores(self, before: VideoState) -> Tensor:
         if before.vocabulary is self.vocabulary:
             if self.temporal.between == "hold":
                 return before.seed_scores
@@ -132,38 +130,33 @@ class FrameDecoder:
                 return self._carry(before.seed_scores, before.seed_scores, KEEP_ALL)
         return self._fresh_seed_scores(before)
 
-    def _fresh_seed_scores(self, before: VideoState | None) -> Array:
+    def _fresh_seed_scores(self, before: VideoState | None) -> Tensor:
         """G by CLIP, smoothed with that of the frame before where the policy says so."""
         fresh = self.graphs.seed_scores(self.frame.working, self.vocabulary, self.timings_ms)
         if not self.temporal.smoothing or before is None or before.vocabulary is not self.vocabulary:
             return fresh
-        return self._carry(fresh, before.seed_scores, np.array(self.temporal.smoothing, dtype=np.float32))
+        return self._carry(fresh, before.seed_scores, self.temporal.smoothing)
 
-    def _carry(self, fresh: Array, previous: Array, keep: Array) -> Array:
+    def _carry(self, fresh: Tensor, previous: Tensor, keep: float) -> Tensor:
         """Scores of the frame before moved to where the picture is now, `keep` of them against the fresh ones."""
         motion = self.frame.motion
         if motion is None:
             return fresh
-        return self._run(
-            "carry",
-            seed_scores=fresh,
-            previous_scores=previous,
-            previous_tokens=motion.previous_tokens,
-            previous_weights=motion.previous_weights,
-            keep=keep,
-        )["carried_scores"]
+        moved = {name: motion[name] for name in ("previous_tokens", "previous_weights")}
+        share = self.graphs.constant(keep)
+        return self._run("carry", seed_scores=fresh, previous_scores=previous, keep=share, **moved)["carried_scores"]
 
-    def _mix_heads(self, head_affinity: Array, seed_scores: Array) -> Array:
+    def _mix_heads(self, head_affinity: Tensor, seed_scores: Tensor) -> Tensor:
         temperature = self.vocabulary.scalars["head_temperature"]
         tensors = {"head_affinity": head_affinity, "seed_scores": seed_scores, "head_temperature": temperature}
         return self._run("mix", **tensors)["affinity"]
 
-    def _solve(self, affinity: Array, local_weights: Array) -> dict[str, Array]:
+    def _solve(self, affinity: Tensor, local_weights: Tensor) -> dict[str, Tensor]:
         if "solve" not in self.graphs:
             return {}
         return self._run("solve", affinity=affinity, local_weights=local_weights, **self.vocabulary.walk_scalars)
 
-    def _walk_on(self, state: VideoState, start: Array | None) -> Array:
+    def _walk_on(self, state: VideoState, start: Tensor | None) -> Tensor:
         """Label scores between keyframes; without a start, after a change of classes, as many steps as from nothing."""
         way = self.temporal.between
         if way == "exact":
@@ -178,15 +171,10 @@ class FrameDecoder:
             return self._walk("walk", seed_scores=state.seed_scores, **tensors)
         return self._walk("walk_warm", seed_scores=state.seed_scores, previous_scores=start, **tensors)
 
-    def _walk_followed(self, state: VideoState, motion: Motion, start: Array | None) -> Array:
-        own_weights = self.frame.local_weights
-        tensors = {
-            "seed_scores": state.seed_scores,
-            "affinity": state.affinity,
-            "local_weights": carried_neighbours(state.local_weights, motion) if own_weights is None else own_weights,
-            "origin_tokens": motion.origin_tokens,
-            "origin_visible": motion.origin_visible,
-        }
+    def _walk_followed(self, state: VideoState, motion: dict[str, Tensor], start: Tensor | None) -> Tensor:
+        origins = {name: motion[name] for name in ("origin_tokens", "origin_visible")}
+        tensors = {"seed_scores": state.seed_scores, "affinity": state.affinity, **origins}
+        tensors["local_weights"] = self._near_affinity(state, motion["origin_tokens"])
         if start is not None:
             carried = self._carry(state.seed_scores, start, KEEP_ALL)
             return self._walk("walk_carried", previous_scores=carried, **tensors)
@@ -196,8 +184,15 @@ class FrameDecoder:
             scores = self._walk("walk_carried", previous_scores=scores, **tensors)
         return scores
 
-    def _walk(self, stage: StageName, **tensors: Array) -> Array:
+    def _near_affinity(self, state: VideoState, origin_tokens: Tensor) -> Tensor:
+        """W of this frame, or where the bundle cannot compute it alone, that of the keyframe moved with the picture."""
+        if self.frame.local_weights is not None:
+            return self.frame.local_weights
+        moved = {"keyframe_weights": state.local_weights, "origin_tokens": origin_tokens}
+        return self._run("local_carried", **moved)["local_weights"]
+
+    def _walk(self, stage: StageName, **tensors: Tensor) -> Tensor:
         return self._run(stage, **tensors, **self.vocabulary.walk_scalars)["label_scores"]
 
-    def _run(self, stage: StageName, **tensors: Array) -> dict[str, Array]:
-        return self.graphs.run(stage, self.timings_ms, **tensors)
+    def _run(self, stage: StageName, **tensors: Tensor) -> dict[str, Tensor]:
+        return self.graphs.run(stage, tensors, self.timings_ms)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.bundle.spec import NEIGHBOURS
 from nerve_runtime.opencv import cv2
 
 FLOW_SIDE_PX = 256
@@ -24,7 +23,7 @@ UInt8Array = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """Inputs of the stages `carry` and `walk_carried`; p tokens, row-major over the grid.
+    """Inputs of the stages `carry`, `local_carried` and `walk_carried`; p tokens, row-major over the grid.
 
     Attributes:
         origin_tokens: int64 (p,), token of the keyframe that showed the same surface.
@@ -151,17 +150,3 @@ def _matches(grey: UInt8Array, other: UInt8Array, places: FloatArray) -> NDArray
     height, width = grey.shape
     inside = (places > -0.5).all(axis=2) & (places[..., 0] < width - 0.5) & (places[..., 1] < height - 0.5)
     return np.asarray((difference < LOST_LEVELS) & inside)
-
-
-def carried_neighbours(local_weights: FloatArray, motion: Motion) -> FloatArray:
-    """W of a keyframe, float32 (8, h, w), looked up at the origins of a frame's tokens, borders renormalised."""
-    height, width = local_weights.shape[1:]
-    carried = local_weights.reshape(8, -1)[:, motion.origin_tokens].reshape(8, height, width)
-    rows, columns = np.mgrid[0:height, 0:width]
-    inside = [
-        (rows + down >= 0) & (rows + down < height) & (columns + right >= 0) & (columns + right < width)
-        for down, right in NEIGHBOURS
-    ]
-    # A token from the border has no weight on the side that lay outside; a little on each side keeps the sum above 0.
-    weights = (carried + np.float32(1e-6)) * np.stack(inside)
-    return np.asarray(weights / weights.sum(axis=0), dtype=np.float32)

@@ -21,7 +21,8 @@ class FrameResult:
         class_names: name of each label; the first is "background" when the vocabulary has background words.
         index: number of the frame in its source, from 0.
         time_s: presentation time in seconds, None when the caller gave a bare array.
-        timings_ms: milliseconds spent in each stage that ran, in order, and in `total`.
+        timings_ms: milliseconds spent in each stage that ran, in order, and in `total`. On a GPU a stage is only begun,
+            and what is left of all of them is waited for in the read-out.
         keyframe: true when the attention was computed for this very frame.
         affinity_age: frames between the keyframe whose attention was used and this one; 0 on a keyframe.
         valid: false when the scores were not finite; then every label is 255 and every confidence 0.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, BackendOptions, open_backend
 from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
-from nerve_runtime.bundle.spec import Array
+from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
-from nerve_runtime.graphs import ActiveVocabulary, Graphs
+from nerve_runtime.graphs import Graphs, Transfers
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
@@ -80,6 +80,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
     Attributes:
         manifest: of the bundle.
         temporal: how the frames of a video help each other.
+        readout: how pixels get the scores of the tokens around them.
         invalid_frames: how many frames came out with scores that are not finite.
     """
 
@@ -92,17 +93,20 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         *,
         temporal: Temporal,
         constants: Constants,
+        readout: Readout | None = None,
     ) -> None:
         self.manifest = manifest
         self.temporal = temporal
+        self.readout = _chosen_readout(readout, manifest)
         self.invalid_frames = 0
         self._invalid_in_a_row = 0
         self._backend = backend
         self._encoder = encoder
         self._threshold_given = constants.threshold is not None
         self._scalars = constants.scalars(manifest.method)
-        self._use_bank(bank)
-        self._graphs = Graphs(manifest, backend, temporal)
+        fitted = self._fitted(bank)
+        self._graphs = Graphs(manifest, backend, temporal, self.readout)
+        self._vocabulary = self._graphs.vocabulary(fitted, self._scalars)
         self._video = self.new_video()
         self._closed = False
 
@@ -118,6 +122,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         temporal: Temporal = EVERY_FRAME,
         templates: str | Iterable[str] | None = None,
         constants: Constants | None = None,
+        readout: Readout | None = None,
         cache_dir: str | Path | None = "default",
         strict: bool = False,
     ) -> "Segmenter":
@@ -135,6 +140,8 @@ class Segmenter(AbstractContextManager["Segmenter"]):
                 video use `Temporal()`, several times as fast.
             templates: name of a template set, templates with `{}`, or None for the bundle's default.
             constants: of the method, instead of the bundle's defaults.
+            readout: "bilinear" mixes the scores of the tokens around a pixel by distance, "guided" by the colours of the
+                working frame too, so that borders follow edges; None for the bundle's default.
             cache_dir: where text embeddings are kept; "default" is the user's cache folder, None keeps none.
             strict: refuse what is otherwise a warning.
 
@@ -154,7 +161,8 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             undo.enter_context(backend)
             encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
             bank = encoder.text_bank(classes, _background_words(background))
-            segmenter = cls(manifest, backend, encoder, bank, temporal=temporal, constants=constants or Constants())
+            constants = constants or Constants()
+            segmenter = cls(manifest, backend, encoder, bank, temporal=temporal, constants=constants, readout=readout)
             undo.pop_all()
             return segmenter
 
@@ -173,6 +181,11 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """The name of each label."""
         return self._vocabulary.bank.class_names
 
+    @property
+    def transfers(self) -> Transfers:
+        """What crossed between the host and the back end so far, over all videos."""
+        return self._graphs.transfers
+
     def new_video(self) -> Video:
         """Start another video that goes through the same graphs and shares the class list."""
         return Video(self._graphs, lambda: self._vocabulary, self.temporal, self._count)
@@ -184,13 +197,15 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             UsageError: the list is not usable; the old one stays in use.
         """
         self._refuse_if_closed()
-        self._use_bank(self._encoder.text_bank(classes, _background_words(background)))
+        bank = self._fitted(self._encoder.text_bank(classes, _background_words(background)))
+        self._vocabulary = self._graphs.vocabulary(bank, self._scalars)
 
-    def _use_bank(self, bank: TextBank) -> None:
+    def _fitted(self, bank: TextBank) -> TextBank:
+        """The vocabulary with as many classes as the graphs take."""
         if self._threshold_given and not bank.has_background:
             raise UsageError("a threshold gives pixels to the background; name background words, or leave it out")
         slots = self._backend.class_slots
-        self._vocabulary = ActiveVocabulary(bank if slots is None else pad_classes(bank, slots), self._scalars)
+        return bank if slots is None else pad_classes(bank, slots)
 
     def segment(self, frame: Frame | UInt8Array, *, bgr: bool = False) -> FrameResult:
         """Label every pixel of a frame, or of pixels uint8 (H, W, 3), RGB, or BGR as OpenCV gives them where `bgr`.
@@ -236,6 +251,14 @@ class Segmenter(AbstractContextManager["Segmenter"]):
     def _count(self, valid: bool) -> None:
         self._invalid_in_a_row = 0 if valid else self._invalid_in_a_row + 1
         self.invalid_frames += not valid
+
+
+def _chosen_readout(readout: Readout | None, manifest: Manifest) -> Readout:
+    if readout is None:
+        return manifest.method.readout
+    if readout not in READOUT_STAGES:
+        raise UsageError(f"readout is {readout!r}, expected one of {', '.join(READOUT_STAGES)}, or None")
+    return readout
 
 
 def _background_words(background: str | Iterable[str]) -> Iterable[str]:

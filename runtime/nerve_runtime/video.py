@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from fractions import Fraction
 
 import numpy as np
 
-from nerve_runtime.bundle.spec import Array
+from nerve_runtime.backends.base import Tensor
 from nerve_runtime.decoding import EncodedFrame, FrameDecoder, VideoState
 from nerve_runtime.errors import ResourceError
 from nerve_runtime.frames import Frame, UInt8Array, check_pixels, resize_frame
@@ -82,13 +83,14 @@ class Video:
         with self._frame_transaction(index, size_hw):
             started = time.perf_counter()
             timings_ms: Timings = {}
-            working = self._working_frame(pixels, timings_ms, bgr=bgr)
-            motion = self._measure_motion(working, timings_ms)
+            pixels = self._working_frame(pixels, timings_ms, bgr=bgr)
+            motion = self._measure_motion(pixels, timings_ms)
             decision = self._decide(size_hw, time_s, motion)
+            working = self._graphs.upload(pixels)
             head_affinity, local_weights = self._run_attention(working, decision, timings_ms)
             return EncodedFrame(
                 index=index, time_s=time_s, size_hw=size_hw, working=working, decision=decision,
-                keyframe=self._keyframes, age=self._age or 0, motion=motion if decision != "cut" else None,
+                keyframe=self._keyframes, age=self._age or 0, motion=self._followed(motion, decision),
                 head_affinity=head_affinity, local_weights=local_weights, timings_ms=timings_ms,
                 spent_s=time.perf_counter() - started,
             )  # fmt: skip
@@ -107,20 +109,22 @@ class Video:
             state, keyframe = decoder.next_state(self._state)
             if state.keyframe is None:
                 self._restart = True  # the frames encoded so far refer to a keyframe that was lost
-            valid = bool(np.isfinite(state.label_scores).all())
-            if valid:
-                labels, confidence = self._graphs.read_out(state.label_scores, vocabulary, encoded.size_hw, timings_ms)
+            readings = self._graphs.read_out(
+                state.label_scores, encoded.working, vocabulary, encoded.size_hw, timings_ms
+            )
+            if readings is not None:
+                labels, confidence = readings
                 self._state = state
             else:
                 labels = np.full(encoded.size_hw, IGNORE_LABEL, dtype=np.uint8)
                 confidence = np.zeros(encoded.size_hw, dtype=np.uint8)
                 self.reset()
             timings_ms["total"] = 1000 * (encoded.spent_s + time.perf_counter() - started)
-        self._on_decoded(valid)
+        self._on_decoded(readings is not None)
         return FrameResult(
             labels=labels, confidence=confidence, class_names=vocabulary.bank.class_names, index=encoded.index,
             time_s=encoded.time_s, timings_ms=timings_ms, keyframe=keyframe,
-            affinity_age=0 if keyframe else encoded.age, valid=valid,
+            affinity_age=0 if keyframe else encoded.age, valid=readings is not None,
         )  # fmt: skip
 
     @contextmanager
@@ -165,6 +169,8 @@ class Video:
             traced=1.0 if motion is None else motion.traced,
             visible=1.0 if motion is None else motion.visible,
         )
+        if self._size_hw not in (None, size_hw):
+            self._graphs.release_unused()
         self._size_hw = size_hw
         if decision == "between":
             self._age = (self._age or 0) + 1
@@ -174,13 +180,19 @@ class Video:
         self._tracker.begin()
         return decision
 
+    def _followed(self, motion: Motion | None, decision: Decision) -> dict[str, Tensor] | None:
+        """The motion as inputs of the graphs, with the back end; None where nothing is followed."""
+        if motion is None or decision == "cut":
+            return None
+        return {field.name: self._graphs.upload(getattr(motion, field.name)) for field in fields(motion)}
+
     def _run_attention(
-        self, working: UInt8Array, decision: Decision, timings_ms: Timings
-    ) -> tuple[Array | None, Array | None]:
+        self, working: Tensor, decision: Decision, timings_ms: Timings
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Head affinity and W of a keyframe; between keyframes no affinity, and W where a graph computes it alone."""
         if decision != "between":
-            outputs = self._graphs.run("attention", timings_ms, frame=working)
+            outputs = self._graphs.run("attention", {"frame": working}, timings_ms)
             return outputs["head_affinity"], outputs["local_weights"]
         if self._temporal.between == "follow" and "local" in self._graphs:
-            return None, self._graphs.run("local", timings_ms, frame=working)["local_weights"]
+            return None, self._graphs.run("local", {"frame": working}, timings_ms)["local_weights"]
         return None, None

@@ -36,7 +36,7 @@ def write_manifest(folder: Path, **changes: Any) -> None:
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in sorted(names)
     }
-    manifest = {**_lines(), "files": files, **changes}
+    manifest = {**manifest_lines(), "files": files, **changes}
     Manifest.model_validate_json(json.dumps(manifest))
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
@@ -77,6 +77,7 @@ _CLOSED = (
     _tensor("closed_sum", "float32", POOLED_KEYS, POOLED_KEYS),
 )
 _LABELS = (_tensor("labels", "uint8", "H", "W"), _tensor("confidence", "uint8", "H", "W"))
+_READINGS = (*_LABELS, _tensor("finite", "bool"))
 
 
 def _scalars(*names: str) -> tuple[TensorSpec, ...]:
@@ -104,15 +105,18 @@ STAGES: dict[StageName, StageSpec] = {
         (_SEEDS, _PREVIOUS, *_PLACES, *_scalars("keep")), (_tensor("carried_scores", "float32", "c", TOKENS),)
     ),
     "local": _stage((_FRAME,), (_LOCAL,)),
+    "local_carried": _stage((_tensor("keyframe_weights", "float32", 8, *GRID_HW), _ORIGINS[0]), (_LOCAL,)),
     "walk_carried": _stage((*_WALK, _PREVIOUS, *_ORIGINS, *_scalars("alpha", "beta")), (_SCORES,)),
     "solve": _stage((_AFFINITY, _LOCAL, *_scalars("alpha", "beta")), _CLOSED),
     "walk_exact": _stage((_SEEDS, *_CLOSED, _LOCAL, *_scalars("alpha", "beta")), (_SCORES,)),
-    "readout": _stage((_SCORES, _tensor("size_hw", "int64", 2), *_scalars("threshold")), _LABELS),
+    "readout": _stage((_SCORES, _tensor("size_hw", "int64", 2), *_scalars("threshold")), _READINGS),
+    "readout_guided": _stage((_SCORES, _FRAME, _tensor("size_hw", "int64", 2), *_scalars("threshold")), _READINGS),
     "frame": _stage((_FRAME, *_WORDS, *_scalars("tau", "alpha", "beta", "head_temperature", "threshold")), _LABELS),
 }
 
 
-def _lines() -> dict[str, Any]:
+def manifest_lines() -> dict[str, Any]:
+    """The lines of the manifest, but for its files."""
     stages = {
         stage: {"onnx": f"{stage}.onnx", "spec": spec.model_dump(mode="json"), "gmac": 0.0}
         for stage, spec in STAGES.items()

@@ -10,7 +10,7 @@ from nerve_export.engines.build import build_engines
 from nerve_export.engines.compile import CLASS_SLOTS, PROFILE, compile_engine
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import FileRecord, Manifest, file_sha256
-from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.bundle.spec import READOUT_STAGES, StageName
 from nerve_runtime.errors import CompatibilityError, ResourceError
 from tests.parity.damage import before_output, damaged_bundle
 from tests.parity.test_graphs import STAGES
@@ -34,7 +34,7 @@ def test_every_stage_parses_and_compiles(stage: StageName, target: str, bundle: 
     assert engine.target == target
     assert engine.backend_version.startswith("tensorrt-rtx ")
     free = {tensor.name for tensor in record.spec.inputs if any(isinstance(axis, str) for axis in tensor.axes)}
-    assert set(engine.profile) == free | ({"size_hw"} if stage == "readout" else set())
+    assert set(engine.profile) == free | ({"size_hw"} if stage in READOUT_STAGES.values() else set())
 
 
 def test_the_profile_fixes_the_class_slots_and_ranges_over_the_rest(bundle: Path, manifest: Manifest) -> None:

@@ -65,7 +65,7 @@ def test_weights_of_the_networks_are_half_and_of_norms_are_not(folder: Path) -> 
         )
 
 
-@pytest.mark.parametrize("stage", ["mix", "walk", "walk_warm", "readout"])
+@pytest.mark.parametrize("stage", ["mix", "walk", "walk_warm", "readout", "readout_guided"])
 def test_the_method_itself_has_no_half_precision(stage: str, folder: Path) -> None:
     model = onnx.load(folder / f"{stage}.onnx")
     half = (TensorProto.FLOAT16, TensorProto.BFLOAT16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from nerve_export.parity.compare import check_parity, compare_bundle
+from nerve_export.parity.compare import chain_stages, check_parity, compare_bundle
 from nerve_export.parity.frames import FRAMES
 from nerve_export.parity.measures import CHAIN, ParityReport
 from nerve_export.presets.files import Preset
@@ -129,7 +129,7 @@ def test_a_precision_without_tolerances_is_refused(bundle: Path, manifest: Manif
 def test_polygraphys_runner_gives_the_same_figures_as_our_sessions(
     bundle: Path, manifest: Manifest, taps: Path
 ) -> None:
-    stages = ["mix", "walk", "readout"]
+    stages = ["mix", "walk", "readout", "readout_guided"]
     ours = compare_bundle(bundle, manifest, taps, "ort", stages)
     theirs = compare_bundle(bundle, manifest, taps, "polygraphy:ort", stages)
     assert theirs.backend.startswith("polygraphy ")
@@ -201,13 +201,20 @@ def test_a_head_temperature_that_is_off_by_five_percent_fails(report_of: ReportO
     assert failed_stages(report_of("mix", damage.shifted("head_temperature", 0.05))) == {"mix"}
 
 
-@SLOW
-def test_a_read_out_that_is_upside_down_fails(report_of: ReportOf) -> None:
+@pytest.mark.parametrize("stage", [pytest.param("readout", marks=SLOW), "readout_guided"])
+def test_a_read_out_that_is_upside_down_fails(stage: StageName, report_of: ReportOf) -> None:
     flip = helper.make_node("Slice", ["sound", "start", "end", "axis", "step"], ["labels"])
     ends = {name: np.array([value]) for name, value in (("start", -1), ("end", -(1 << 30)), ("axis", 0), ("step", -1))}
-    report = report_of("readout", damage.before_output("labels", flip, **ends))
-    assert failed_stages(report) == {"readout"}
+    report = report_of(stage, damage.before_output("labels", flip, **ends))
+    assert failed_stages(report) == {stage}
     assert not report.passed
+
+
+def test_the_chain_ends_with_the_read_out_of_the_manifest(manifest: Manifest) -> None:
+    assert manifest.method.readout == "guided"
+    assert chain_stages(manifest)[-1] == "readout_guided"
+    plain = manifest.model_copy(update={"method": manifest.method.model_copy(update={"readout": "bilinear"})})
+    assert chain_stages(plain)[-1] == "readout"
 
 
 @SLOW

@@ -13,6 +13,7 @@ from nerve_export.parity.frames import parity_frames
 from nerve_export.parity.reference import open_reference, params_of, reference_of_bundle, reference_taps
 from nerve_export.parity.taps import FACTS_NAME, TapFolder
 from nerve_export.presets.files import Preset, bundle_preset, presets
+from nerve_ref.guided import guided_scores
 from nerve_ref.pipeline import segment
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import parse_classes, text_bank
@@ -36,6 +37,8 @@ def test_taps_are_the_references_own_tensors(models: Models, preset: Preset, tap
         np.testing.assert_allclose(tensors["label_scores"], expected.P.numpy(), atol=1e-6)
         np.testing.assert_allclose(tensors["k2"], expected.heads[2].k.numpy(), atol=1e-5)
         np.testing.assert_array_equal(tensors["labels"], expected.labels.numpy())
+        np.testing.assert_array_equal(tensors["readout_guided.labels"], tensors["labels"])
+        assert (tensors["readout.labels"] != tensors["labels"]).any()
 
 
 def test_the_short_videos_keyframe_is_the_first_frame_alone(taps: Path) -> None:
@@ -45,8 +48,12 @@ def test_the_short_videos_keyframe_is_the_first_frame_alone(taps: Path) -> None:
         np.testing.assert_array_equal(alone["labels"], keyframe["labels"])
 
 
-def test_the_margin_is_small_exactly_where_two_classes_nearly_draw(taps: Path) -> None:
-    with TapFolder.open(taps).frame(0) as tensors:
+def test_the_margin_is_small_exactly_where_two_classes_nearly_draw(
+    models: Models, preset: Preset, tmp_path: Path
+) -> None:
+    """Bilinear scores pass through a draw where the label turns; guided ones may jump where the colour does."""
+    reference_taps(models, replace(preset.params, readout="bilinear"), preset.parity_classes, 1, tmp_path)
+    with TapFolder.open(tmp_path).frame(0) as tensors:
         margin, labels = tensors["margin"], tensors["labels"]
     edges = np.zeros(labels.shape, bool)
     edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -54,6 +61,16 @@ def test_the_margin_is_small_exactly_where_two_classes_nearly_draw(taps: Path) -
     assert margin.shape == labels.shape
     assert (margin >= 0).all()
     assert margin[edges].mean() < margin[~edges].mean() / 2
+
+
+def test_the_margin_is_that_of_the_read_out_of_the_constants(taps: Path, preset: Preset) -> None:
+    reference = TapFolder.open(taps)
+    with reference.frame(0) as tensors:
+        P, frame, margin = (tensors[name] for name in ("label_scores", "frame", "margin"))
+    size_hw, width = preset.params.size_hw, preset.params.guide_width
+    scores = guided_scores(torch.tensor(P), torch.tensor(frame[0]), reference.facts.grid_hw, size_hw, width).numpy()
+    second, best = np.sort(scores, axis=0)[-2:]
+    np.testing.assert_allclose(margin, best - second, atol=1e-6)
 
 
 def test_one_frame_gives_a_keyframe_and_a_warm_one(models: Models, preset: Preset, tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ app = typer.Typer()
 
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Threads of every library; 0 lets each choose.")]
 PlotOption = Annotated[Path | None, typer.Option(help="PNG to draw from the records.", show_default=False)]
+FrameSizeOption = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        metavar="HEIGHT WIDTH", min=16, help="Size of the frames, such as 720 1280.", show_default="the preset's"
+    ),
+]
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.", show_default=False)]
 ClipOption = Annotated[Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP, as for building.")]
 SdOption = Annotated[
@@ -56,8 +62,8 @@ def latency(
     runners: Annotated[
         str,
         typer.Option(
-            help="Which, ',' between them: reference_compile, bundle_ort, bundle_openvino. One that is named and not "
-            "installed is an error. The eager reference always runs.",
+            help="Which, ',' between them: reference_compile, bundle_ort, bundle_openvino, bundle_fake_cuda. One that is "
+            "named and not installed is an error. The eager reference always runs.",
             show_default="all that are installed",
         ),
     ] = "",
@@ -65,6 +71,7 @@ def latency(
     spinning: Annotated[
         bool, typer.Option(help="Whether ONNX Runtime's idle threads spin, as PyTorch's do; off in nerve-segment.")
     ] = True,
+    frame_size: FrameSizeOption = None,
     plot: PlotOption = None,
     seed_offset: OffsetOption = 0,
     as_json: JsonOption = False,
@@ -72,15 +79,19 @@ def latency(
     """Time per stage and per frame: reference eager and under torch.compile, bundle through ONNX Runtime and OpenVINO.
 
     All runners take the same frames of a moving scene in turn, in one run; ratios are to the eager reference. With both
-    libraries a last line says on how many pixels their labels agree. About six minutes on 2 cores.
+    libraries a last line says on how many pixels their labels agree. About seven minutes on 2 cores.
+
+    Lines of whole frames say what crosses between host and device: bytes up, bytes down, and how often the host waits.
+    bundle_fake_cuda runs the GPU's data path on an imitation of CUDA that counts and checks it; its times mean nothing.
     """
     require_reference("latency", "onnxruntime", *plotting(plot))
-    from nerve_bench.measure.latency import LatencyPlan, available_runners, measure_latency
+    from nerve_bench.measure.latency import TRANSFERS, LatencyPlan, available_runners, measure_latency
     from nerve_bench.world import moving_scene
+    from nerve_runtime.frames import resize_frame
 
     world = open_world(preset)
     clip = moving_scene(clip_seed(seed_offset), warm_up + limit, size_px=world.params.size_hw[0], cuts=0)
-    frames = [frame.rgb for frame in clip]
+    frames = [resize_frame(frame.rgb, frame_size or world.params.size_hw) for frame in clip]
     chosen = tuple(_words(runners)) or available_runners()
     plan = LatencyPlan(limit, warm_up, keyframe_every, threads, spinning, chosen)
     records = measure_latency(world, bundle or Path("bundles") / preset, frames, plan, progress_bars())
@@ -94,6 +105,7 @@ def latency(
         "fps",
         "ratio_to_eager",
         "n",
+        *TRANSFERS,
         "percent",
     )
     _draw("draw_latency", _emitted(records, columns, as_json=as_json), plot)

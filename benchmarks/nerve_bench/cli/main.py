@@ -108,8 +108,9 @@ def accuracy(
 ) -> None:
     """What each part of the method adds, in mIoU and pixel accuracy, for the reference and for a bundle.
 
-    clip_only is G; local and global_* are the walk with one of its two affinities; nerve is both; oracle is G averaged
-    over the true regions, what a perfect affinity could give. About four minutes for 500 scenes on 2 cores.
+    clip_only is G; local and global_* are the walk with one of its two affinities; nerve is both, read out by distance
+    (bilinear) and by colour too (guided); oracle is G averaged over the true regions, what a perfect affinity could give.
+    About four minutes for 500 scenes on 2 cores.
     """
     require_reference("accuracy", *(() if reference_only else ("onnxruntime",)))
     from nerve_bench.measure.accuracy import measure_accuracy
@@ -117,7 +118,8 @@ def accuracy(
     scenes = scene_seeds(split, seed_offset, limit)
     chosen = None if reference_only else bundle or Path("bundles") / preset
     records = measure_accuracy(open_world(preset), scenes, chosen, progress_bars())
-    emit(records, as_json=as_json, columns=("runner", "variant", "miou", "pixel_accuracy", "scenes", "percent"))
+    columns = ("runner", "variant", "readout", "miou", "miou_minus_bilinear", "interval", "pixel_accuracy")
+    emit(records, as_json=as_json, columns=(*columns, "scenes", "percent"))
 
 
 @app.command(rich_help_panel=COST)
@@ -196,7 +198,7 @@ def video(
     compare truncated, warm and exact walk. About four minutes for 10 clips on 2 cores.
     """
     require_reference("video", "onnxruntime", *plotting(plot))
-    from nerve_bench.measure.video import VARIANTS, measure_video
+    from nerve_bench.measure.video import NAMES, measure_video
     from nerve_bench.measure.walk_limit import measure_walks
     from nerve_bench.world import SEEDS
 
@@ -204,10 +206,10 @@ def video(
         raise UsageError(f"--preset is {preset!r}, expected tiny: the only preset with weights so far")
     if split not in ("test", "validation"):
         raise UsageError(f"--split is {split!r}, expected test or validation")
-    chosen = [name.strip() for name in variants.split(",") if name.strip()] or list(VARIANTS)
-    unknown = [name for name in chosen if name not in VARIANTS]
+    chosen = [name.strip() for name in variants.split(",") if name.strip()] or list(NAMES)
+    unknown = [name for name in chosen if name not in NAMES]
     if unknown:
-        raise UsageError(f"--variants names {', '.join(unknown)}, expected of: {', '.join(VARIANTS)}")
+        raise UsageError(f"--variants names {', '.join(unknown)}, expected of: {', '.join(NAMES)}")
     seeds = (SEEDS["clips"] if split == "test" else SEEDS["validation"][CLIPS_OF_VALIDATION:])[seed_offset:][:limit]
     folder = bundle or Path("bundles") / preset
     records = list(measure_video(folder, seeds, frames, chosen, threads, progress_bars()))
@@ -221,6 +223,7 @@ def video(
         "ms_per_frame",
         "ratio_to_cold",
         "miou",
+        "miou_minus_bilinear",
         "flicker",
         "consistency",
         "ghosts",

@@ -147,7 +147,7 @@ class BundleRunner:
 
     @contextmanager
     def opened(self, protocol: Protocol) -> Iterator[LabelsOf]:
-        """Open the bundle with the protocol's words."""
+        """Open the bundle with the protocol's words; read out bilinearly, as the protocols and `labels_at` are."""
         refuse_unknown_words(load_manifest(self.folder).preset, protocol)
         constants = Constants(threshold=protocol.threshold) if protocol.background else Constants()
         with Segmenter.open(
@@ -157,6 +157,7 @@ class BundleRunner:
             backend=self.backend,
             templates=self.templates,
             constants=constants,
+            readout="bilinear",
         ) as segmenter:
             yield lambda rgb: segmenter.segment(rgb).labels
 

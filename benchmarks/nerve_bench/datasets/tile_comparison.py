@@ -1,6 +1,7 @@
 """Wide scenes of the tiny world, segmented in three ways: what tiles are worth, and what their joint keys add."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ def wide_labels(world: World, rgb: NDArray[np.uint8], overlap: float) -> dict[st
     tiling = make_tiling(size_hw, tile_hw, min(tile_hw), overlap)
     canvas = working_frame(picture, tiling.canvas_hw)
     seen = [observe(world.models, cut(canvas, corner, tile_hw), world.params) for corner in tiling.corners]
-    stretched = segment(world.models, working_frame(picture, tile_hw), world.bank, world.params, size_hw)
+    params = replace(world.params, readout="bilinear")  # as the joined scores of tiles, which no one frame could guide
+    stretched = segment(world.models, working_frame(picture, tile_hw), world.bank, params, size_hw)
     scores = {
         "separate_tiles": _separate_scores(world, tiling, seen),
         "joint_tiles": joint_walk(tiling, canvas, seen, world.bank, world.params),

@@ -40,7 +40,7 @@ class Setting:
         beta_mode: beta fixed, or moved by entropies (`nerve_ref.adaptive_beta`).
         beta_temperature: temperature of the latter.
         exact: the limit of the walk in place of its first steps.
-        colour_width: of the guided read-out (`nerve_ref.guided`); 0 is bilinear.
+        colour_width: of the guided read-out (`nerve_ref.guided`); 0 is bilinear, whatever `params.readout` says.
     """
 
     params: NerveParams

@@ -1,6 +1,6 @@
 """Accuracy on the tiny world: what each part of the method adds, for the reference and for a bundle."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nerve_bench.experiments.tables import Counts, Tables, confusion_counts
 from nerve_bench.world import CLASS_NAMES, Scene, make_scene
 from nerve_ref.params import NerveParams
-from nerve_ref.pipeline import Observation, mix_heads, observe, seeds, structure
+from nerve_ref.pipeline import Observation, mix_heads, observe, read_out, seeds, structure
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
-from nerve_ref.walk import mixed_step, readout, walk
+from nerve_ref.walk import mixed_step, walk
 from nerve_ref.weights.networks import Models
-from nerve_runtime import Segmenter
+from nerve_runtime import Readout, Segmenter
 from nerve_runtime.segmenter import Constants
 
 Labels = NDArray[np.uint8]
@@ -31,6 +32,12 @@ VARIANTS: dict[str, Constants] = {
     "nerve": Constants(),
 }
 """What each variant changes in the preset's constants; without a walk (alpha 0) what remains is G."""
+Way = tuple[str, Readout]
+"""A variant and how it is read out."""
+WAYS: tuple[Way, ...] = (*((name, "bilinear") for name in VARIANTS), ("nerve", "guided"))
+"""All variants are read out bilinearly, as in the method; the whole method by the picture's colours too."""
+GUIDED, BILINEAR = WAYS[-1], WAYS[-2]
+ORACLE: Way = ("oracle", "bilinear")
 
 
 class Confusion:
@@ -76,18 +83,22 @@ class World:
         return cls(models, bank, params)
 
 
-def reference_labels(world: World, observation: Observation, params: NerveParams) -> dict[str, Labels]:
-    """Labels of all variants by the reference; the networks' part is shared."""
+def reference_labels(world: World, observation: Observation, params: NerveParams) -> dict[Way, Labels]:
+    """Labels of all variants and read-outs by the reference; the networks' part is shared."""
     with torch.no_grad():
         parts = structure(observation.heads, observation.latent, observation.frame, params)
         G = seeds(observation.features, world.bank, params, parts.grid_hw)
-        labels = {}
+        labels: dict[Way, Labels] = {}
         for name, constants in VARIANTS.items():
             varied = varied_params(params, constants)
             mix = mix_heads(parts.affinity, G, varied)
             step = mixed_step(mix.S_global, parts.local_weights, varied.beta)
             P = walk(G, step, varied.alpha, varied.steps)
-            labels[name] = readout(P, parts.grid_hw, params.size_hw, 0.0, has_background=False)[0].numpy()
+            for way in WAYS:
+                if way[0] == name:
+                    chosen = replace(varied, readout=way[1])
+                    frame, grid_hw = observation.frame, parts.grid_hw
+                    labels[way] = read_out(P, frame, grid_hw, params.size_hw, chosen, has_background=False)[0].numpy()
         return labels
 
 
@@ -114,7 +125,9 @@ def oracle_labels(G: torch.Tensor, grid_hw: tuple[int, int], truth: Labels) -> L
 def measure_accuracy(
     world: World, seeds_of_scenes: range, bundle: Path | None, progress: Callable[..., Any]
 ) -> Iterator[dict[str, Any]]:
-    """Run all variants over the scenes and yield one record per variant and runner, then the agreement of both.
+    """Run all variants over the scenes and yield one record per variant, read-out and runner, then the runners' agreement.
+
+    The record of the guided read-out has the points that it wins over the bilinear one, with their 95 % interval.
 
     Args:
         world: networks, vocabulary, constants.
@@ -122,33 +135,53 @@ def measure_accuracy(
         bundle: folder of a bundle to compare, or None.
         progress: wraps the scenes in a progress bar.
     """
-    tables: dict[tuple[str, str], Confusion] = {}
-    equal, pixels = dict.fromkeys(VARIANTS, 0), 0
+    counts: dict[str, dict[Way, list[Counts]]] = {}
+    equal, pixels = dict.fromkeys(WAYS, 0), 0
     with ExitStack() as stack:
         segmenters = {} if bundle is None else _segmenters(stack, bundle)
         for seed in progress(seeds_of_scenes, "segmenting scenes"):
             scene = make_scene(seed, size_px=world.params.size_hw[0])
             by_reference = _reference(world, scene)
-            for name, labels in by_reference.items():
-                tables.setdefault(("reference", name), Confusion(len(CLASS_NAMES))).add(scene.labels, labels)
-            for name, segmenter in segmenters.items():
-                labels = segmenter.segment(scene.rgb).labels
-                tables.setdefault(("bundle_ort", name), Confusion(len(CLASS_NAMES))).add(scene.labels, labels)
-                equal[name] += int((labels == by_reference[name]).sum())
+            by_bundle = {way: segmenter.segment(scene.rgb).labels for way, segmenter in segmenters.items()}
+            for runner, found in (("reference", by_reference), ("bundle_ort", by_bundle)):
+                for way, labels in found.items():
+                    of_scene = confusion_counts(scene.labels, labels, len(CLASS_NAMES))
+                    counts.setdefault(runner, {}).setdefault(way, []).append(of_scene)
+            for way, labels in by_bundle.items():
+                equal[way] += int((labels == by_reference[way]).sum())
             pixels += scene.labels.size
-    for (runner, name), table in tables.items():
-        yield accuracy_record(name, runner, table, len(seeds_of_scenes))
+    for runner, of_ways in counts.items():
+        yield from _records_of(
+            runner, Tables({_named(way): np.array(found) for way, found in of_ways.items()}), of_ways
+        )
     if segmenters:
-        shares = {name: round(100 * count / pixels, 4) for name, count in equal.items()}
+        shares = {_named(way): round(100 * count / pixels, 4) for way, count in equal.items()}
         yield {"bench": "agreement", "on": "scenes", "percent": shares, "scenes": len(seeds_of_scenes)}
 
 
-def accuracy_record(variant: str, runner: str, table: Confusion, scenes: int) -> dict[str, Any]:
-    """The JSON line of one variant."""
+def _named(way: Way) -> str:
+    """A variant, with its read-out where that is not the method's own."""
+    return way[0] if way[1] == "bilinear" else f"{way[0]}, {way[1]}"
+
+
+def _records_of(runner: str, tables: Tables, ways: Iterable[Way]) -> Iterator[dict[str, Any]]:
+    for way in ways:
+        table = Confusion(len(CLASS_NAMES))
+        table.counts += tables.counts[_named(way)].sum(0)
+        record = accuracy_record(way, runner, table, tables.scenes)
+        if way == GUIDED:
+            points, interval = tables.difference(_named(GUIDED), _named(BILINEAR))
+            record |= {"miou_minus_bilinear": round(points, 3), "interval": interval}
+        yield record
+
+
+def accuracy_record(way: Way, runner: str, table: Confusion, scenes: int) -> dict[str, Any]:
+    """The JSON line of one variant and read-out."""
     per_class = zip(CLASS_NAMES, table.class_iou(), strict=True)
     return {
         "bench": "accuracy",
-        "variant": variant,
+        "variant": way[0],
+        "readout": way[1],
         "runner": runner,
         "miou": round(table.miou(), 3),
         "pixel_accuracy": round(table.pixel_accuracy(), 3),
@@ -157,16 +190,18 @@ def accuracy_record(variant: str, runner: str, table: Confusion, scenes: int) ->
     }
 
 
-def _reference(world: World, scene: Scene) -> dict[str, Labels]:
+def _reference(world: World, scene: Scene) -> dict[Way, Labels]:
     observation = observe(world.models, torch.from_numpy(scene.rgb), world.params)
     labels = reference_labels(world, observation, world.params)
     parts = structure(observation.heads, observation.latent, observation.frame, world.params)
     G = seeds(observation.features, world.bank, world.params, parts.grid_hw)
-    return labels | {"oracle": oracle_labels(G, parts.grid_hw, scene.labels)}
+    return labels | {ORACLE: oracle_labels(G, parts.grid_hw, scene.labels)}
 
 
-def _segmenters(stack: ExitStack, bundle: Path) -> dict[str, Segmenter]:
+def _segmenters(stack: ExitStack, bundle: Path) -> dict[Way, Segmenter]:
     return {
-        name: stack.enter_context(Segmenter.open(bundle, list(CLASS_NAMES), backend="ort", constants=constants))
-        for name, constants in VARIANTS.items()
+        way: stack.enter_context(
+            Segmenter.open(bundle, list(CLASS_NAMES), backend="ort", constants=VARIANTS[way[0]], readout=way[1])
+        )
+        for way in WAYS
     }

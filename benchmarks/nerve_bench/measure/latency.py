@@ -4,7 +4,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nerve_bench.doubles.engines import FAKE_CUDA
 from nerve_bench.measure.accuracy import World
 from nerve_bench.measure.openvino import INSTALL, label_agreement, openvino_version
 from nerve_bench.world import CLASS_NAMES
@@ -24,7 +25,9 @@ from nerve_ref.providers.stable_diffusion import CaptureProcessor, LayerHeads, l
 from nerve_ref.walk import mixed_step, readout, walk
 from nerve_runtime import Segmenter
 from nerve_runtime.backends import BackendOptions
+from nerve_runtime.bundle.manifest import load_manifest
 from nerve_runtime.errors import CompatibilityError, UsageError
+from nerve_runtime.frames import resize_frame
 from nerve_runtime.temporal import Temporal
 
 Frame = NDArray[np.uint8]
@@ -32,7 +35,9 @@ Timings = dict[str, list[float]]
 BLOCK_FRAMES = 16
 PERCENTILES = (50, 90, 99)
 EAGER = "reference_eager"
-RUNNERS = (EAGER, "reference_compile", "bundle_ort", "bundle_openvino")
+IMITATION = f"bundle_{FAKE_CUDA}"
+RUNNERS = (EAGER, "reference_compile", "bundle_ort", "bundle_openvino", IMITATION)
+TRANSFERS = ("h2d_bytes", "d2h_bytes", "waits")
 AGREEMENT_FRAMES = 8
 STAGES = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
 
@@ -50,6 +55,7 @@ class ReferenceStages:
         self.captures = _installed_captures(self.provider.unet, world.params.layers)
         self.grid_hw = (0, 0)
         self.timings: Timings = {}
+        self.transfers: list[tuple[int, ...]] = []  # torch computes in host memory, nothing crosses
         names = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
         functions = {name: getattr(self, f"_{name}") for name in names}
         self.functions = (
@@ -59,8 +65,8 @@ class ReferenceStages:
 
     def frame(self, frame: Frame, *, keyframe: bool) -> None:
         """Segment one frame: everything on a keyframe, CLIP and a warm walk on the others."""
+        pixels = torch.from_numpy(resize_frame(frame, self.params.size_hw))
         started = time.perf_counter()
-        pixels = torch.from_numpy(frame)
         with torch.no_grad():
             if keyframe or self.kept is None:
                 parts = self._timed("attention", pixels)
@@ -139,7 +145,10 @@ def _layer_heads(name: str, capture: CaptureProcessor, z_t: torch.Tensor) -> Lay
 
 
 class BundleStages:
-    """A bundle through the runtime, as a user calls it; stage timings are the runtime's own."""
+    """A bundle through the runtime, as a user calls it, but read out bilinearly, as the reference's stages are.
+
+    Stage timings are the runtime's own.
+    """
 
     def __init__(
         self,
@@ -159,14 +168,20 @@ class BundleStages:
             temporal=Temporal.plain(keyframe_every),
             backend_options=BackendOptions(threads=threads, spinning=spinning),
             templates=templates,
+            readout="bilinear",
         )
         if not self.segmenter.backend.startswith(f"{backend}:"):
             raise CompatibilityError(f"asked for {backend}, got {self.segmenter.backend}: refusing to report it")
         self.timings: Timings = {}
+        self.transfers: list[tuple[int, ...]] = []
 
     def frame(self, frame: Frame, *, keyframe: bool) -> None:
         """Segment one frame; whether it is a keyframe is the runtime's decision and must be the expected one."""
+        before = astuple(self.segmenter.transfers)
         result = self.segmenter.segment(frame)
+        self.transfers.append(
+            tuple(now - then for now, then in zip(astuple(self.segmenter.transfers), before, strict=True))
+        )
         if result.keyframe != keyframe:
             raise CompatibilityError(
                 f"frame {result.index}: keyframe is {result.keyframe}, expected {keyframe}; the runners would be timed "
@@ -237,12 +252,17 @@ def measure_latency(
 ) -> Iterator[dict[str, Any]]:
     """Time all runners, first with every frame a keyframe, then with keyframes every `plan.keyframe_every`.
 
+    The reference gets frames at its working size, whatever their own. `h2d_bytes`, `d2h_bytes` and `waits` are means of
+    what crosses between host and back end in a frame; see `Transfers`. Times of `bundle_fake_cuda` mean nothing.
+
     Runners alternate in blocks of `BLOCK_FRAMES`, so that a noisy neighbour hits all of them alike. In turns of one
     frame they would measure each other: threads that still spin for the last one's work slow the next.
     """
     # The reference counts the classes in use, which breaks the compiled graph in two and is said at length each time.
     torch._logging.set_logs(dynamo=logging.ERROR)  # type: ignore[attr-defined]  # documented, not re-exported
-    yield header(plan)
+    manifest = load_manifest(bundle)
+    comparable = manifest.preset == "tiny"
+    yield {**header(plan), "bundle": bundle.name, "frame_hw": frames[0].shape[:2]}
     for every in (1, plan.keyframe_every):
         runners = {
             name: _opened(name, world, bundle, every, plan) for name in RUNNERS if name in (EAGER, *plan.runners)
@@ -251,7 +271,7 @@ def measure_latency(
         for start in progress(blocks, f"timing, keyframe every {every}"):
             for runner in runners.values():
                 _run_block(runner, frames, start, every, plan)
-        yield from _records(runners, every)
+        yield from _records(runners, every, comparable=comparable)
     if {"bundle_ort", "bundle_openvino"} <= set(plan.runners):
         yield label_agreement(bundle, CLASS_NAMES, frames[:AGREEMENT_FRAMES], progress, plan.threads)
 
@@ -269,15 +289,26 @@ def _run_block(
     for index in range(start, min(start + BLOCK_FRAMES, plan.warm_up + plan.frames)):
         if index == plan.warm_up:
             runner.timings.clear()
+            runner.transfers.clear()
         runner.frame(frames[index % len(frames)], keyframe=index % every == 0)
 
 
-def _records(runners: dict[str, Any], every: int) -> Iterator[dict[str, Any]]:
+def _records(runners: dict[str, Any], every: int, *, comparable: bool) -> Iterator[dict[str, Any]]:
+    """Lines of all runners; without a ratio for other networks than the reference's, and for the imitation."""
     eager = runners[EAGER].timings
     for name, runner in runners.items():
         for stage in ("frame", *STAGES):
             if stage in runner.timings:
-                yield _record(name, stage, every, runner.timings[stage], eager[stage])
+                record = _record(name, stage, every, runner.timings[stage], eager[stage])
+                if name != EAGER and (not comparable or name == IMITATION):
+                    record["ratio_to_eager"] = None
+                yield record | _mean_transfers(runner.transfers) if stage == "frame" else record
+
+
+def _mean_transfers(transfers: Sequence[tuple[int, ...]]) -> dict[str, float]:
+    """What crosses between host and back end in a frame, on average."""
+    means = np.mean(transfers, axis=0) if transfers else [0.0] * len(TRANSFERS)
+    return {name: round(float(mean), 2) for name, mean in zip(TRANSFERS, means, strict=True)}
 
 
 def _record(runner: str, stage: str, every: int, measured_ms: list[float], eager_ms: list[float]) -> dict[str, Any]:

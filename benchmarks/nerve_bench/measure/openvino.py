@@ -4,7 +4,7 @@ The runtime itself does not ship it. `Segmenter.open` takes any `Backend`, so fr
 those of every other run, and only what computes the graphs differs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -103,7 +103,9 @@ class _OpenVinoSession(Session):
         super().__init__(stage, spec)
         self._request = request
 
-    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(
+        self, tensors: Mapping[str, Array], sizes: Mapping[str, int], host: Collection[str]
+    ) -> dict[str, Array]:
         given = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
         try:
             self._request.infer(given, share_inputs=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_bench.experiments.tables import Tables, central_interval, scene_weights
+from nerve_bench.experiments.tables import Interval, Tables, central_interval, scene_weights
 from nerve_bench.measure.latency import machine_facts
 from nerve_bench.measure.video_scores import VideoScore
 from nerve_bench.world import CLASS_NAMES, moving_scene
@@ -36,6 +36,9 @@ VARIANTS: dict[str, Temporal] = {
 (freezing), `shift_only` the keyframe's scores moved along with the picture, without CLIP; `temporal` walks with scores
 and affinities that move, and `cold_smoothed` is what smoothing alone adds to every-frame-cold.
 """
+GUIDED: dict[str, str] = {"cold_guided": "cold", "temporal_guided": "temporal"}
+"""Variants with the guided read-out, and the ones that they are otherwise; these are read out bilinearly."""
+NAMES = (*VARIANTS, *GUIDED)
 AGES_SHOWN = 16
 
 
@@ -68,14 +71,19 @@ class _Runner:
         self.clip_counts.append(self.score.table.counts - counts)
         self.clip_changed.append((self.score.changed.hits - changed.hits, self.score.changed.of - changed.of))
 
-    def points_over(self, other: "_Runner") -> dict[str, Any]:
-        """Points of mIoU and flicker less those of another variant on the same clips, with 95 % intervals over drawn clips."""
+    def miou_over(self, other: "_Runner") -> tuple[float, Interval]:
+        """Points of mIoU less those of another variant on the same clips, with the 95 % interval over drawn clips."""
         tables = Tables({"own": np.array(self.clip_counts), "other": np.array(other.clip_counts)})
         points, interval = tables.difference("own", "other")
+        return round(points, 2), interval
+
+    def points_over(self, other: "_Runner") -> dict[str, Any]:
+        """Points of mIoU and flicker less those of another variant, with 95 % intervals, as `miou_over`."""
+        points, interval = self.miou_over(other)
         own, others = np.array(self.clip_changed), np.array(other.clip_changed)
         draws = scene_weights(len(own))
         return {
-            "miou_minus_cold": round(points, 2),
+            "miou_minus_cold": points,
             "miou_interval": interval,
             "flicker_minus_cold": round(float(_percent(own.sum(0)) - _percent(others.sum(0))), 3),
             "flicker_interval": central_interval(_percent(draws @ own) - _percent(draws @ others)),
@@ -96,15 +104,17 @@ def measure_video(
         bundle: of the tiny preset, whose words are those of the world.
         seeds: one a clip.
         frames: of each clip.
-        variants: names of `VARIANTS`; `cold` is always among them, for it is what the others are compared with.
+        variants: names of `NAMES`; `cold` is always among them, for it is what the others are compared with, and of a
+            guided one the one that is read out bilinearly.
         threads: of ONNX Runtime, 0 lets it choose.
         progress: makes a progress bar of an iterable.
     """
-    names = list(dict.fromkeys(["cold", *variants]))
+    plain = [GUIDED[name] for name in variants if name in GUIDED]
+    names = list(dict.fromkeys(["cold", *plain, *variants]))
     runners: dict[str, _Runner] = {}
     try:
         for name in names:
-            runners[name] = _Runner(_opened(bundle, VARIANTS[name], threads))
+            runners[name] = _Runner(_opened(bundle, name, threads))
         size_px = runners["cold"].segmenter.manifest.geometry.working_hw[0]
         yield _header(runners["cold"].segmenter, threads)
         _warm_up(runners.values(), size_px)
@@ -113,7 +123,11 @@ def measure_video(
             for runner in runners.values():
                 runner.play(clip)
         for name, runner in runners.items():
-            yield _record(name, runner, runners["cold"], len(seeds), frames)
+            record = _record(name, runner, runners["cold"], len(seeds), frames)
+            if name in GUIDED:
+                points, interval = runner.miou_over(runners[GUIDED[name]])
+                record |= {"miou_minus_bilinear": points, "miou_minus_bilinear_interval": interval}
+            yield record
     finally:
         for runner in runners.values():
             runner.segmenter.close()
@@ -124,9 +138,14 @@ def _percent(pairs: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(100 * pairs[..., 0] / pairs[..., 1], np.float64)
 
 
-def _opened(bundle: Path, temporal: Temporal, threads: int) -> Segmenter:
+def _opened(bundle: Path, name: str, threads: int) -> Segmenter:
     return Segmenter.open(
-        bundle, list(CLASS_NAMES), backend="ort", backend_options=BackendOptions(threads=threads), temporal=temporal
+        bundle,
+        list(CLASS_NAMES),
+        backend="ort",
+        backend_options=BackendOptions(threads=threads),
+        temporal=VARIANTS[GUIDED.get(name, name)],
+        readout="guided" if name in GUIDED else "bilinear",
     )
 
 
@@ -149,6 +168,7 @@ def _record(name: str, runner: _Runner, cold: _Runner, clips: int, frames: int) 
     return {
         "bench": "video",
         "variant": name,
+        "readout": runner.segmenter.readout,
         "ms_per_frame": round(float(np.median(runner.clip_ms)), 3),
         "ratio_to_cold": round(float(np.median(ratios)), 3),
         "miou": round(score.table.miou(), 2),

@@ -32,6 +32,7 @@ from nerve_export.parity.reference import reference_of_bundle
 from nerve_export.parity.runners import BackendRunner
 from nerve_export.presets.files import bundle_preset
 from nerve_ref.weights.files import WeightChoice
+from nerve_runtime import Readout
 from nerve_runtime.backends import Backend
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_bundle
 from nerve_runtime.errors import BundleError, NerveError, SourceError, UsageError
@@ -280,7 +281,7 @@ def _accuracy(plan: CertifyPlan, manifest: Manifest, progress: Callable[..., Any
         yield Finding("mIoU", "not run", missing)
         return
     if bundle_preset(plan.bundle, manifest.preset).is_packaged:
-        yield _attempt("mIoU on the tiny world", lambda: _tiny_miou(plan, progress))
+        yield _attempt("mIoU on the tiny world", lambda: _tiny_miou(plan, manifest.method.readout, progress))
     else:
         yield Finding("mIoU on the tiny world", "not run", f"preset {manifest.preset} does not know the tiny world")
     if plan.data is None:
@@ -294,21 +295,23 @@ def _accuracy(plan: CertifyPlan, manifest: Manifest, progress: Callable[..., Any
         yield Finding("mIoU on benchmarks", "failed", str(error))
 
 
-def _tiny_miou(plan: CertifyPlan, progress: Callable[..., Any]) -> Finding:
-    """The bundle and the reference on the same test scenes, through ONNX Runtime."""
+def _tiny_miou(plan: CertifyPlan, readout: Readout, progress: Callable[..., Any]) -> Finding:
+    """The bundle and the reference on the same test scenes, through ONNX Runtime, both by the bundle's read-out."""
     from nerve_bench.cli.shared import open_world
     from nerve_bench.measure.accuracy import measure_accuracy
     from nerve_bench.world import SEEDS
 
     scenes = SEEDS["test"][: plan.scenes]
-    records = [
-        r for r in measure_accuracy(open_world("tiny"), scenes, plan.bundle, progress) if r.get("variant") == "nerve"
-    ]
-    mious = {record["runner"]: record["miou"] for record in records}
+    records = measure_accuracy(open_world("tiny"), scenes, plan.bundle, progress)
+    wanted = {"variant": "nerve", "readout": readout}
+    mious = {record["runner"]: record["miou"] for record in records if wanted.items() <= record.items()}
     difference = abs(mious["bundle_ort"] - mious["reference"])
     state: State = "passed" if difference <= MIOU_TOLERANCE else "failed"
-    said = f"{mious['bundle_ort']:.1f} % on {plan.scenes} test scenes by ONNX Runtime, reference {mious['reference']:.1f} %"
-    return Finding("mIoU on the tiny world", state, said, {"miou": mious, "n": plan.scenes})
+    said = (
+        f"{mious['bundle_ort']:.1f} % on {plan.scenes} test scenes by ONNX Runtime, reference {mious['reference']:.1f} %, "
+        f"{readout} read-out"
+    )
+    return Finding("mIoU on the tiny world", state, said, {"miou": mious, "readout": readout, "n": plan.scenes})
 
 
 def _benchmark_mious(plan: CertifyPlan, data: Path, progress: Callable[..., Any]) -> Iterator[Finding]:

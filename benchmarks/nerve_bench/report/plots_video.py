@@ -20,6 +20,8 @@ COLOURS = {
     "exact": "tab:blue",
     "warm": "tab:red",
     "hold": "tab:purple",
+    "cold_guided": "slategrey",
+    "temporal_guided": "tab:brown",
 }
 
 

@@ -75,6 +75,11 @@ def own_cells(grid_hw: tuple[int, int], cells_hw: tuple[int, int]) -> Tensor:
     return (y[:, None] * cells_hw[1] + x[None]).flatten()
 
 
+def all_finite(values: Tensor) -> Tensor:
+    """Whether every entry is a number that float32 can hold, bool (). By comparing alone: NaN compares with nothing."""
+    return (values.abs() <= torch.finfo(torch.float32).max).to(torch.int32).flatten().amin(0) > 0
+
+
 def normalised_entropy(distributions: Tensor, seed_scores: Tensor) -> Tensor:
     """Mean over tokens of the entropy of (t,p,c), divided by the log of the number of classes in use."""
     active = (seed_scores.amax(1) > 0).sum().clamp_min(2).to(torch.float32)

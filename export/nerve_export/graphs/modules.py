@@ -36,9 +36,6 @@ from nerve_runtime.errors import UsageError
 UNUSED_LOGIT = -1e4
 DEVIATION_FLOOR = 1e-3
 KEY_FLOOR = 1e-6
-IGNORE_LABEL = 255
-SUM_LIMIT = 1e4
-"""Scores of a token sum to at most 1; a larger sum, or NaN, comes from broken numbers."""
 Taps = dict[str, Tensor]
 
 
@@ -305,41 +302,3 @@ class WalkWarmStage(WalkStage):
     ) -> Tensor:
         """Walk from the previous scores."""
         return self.walk(seed_scores, affinity, local_weights, alpha, beta, previous_scores)
-
-
-class ReadoutStage(nn.Module):
-    """P (c,p), size int64 (2,), threshold () to labels and confidence, both uint8 (H,W)."""
-
-    def __init__(self, grid_hw: tuple[int, int]) -> None:
-        super().__init__()
-        self.grid_hw = grid_hw
-
-    def forward(self, label_scores: Tensor, size_hw: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """Bilinear probabilities, the best class, background below the threshold, 255 where the numbers are broken."""
-        height, width = size_hw.tolist()
-        torch._check(height > 1)
-        torch._check(width > 1)
-        return self.read(label_scores, (height, width), threshold)
-
-    def read(self, label_scores: Tensor, size_hw: tuple[int, int], threshold: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, for a size known to the exporter or a symbol."""
-        maps = label_scores.unflatten(1, self.grid_hw)[None]
-        scores = functional.interpolate(maps, size=size_hw, mode="bilinear", align_corners=False)[0]
-        best, labels = scores.max(0)
-        total = scores.sum(0)
-        valid = (total >= 0) & (total <= SUM_LIMIT)  # NaN compares with nothing
-        labels = torch.where(valid, labels * (best >= threshold), IGNORE_LABEL)
-        confidence = torch.where(valid, best.clamp(0, 1), 0.0)
-        return labels.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
-
-
-class FixedReadoutStage(ReadoutStage):
-    """As `ReadoutStage`, at a size that the graph fixes: the end of the single-graph form."""
-
-    def __init__(self, grid_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
-        super().__init__(grid_hw)
-        self.size_hw = size_hw
-
-    def forward(self, label_scores: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # no size to give
-        """Read out at working size."""
-        return self.read(label_scores, self.size_hw, threshold)

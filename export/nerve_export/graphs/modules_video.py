@@ -8,12 +8,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nerve_export.graphs.arithmetic import colour_features, log_reach, neighbour_weights, own_cells
+from nerve_export.graphs.arithmetic import OUTSIDE_LOGIT, colour_features, log_reach, neighbour_weights, own_cells
 from nerve_export.graphs.modules import WalkStage
 from nerve_ref.params import NerveParams
 
 EXACT_ERROR = 1e-4
 """Relative error that the local steps of the exact walk may leave at the preset's alpha and beta."""
+BORDER_FLOOR = 1e-6
 DOUBLINGS = 7
 """Squarings in (I + M)(I + M^2)(I + M^4)...: with a spectral radius of 0.8 the rest is 0.8^256, with 0.97 it is 4e-4."""
 
@@ -48,6 +49,23 @@ class LocalStage(nn.Module):
     def forward(self, frame: Tensor) -> Tensor:
         """Compare the colours of neighbours."""
         return neighbour_weights(colour_features(frame, self.grid_hw), self.reach, self.sigma)
+
+
+class LocalCarriedStage(nn.Module):
+    """W of the keyframe (8,h,w) and the tokens' origins (p,) to W (8,h,w), where the frame alone has none."""
+
+    inside: Tensor
+
+    def __init__(self, grid_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid_hw = grid_hw
+        self.register_buffer("inside", (log_reach(grid_hw) > OUTSIDE_LOGIT).to(torch.float32))
+
+    def forward(self, keyframe_weights: Tensor, origin_tokens: Tensor) -> Tensor:
+        """Look W up at the origins. A token from the border has no weight on the side that lay outside; a floor gives it some."""
+        moved = keyframe_weights.flatten(1)[:, origin_tokens].unflatten(1, self.grid_hw)
+        weights = (moved + BORDER_FLOOR) * self.inside
+        return weights / weights.sum(0)
 
 
 class CarryStage(nn.Module):

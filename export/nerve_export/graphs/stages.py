@@ -198,6 +198,11 @@ def _local_spec(s: Sizes) -> StageSpec:
     return _signature((_frame(s),), _float("local_weights", 8, *s.grid_hw))
 
 
+def _local_carried_spec(s: Sizes) -> StageSpec:
+    inputs = (_float("keyframe_weights", 8, *s.grid_hw), _tensor("origin_tokens", "int64", s.tokens))
+    return _signature(inputs, _float("local_weights", 8, *s.grid_hw))
+
+
 def _walk_carried_spec(s: Sizes) -> StageSpec:
     origins = (_tensor("origin_tokens", "int64", s.tokens), _float("origin_visible", s.tokens))
     return _signature(_walk_inputs(s, _scores("previous_scores", s), *origins), _scores("label_scores", s))
@@ -218,9 +223,9 @@ def _walk_exact_spec(s: Sizes) -> StageSpec:
     return _signature((*graph, *_scalars("alpha", "beta")), _scores("label_scores", s))
 
 
-def _readout_spec(s: Sizes) -> StageSpec:
-    size_hw = _tensor("size_hw", "int64", 2)
-    return _signature((_scores("label_scores", s), size_hw, *_scalars("threshold")), *_labels("H", "W"))
+def _readout_spec(s: Sizes, *guide: TensorSpec) -> StageSpec:
+    inputs = (_scores("label_scores", s), *guide, _tensor("size_hw", "int64", 2), *_scalars("threshold"))
+    return _signature(inputs, *_labels("H", "W"), _tensor("finite", "bool"))
 
 
 def _frame_spec(s: Sizes) -> StageSpec:
@@ -238,6 +243,19 @@ def _video() -> Any:
     from nerve_export.graphs import modules_video
 
     return modules_video
+
+
+def _readouts() -> Any:
+    from nerve_export.graphs import modules_readout
+
+    return modules_readout
+
+
+def _fixed_readout(params: "NerveParams", s: Sizes) -> Any:
+    """The read-out of the constants at working size."""
+    if params.readout == "guided":
+        return _readouts().FixedGuidedReadoutStage(s.grid_hw, s.working_hw, params.guide_width)
+    return _readouts().FixedReadoutStage(s.grid_hw, s.working_hw)
 
 
 def _is_pooled(params: "NerveParams") -> bool:
@@ -313,6 +331,13 @@ TABLE: dict[StageName, StageRow] = {
             exists=_compares_colours,
         ),
         StageRow(
+            "local_carried",
+            lambda m, p, s, native: _video().LocalCarriedStage(s.grid_hw),
+            _local_carried_spec,
+            _tolerances(Tolerance(0.9999, 1e-5), Tolerance(0.9999, 1e-5)),
+            exists=lambda params: not _compares_colours(params),
+        ),
+        StageRow(
             "walk_carried",
             lambda m, p, s, native: _video().WalkCarriedStage(p, s.grid_hw, p.warm_steps),
             _walk_carried_spec,
@@ -335,14 +360,20 @@ TABLE: dict[StageName, StageRow] = {
         ),
         StageRow(
             "readout",
-            lambda m, p, s, native: _modules().ReadoutStage(s.grid_hw),
+            lambda m, p, s, native: _readouts().ReadoutStage(s.grid_hw),
             _readout_spec,
+            _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
+        ),
+        StageRow(
+            "readout_guided",
+            lambda m, p, s, native: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width),
+            lambda s: _readout_spec(s, _frame(s)),
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
         # Merged from the graphs above; only its end, the read-out at working size, is exported for it.
         StageRow(
             "frame",
-            lambda m, p, s, native: _modules().FixedReadoutStage(s.grid_hw, s.working_hw),
+            lambda m, p, s, native: _fixed_readout(p, s),
             _frame_spec,
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0, agreement=0.99)),
         ),
@@ -356,11 +387,12 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
     """The graphs that a variant of the method has, in the order of the table.
 
     `local` compares colours, so only a variant whose neighbours are compared by colour can compute it from the frame
-    alone; the exact walk needs pooled keys.
+    alone, and the others have `local_carried`; the exact walk needs pooled keys.
     """
     return tuple(name for name, row in TABLE.items() if row.exists(params))
 
 
-def fixed_readout_spec(s: Sizes) -> StageSpec:
-    """Inputs and outputs of the read-out inside the merged stage."""
-    return _signature((_scores("label_scores", s), *_scalars("threshold")), *_labels(*s.working_hw))
+def fixed_readout_spec(s: Sizes, params: "NerveParams") -> StageSpec:
+    """Inputs and outputs of the read-out inside the merged stage, which is that of the constants."""
+    guide = (_frame(s),) if params.readout == "guided" else ()
+    return _signature((_scores("label_scores", s), *guide, *_scalars("threshold")), *_labels(*s.working_hw))

@@ -20,7 +20,7 @@ from nerve_export.parity.reference import reference_taps
 from nerve_export.parity.runners import Run, Runner, open_runner
 from nerve_export.parity.taps import MARGIN, TapFolder, Tensors
 from nerve_runtime.bundle.manifest import Manifest
-from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.bundle.spec import READOUT_STAGES, StageName
 from nerve_runtime.errors import CompatibilityError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ DOUBT = {"fp32": 2e-4, "fp16": 0.02, "bf16": 0.1}
 Twice the error that rounding makes in P: where the two are that close, either label is right. With true
 weights few pixels are left out, with random ones many.
 """
-CHAIN_STAGES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "walk_warm", "readout")
+CHAIN_SCORES: tuple[StageName, ...] = ("scores", "attention", "mix", "walk", "walk_warm")
+"""Stages that the chain runs before its end, the read-out that is the bundle's default."""
 CHAIN_EXPECTED = ("label_scores", "labels", MARGIN)
 """Results of the reference for a frame of the chain; the other tensors are inputs."""
 ONCE: frozenset[StageName] = frozenset({"attention", "mix", "walk"})
@@ -113,7 +114,8 @@ class _Comparison:
         self.observer = observer
         self.taps: list[Tap] = []
         self.chain: list[dict[str, NDArray[Any]]] | None = None
-        if set(CHAIN_STAGES) <= set(self.stages):
+        self.chain_stages = chain_stages(runner.manifest)
+        if set(self.chain_stages) <= set(self.stages):
             self.chain = [self._chain_inputs(index) for index in range(reference.facts.chain_frames)]
 
     def report(self) -> ParityReport:
@@ -129,7 +131,7 @@ class _Comparison:
         # A function of its own: its locals hold the session, 5 GB at true size, and are gone before the next opens.
         with self.runner.open(stage) as run:
             self._compare_alone(stage, run)
-            if self.chain is not None and stage in CHAIN_STAGES:
+            if self.chain is not None and stage in self.chain_stages:
                 self._advance_chain(self.chain, stage, run)
 
     def _compare_alone(self, stage: StageName, run: Run) -> None:
@@ -208,6 +210,11 @@ class _Comparison:
             self._keep(tap, scores, actual)
             tap = compared(CHAIN, f"labels_{kind}", index, labels, frame["labels"], limits["frame"], undecided)
             self._keep(tap, labels, frame["labels"])
+
+
+def chain_stages(manifest: Manifest) -> tuple[StageName, ...]:
+    """The stages that a frame of the short video passes, the read-out of the manifest's method last."""
+    return (*CHAIN_SCORES, READOUT_STAGES[manifest.method.readout])
 
 
 def stage_tolerance(stage: StageName, precision: str) -> Tolerance:

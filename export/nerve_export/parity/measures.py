@@ -145,13 +145,13 @@ def compared(
         frame: likewise.
         expected: what the reference has.
         actual: what the bundle has.
-        tolerance: of floats the least cosine and the largest difference, of uint8 the least agreement.
+        tolerance: of floats the least cosine and the largest difference, of uint8 and bool the least agreement.
         undecided: pixels that do not count.
         slack: levels of 255 by which a confidence may differ and still agree.
     """
     if expected.shape != actual.shape:
         return Tap(stage, tensor, frame, None, float("inf"), 0.0, passed=False)
-    if actual.dtype == np.uint8:
+    if actual.dtype in (np.uint8, np.bool_):
         return _compared_levels(
             stage, tensor, frame, expected, actual, tolerance, undecided, slack if tensor == "confidence" else 0
         )

@@ -16,6 +16,7 @@ from nerve_export.parity.taps import (
 )
 from nerve_export.presets.files import Preset, bundle_preset
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_file
+from nerve_runtime.bundle.spec import READOUT_STAGES
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _write_chain(
     tensors = {
         "label_scores": reference.P.numpy(),
         "labels": reference.labels.numpy(),
-        MARGIN: _margin(reference, bank, params),
+        MARGIN: _margin(frame, reference, bank, params),
     }
     write_tensors(folder, f"chain_{index}", _inputs(frame, bank, params) | tensors)
 
@@ -216,6 +217,8 @@ def _frame_tensors(
     frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams", start: Any
 ) -> dict[str, NDArray[Any]]:
     """Everything about one frame; the warm walk starts from the previous frame's result, as it does on video."""
+    import torch
+
     from nerve_ref.walk import mixed_step, walk
 
     step = mixed_step(reference.S_global, reference.local_weights, params.beta)
@@ -225,6 +228,7 @@ def _frame_tensors(
         "walk_warm.label_scores": warm,
         **_motion_tensors(reference, params, start),
         **_exact_walk_tensors(reference, params),
+        **_readout_tensors(frame, reference, bank, params),
         "seed_scores": reference.G,
         "local_weights": reference.local_weights,
         "head_weights": reference.head_weights,
@@ -232,6 +236,7 @@ def _frame_tensors(
         "label_scores": reference.P,
         "labels": reference.labels,
         "confidence": reference.confidence,
+        "finite": torch.isfinite(reference.P).all(),
         "features": reference.features,
         **_affinity_tensors(reference.affinity, reference.S_global),
     }
@@ -240,14 +245,34 @@ def _frame_tensors(
     for index, layer in enumerate(reference.heads):
         tensors |= {f"q{index}": layer.q, f"k{index}": layer.k}
     arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
-    return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(reference, bank, params)}
+    return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(frame, reference, bank, params)}
+
+
+def _readout_tensors(
+    frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams"
+) -> dict[str, Any]:
+    """Labels and confidence by each read-out, whichever of them is the constants'."""
+    from nerve_ref.pipeline import read_out
+
+    tensors: dict[str, Any] = {}
+    for kind, stage in READOUT_STAGES.items():
+        labels, confidence = read_out(
+            reference.P,
+            _torch(frame),
+            reference.grid_hw,
+            params.size_hw,
+            replace(params, readout=kind),
+            bank.has_background,
+        )
+        tensors |= {f"{stage}.labels": labels, f"{stage}.confidence": confidence}
+    return tensors
 
 
 def _motion_tensors(reference: "Intermediates", params: "NerveParams", start: Any) -> dict[str, Any]:
     """Inputs and results of the stages that follow the picture, for a synthetic motion."""
     import torch
 
-    from nerve_ref.motion import carried_dense, carried_walk, carry
+    from nerve_ref.motion import carried_dense, carried_neighbours, carried_walk, carry
 
     motion = synthetic_motion(reference.grid_hw)
     keep = torch.tensor(KEEP)
@@ -259,6 +284,8 @@ def _motion_tensors(reference: "Intermediates", params: "NerveParams", start: An
         "previous_weights": motion.previous_weights,
         "keep": keep,
         "carried_scores": carry(reference.G, start, motion, keep),
+        "keyframe_weights": reference.local_weights,
+        "local_carried.local_weights": carried_neighbours(reference.local_weights, motion),
         "walk_carried.label_scores": carried_walk(reference.G, S, params.alpha, params.warm_steps, start),
     }
 
@@ -345,13 +372,15 @@ def _threshold(bank: "TextBank", params: "NerveParams") -> float:
     return params.threshold if bank.has_background else 0.0
 
 
-def _margin(reference: "Intermediates", bank: "TextBank", params: "NerveParams") -> NDArray[Any]:
+def _margin(
+    frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams"
+) -> NDArray[Any]:
     """Margin of each label, float32 (H,W): probability above the second best, or distance to the threshold."""
     import torch
-    from torch.nn import functional
 
-    maps = reference.P.unflatten(1, reference.grid_hw)[None]
-    scores = functional.interpolate(maps, size=params.size_hw, mode="bilinear", align_corners=False)[0]
+    from nerve_ref.pipeline import pixel_scores
+
+    scores = pixel_scores(reference.P, _torch(frame), reference.grid_hw, params.size_hw, params)
     best, second = scores.topk(2, dim=0).values
     margin = best - second
     if bank.has_background:

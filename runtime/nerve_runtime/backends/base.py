@@ -1,4 +1,4 @@
-"""The interface of a back end: it opens a bundle's graphs as sessions, which run on arrays by name.
+"""The interface of a back end: it opens a bundle's graphs as sessions, which run on tensors by name.
 
 A back end of your own is one file and one registration; import the file before the segmenter is opened. This one prints
 the shapes it gets and leaves the computing to ONNX Runtime:
@@ -10,9 +10,9 @@ the shapes it gets and leaves the computing to ONNX Runtime:
             super().__init__(session.stage, session.spec)
             self._session = session
 
-        def compute(self, tensors, sizes):
-            print(self.stage, {name: array.shape for name, array in tensors.items()})
-            return self._session.compute(tensors, sizes)
+        def compute(self, tensors, sizes, host):
+            print(self.stage, {name: tensor.shape for name, tensor in tensors.items()})
+            return self._session.compute(tensors, sizes, host)
 
     class PrintingBackend(Backend):
         name = "printing"
@@ -28,14 +28,17 @@ the shapes it gets and leaves the computing to ONNX Runtime:
     register_backend("printing", PrintingBackend)
 
 `Segmenter.open(bundle, classes, backend="printing")` then opens it. A back end that reads the graphs itself gets a stage
-from `nerve_runtime.bundle.BundleGraphs`, which verifies the files first.
+from `nerve_runtime.bundle.BundleGraphs`, which verifies the files first. One that computes on a device keeps tensors
+there: it returns a `DeviceTensor` for each output that is not asked for on the host, and gets it back as an input.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec, check_tensors
 from nerve_runtime.errors import BundleError, UsageError
@@ -73,6 +76,34 @@ class BackendOptions:
             raise UsageError(f"threads is {self.threads}, expected 0 (the library chooses) or more")
 
 
+class DeviceTensor:
+    """A tensor that stays where its back end computes; an input of any session of that back end.
+
+    Its values cannot be read, except by the sessions; `Session.run` copies to the host what it is asked for.
+
+    Attributes:
+        dtype: element type.
+        shape: its sizes.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self.dtype, self.shape = dtype, shape
+
+    @property
+    def ndim(self) -> int:
+        """How many axes it has."""
+        return len(self.shape)
+
+    @property
+    def host_view(self) -> Array | None:
+        """The values where the back end computes in host memory, not a copy; None where it does not."""
+        return None
+
+
+Tensor = Array | DeviceTensor
+"""A NumPy array, which has to be copied to the device, or a tensor that is there."""
+
+
 class Session(ABC):
     """One opened graph. Checks its tensors before and after each run.
 
@@ -85,8 +116,13 @@ class Session(ABC):
         self.stage = stage
         self.spec = spec
 
-    def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the graph on arrays by name and return its outputs by name.
+    def run(self, tensors: Mapping[str, Tensor], host: Collection[str] | None = None) -> dict[str, Any]:
+        """Run the graph on tensors by name and return its outputs by name.
+
+        Args:
+            tensors: the inputs, arrays or tensors of this back end.
+            host: the outputs that are wanted as arrays, the caller's own; None for all. The others may be a
+                `DeviceTensor`, and then need not have been computed yet.
 
         Raises:
             UsageError: an input is missing, unknown, or of another dtype or shape than the manifest says.
@@ -94,7 +130,8 @@ class Session(ABC):
             ResourceError: memory ran out.
         """
         sizes = check_tensors(f"stage {self.stage!r} input", self.spec.inputs, tensors)
-        outputs = self.compute(tensors, sizes)
+        wanted = {tensor.name for tensor in self.spec.outputs} if host is None else set(host)
+        outputs = dict(self.compute(tensors, sizes, wanted))
         try:
             check_tensors(f"stage {self.stage!r}", self.spec.inputs + self.spec.outputs, {**tensors, **outputs})
         except UsageError as error:
@@ -102,12 +139,16 @@ class Session(ABC):
         return outputs
 
     @abstractmethod
-    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(
+        self, tensors: Mapping[str, Any], sizes: Mapping[str, int], host: Collection[str]
+    ) -> Mapping[str, Tensor]:
         """What `run` does between its checks.
 
         Args:
-            tensors: the inputs by name, of the dtypes and shapes of `spec`.
+            tensors: the inputs by name, of the dtypes and shapes of `spec`; arrays, or what sessions and `upload` of
+                the same back end returned.
             sizes: the size that each axis letter of `spec` has in them.
+            host: names of the outputs that must be arrays.
         """
 
 
@@ -118,11 +159,13 @@ class Backend(AbstractContextManager["Backend"], ABC):
         name: as given to `open_backend`.
         class_slots: the class axis its engines fix, None when any number of classes will do.
         readout_limit_px: the longest side that labels can be read out at, None when any will do.
+        waits_for_each_run: a run of a session ends when the device is done, also where nothing is wanted on the host.
     """
 
     name: str
     class_slots: int | None = None
     readout_limit_px: int | None = None
+    waits_for_each_run: bool = False
 
     @abstractmethod
     def describe(self) -> str:
@@ -136,6 +179,17 @@ class Backend(AbstractContextManager["Backend"], ABC):
             BundleError: a file is not what the manifest says, or is no graph.
             CompatibilityError: this library or machine cannot run it.
         """
+
+    def upload(self, array: Array) -> Tensor:
+        """Copy an array to where the graphs run, for several runs; as it is where they read the host's memory.
+
+        Raises:
+            ResourceError: memory ran out.
+        """
+        return array
+
+    def release_unused(self) -> None:
+        """Give back device memory that is kept for later tensors; called when frames change their size."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -5,7 +5,7 @@ and the walk is the real one. Labels mean nothing; shapes, dtypes, sums to 1 and
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest
-from nerve_runtime.bundle.spec import NEIGHBOURS, Array, StageName
+from nerve_runtime.bundle.spec import NEIGHBOURS, READOUT_STAGES, Array, StageName
 from nerve_runtime.errors import BundleError
 from nerve_runtime.opencv import cv2
 
@@ -24,6 +24,7 @@ STEPS_WARM = 3
 SMALL = 1e-6
 COLOUR_SHARPNESS = 40.0
 DIAGONAL_WEIGHT = 0.707  # method.md, section 7
+FARTHEST = 4.0  # squared: more than two colours of 0 to 1 can differ by
 
 FloatArray = NDArray[np.float32]
 
@@ -104,7 +105,9 @@ class _FakeSession(Session):
         super().__init__(stage, backend._manifest.stages[stage].spec)
         self._backend = backend
 
-    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(
+        self, tensors: Mapping[str, Array], sizes: Mapping[str, int], host: Collection[str]
+    ) -> dict[str, Array]:
         return self._backend.compute(self.stage, tensors)
 
 
@@ -201,6 +204,14 @@ def _carry(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]
     return {"carried_scores": np.asarray(carried, dtype=np.float32)}
 
 
+def _local_carried(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    weights = tensors["keyframe_weights"]
+    moved = weights.reshape(len(NEIGHBOURS), -1)[:, tensors["origin_tokens"]].reshape(weights.shape)
+    inside = np.stack([_neighbour(np.ones(weights.shape[1:], dtype=np.float32), *offset) for offset in NEIGHBOURS])
+    weights = (moved + SMALL) * inside
+    return {"local_weights": np.asarray(weights / weights.sum(axis=0), dtype=np.float32)}
+
+
 def _walk_carried(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The far affinity of what is not visible is left out, and the rest taken from the origins."""
     visible = tensors["origin_visible"][:, None]
@@ -236,26 +247,55 @@ def _walk(
 def _readout(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     height, width = (int(side) for side in tensors["size_hw"])
     planes = tensors["label_scores"].reshape(-1, *manifest.geometry.grid_hw)
+    return _labels(planes, (height, width), tensors["threshold"])
+
+
+def _readout_guided(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """A pixel of the working frame takes the scores of that of the 9 tokens around it whose colour is nearest."""
+    geometry, (height, width) = manifest.geometry, (int(side) for side in tensors["size_hw"])
+    colours, scores = _token_colours(manifest, tensors["frame"]), tensors["label_scores"].T
+    inside = np.ones((geometry.tokens, 1), dtype=np.float32)
+    grid = np.concatenate([inside, colours, scores], axis=1).reshape(*geometry.grid_hw, -1)
+    around = np.stack(
+        [_at_pixels(_neighbour(grid, *offset), geometry.working_hw) for offset in ((0, 0), *NEIGHBOURS)]
+    )  # (9, h, w, 1 + 3 + c)
+    pixels = np.asarray(tensors["frame"][0], dtype=np.float32) / 255
+    unlike = ((pixels - around[..., 1:4]) ** 2).sum(axis=3) + FARTHEST * (1 - around[..., 0])
+    nearest = np.take_along_axis(around, unlike.argmin(axis=0)[None, ..., None], axis=0)[0]
+    return _labels(np.moveaxis(nearest[..., 4:], 2, 0), (height, width), tensors["threshold"])
+
+
+def _at_pixels(grid: NDArray[Any], working_hw: tuple[int, int]) -> NDArray[Any]:
+    """Values of tokens (h, w, n) at the pixels that they hold, (H, W, n)."""
+    rows, columns = (np.arange(side) * tokens // side for side, tokens in zip(working_hw, grid.shape, strict=False))
+    return grid[rows[:, None], columns]
+
+
+def _labels(planes: FloatArray, size_hw: tuple[int, int], threshold: Array) -> dict[str, Array]:
+    height, width = size_hw
     large = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes])
     confidence = large.max(axis=0)
-    labels = np.where(confidence < tensors["threshold"], 0, large.argmax(axis=0))
+    labels = np.where(confidence < threshold, 0, large.argmax(axis=0))
     return {
         "labels": labels.astype(np.uint8),
         "confidence": np.rint(np.clip(confidence, 0, 1) * 255).astype(np.uint8),
+        "finite": np.array(np.isfinite(planes).all()),
     }
 
 
 def _frame(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     known = dict(tensors)
     known["size_hw"] = np.array(manifest.geometry.working_hw, dtype=np.int64)
-    for stage in (_scores, _attention, _mix, _walk, _readout):
+    readout = _STAGES[READOUT_STAGES[manifest.method.readout]]
+    for stage in (_scores, _attention, _mix, _walk, readout):
         known |= stage(manifest, known)
     return {name: known[name] for name in ("labels", "confidence")}
 
 
 _STAGES: Mapping[StageName, Callable[[Manifest, Mapping[str, Array]], dict[str, Array]]] = {
     "text": _text, "scores": _scores, "attention": _attention, "mix": _mix, "walk": _walk, "carry": _carry,
-    "walk_carried": _walk_carried, "solve": _solve, "walk_exact": _walk_exact, "readout": _readout, "frame": _frame,
+    "local_carried": _local_carried, "walk_carried": _walk_carried, "solve": _solve, "walk_exact": _walk_exact,
+    "readout": _readout, "readout_guided": _readout_guided, "frame": _frame,
     "walk_warm": partial(_walk, steps=STEPS_WARM, start="previous_scores"),
     "local": lambda manifest, tensors: {"local_weights": _attention(manifest, tensors)["local_weights"]},
 }  # fmt: skip

@@ -1,14 +1,14 @@
 """ONNX Runtime: runs the bundle's graphs on a processor or, where its CUDA build is installed, on a GPU."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
+from nerve_runtime.backends.base import Backend, BackendOptions, DeviceTensor, Providers, Session, Tensor
 from nerve_runtime.bundle.graph_check import BundleGraphs
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec
@@ -25,6 +25,27 @@ PROVIDER_NAMES: Mapping[Providers, str] = {"cpu": "CPUExecutionProvider", "cuda"
 LOG_ERRORS_ONLY = 3
 FALLBACK_PHRASE = "fallback to CPU EP has been explicitly disabled"
 NOT_SUPPORTED_PHRASES = ("NOT_IMPLEMENTED", "opset", "ir_version", "IR version", "is not a registered function/op")
+
+
+class OrtTensor(DeviceTensor):
+    """An `OrtValue`.
+
+    Args:
+        value: of ONNX Runtime.
+        dtype: its element type.
+        shape: its sizes.
+        memory: the array that it is made of; None where ONNX Runtime has the memory.
+    """
+
+    def __init__(self, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], memory: Array | None) -> None:
+        super().__init__(dtype, shape)
+        self.value = value
+        self._memory = memory
+
+    @property
+    def host_view(self) -> Array | None:
+        """The array that it is made of, if it is."""
+        return self._memory
 
 
 class OrtBackend(Backend):
@@ -62,6 +83,7 @@ class OrtBackend(Backend):
         self._run_options = self._library.RunOptions()
         self._graphs = BundleGraphs(bundle, manifest)
         self._closed = False
+        self.waits_for_each_run = self._options.providers != "cpu"  # the CUDA provider synchronises at a run's end
         available = self._library.get_available_providers()
         if self._provider not in available:
             raise CompatibilityError(
@@ -88,7 +110,7 @@ class OrtBackend(Backend):
                 f"stage {stage!r} would run on {session.get_providers()[0]}, not on {self._provider} as asked; "
                 'check the driver and libraries of the GPU, or use providers="cpu"'
             )
-        return _OrtSession(stage, record.spec, session, self._run_options)
+        return _OrtSession(stage, record.spec, session, self._run_options, self._options.providers)
 
     def _open(self, path: Path) -> Any:
         try:
@@ -140,6 +162,18 @@ class OrtBackend(Backend):
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
 
+    def upload(self, array: Array) -> OrtTensor:
+        """Make an `OrtValue` of an array: on the processor without a copy, so that the array must stay as it is."""
+        array = _contiguous(array)
+        device = self._options.providers
+        try:
+            value = self._library.OrtValue.ortvalue_from_numpy(array, device, 0)
+        except Exception as error:  # the library's errors share no base
+            if is_out_of_memory(error):
+                raise ResourceError(f"no memory for {array.nbytes} bytes on {device}: {_message(error)}") from error
+            raise
+        return OrtTensor(value, array.dtype, array.shape, array if device == "cpu" else None)
+
     def stop(self) -> None:
         """Ask the run in flight to end at its next node."""
         self._run_options.terminate = True
@@ -150,10 +184,11 @@ class OrtBackend(Backend):
 
 
 class _OrtSession(Session):
-    def __init__(self, stage: StageName, spec: StageSpec, session: Any, run_options: Any) -> None:
+    def __init__(self, stage: StageName, spec: StageSpec, session: Any, run_options: Any, device: str) -> None:
         super().__init__(stage, spec)
         self._session = session
         self._run_options = run_options
+        self._device = device
         names = {node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()}
         if names != spec.names:
             raise BundleError(
@@ -161,28 +196,36 @@ class _OrtSession(Session):
                 f"{sorted(spec.names[0])} and {sorted(spec.names[1])}; rebuild the bundle"
             )
 
-    def compute(self, tensors: Mapping[str, Array], sizes: Mapping[str, int]) -> dict[str, Array]:
+    def compute(self, tensors: Mapping[str, Any], sizes: Mapping[str, int], host: Collection[str]) -> dict[str, Tensor]:
         binding = self._session.io_binding()
         # Bound memory is read and written in place, so the arrays must live until the run has ended.
-        inputs = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
-        for name, array in inputs.items():
-            binding.bind_cpu_input(name, array)
+        inputs = {name: _contiguous(tensor) for name, tensor in tensors.items()}
+        for name, tensor in inputs.items():
+            if isinstance(tensor, OrtTensor):
+                binding.bind_ortvalue_input(name, tensor.value)
+            else:
+                binding.bind_cpu_input(name, tensor)
         outputs: dict[str, Array] = {}
-        for tensor in self.spec.outputs:
-            shape = [sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in tensor.axes]
-            if -1 in shape:  # a size that follows from values, as the read-out's: the library allocates
-                binding.bind_output(tensor.name, "cpu")
+        for spec in self.spec.outputs:
+            shape = [sizes.get(axis, -1) if isinstance(axis, str) else axis for axis in spec.axes]
+            device = "cpu" if spec.name in host else self._device
+            if device != "cpu" or -1 in shape:  # -1: a size that follows from values, as the read-out's
+                binding.bind_output(spec.name, device)
                 continue
-            outputs[tensor.name] = array = np.empty(shape, dtype=tensor.dtype)
-            binding.bind_output(tensor.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            outputs[spec.name] = array = np.empty(shape, dtype=spec.dtype)
+            binding.bind_output(spec.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         try:
             self._session.run_with_iobinding(binding, self._run_options)
         except Exception as error:  # the library's errors share no base
             raise self._run_error(error) from error
-        for tensor, value in zip(self.spec.outputs, binding.get_outputs(), strict=True):
-            if tensor.name not in outputs:
-                outputs[tensor.name] = value.numpy()
-        return outputs
+        values = zip(self.spec.outputs, binding.get_outputs(), strict=True)
+        return {spec.name: self._output(value, outputs.get(spec.name), spec.name in host) for spec, value in values}
+
+    def _output(self, value: Any, array: Array | None, wanted: bool) -> Tensor:
+        if not wanted:
+            return OrtTensor(value, _dtype(value), tuple(value.shape()), array)
+        found: Array = value.numpy() if array is None else array
+        return found
 
     def _run_error(self, error: Exception) -> NerveError:
         if is_out_of_memory(error):
@@ -192,6 +235,17 @@ class _OrtSession(Session):
         return BundleError(
             f"stage {self.stage!r} failed: {_message(error)}; rebuild the bundle, or report it with this line"
         )
+
+
+def _dtype(value: Any) -> np.dtype[Any]:
+    """Of an `OrtValue`, which calls it for example `tensor(float)`."""
+    name = value.data_type().removeprefix("tensor(").removesuffix(")")
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+
+
+def _contiguous(tensor: Any) -> Any:
+    """An array in C order; NumPy's own function makes (1,) of ()."""
+    return tensor if isinstance(tensor, DeviceTensor) else np.ascontiguousarray(tensor).reshape(tensor.shape)
 
 
 def _message(error: Exception) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from nerve_runtime.bundle.spec import StageName, StageSpec, StrictModel
+from nerve_runtime.bundle.spec import READOUT_STAGES, Readout, StageName, StageSpec, StrictModel
 from nerve_runtime.errors import BundleError
 from nerve_runtime.labels import CLASSES_LIMIT
 
@@ -76,13 +76,14 @@ class BakedConstants(StrictModel, extra="allow"):
 
 
 class Method(StrictModel):
-    """Default values of the graph inputs, and every constant that is baked in (`baked`)."""
+    """Default values of the graph inputs and of the read-out, and every constant that is baked in (`baked`)."""
 
     tau: float = Field(gt=0)
     alpha: float = Field(ge=0, lt=1)
     beta: Probability
     head_temperature: float = Field(gt=0)
     threshold: Probability
+    readout: Readout = "bilinear"
     baked: BakedConstants
 
 
@@ -215,6 +216,9 @@ class Manifest(StrictModel):
         missing = sorted(REQUIRED_STAGES - set(self.stages))
         if missing:
             raise ValueError(f"stages {missing} are missing")
+        readout = READOUT_STAGES[self.method.readout]
+        if readout not in self.stages:
+            raise ValueError(f"method.readout is {self.method.readout!r}, but there is no stage {readout!r}")
         named = [path for stage in self.stages.values() for path in (stage.onnx, *stage.external_data)]
         named += [self.vocabulary.tokenizer, *(engine.path for engine in self.engines)]
         unlisted = sorted(set(named) - set(self.files))

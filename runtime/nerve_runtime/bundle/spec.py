@@ -15,9 +15,13 @@ NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 Array = NDArray[Any]
 Dtype = Literal["uint8", "bool", "int64", "float32"]
 StageName = Literal[
-    "text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "walk_carried", "solve", "walk_exact",
-    "readout", "frame",
+    "text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried", "solve",
+    "walk_exact", "readout", "readout_guided", "frame",
 ]  # fmt: skip
+Readout = Literal["bilinear", "guided"]
+"""How pixels get the scores of the tokens around them: by distance alone, or by the colours of the working frame too."""
+READOUT_STAGES: Mapping[Readout, StageName] = {"bilinear": "readout", "guided": "readout_guided"}
+"""The graph of each read-out."""
 
 
 class StrictModel(BaseModel):
@@ -56,13 +60,13 @@ class StageSpec(StrictModel):
         return {tensor.name for tensor in self.inputs}, {tensor.name for tensor in self.outputs}
 
 
-def check_tensors(where: str, specs: Sequence[TensorSpec], tensors: Mapping[str, Array]) -> dict[str, int]:
-    """Check arrays against their specs and return the sizes that the axis letters took.
+def check_tensors(where: str, specs: Sequence[TensorSpec], tensors: Mapping[str, Any]) -> dict[str, int]:
+    """Check tensors against their specs and return the sizes that the axis letters took.
 
     Args:
         where: named in the message, for example `stage 'walk' input`.
         specs: what is expected.
-        tensors: arrays by name; exactly those of `specs`.
+        tensors: what has a dtype and a shape, by name; exactly those of `specs`.
 
     Raises:
         UsageError: a tensor is missing, unknown, of another dtype or shape, or a letter takes two sizes.

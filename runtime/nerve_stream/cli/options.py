@@ -125,6 +125,13 @@ class ClassOptions:
         float | None,
         typer.Option(help="Share of far against near affinity, 0 to 1 (default: the bundle's); costs nothing."),
     ] = None
+    readout: Annotated[
+        str | None,
+        typer.Option(
+            help="bilinear, or guided: borders follow the colours of the frame, for about a tenth of a frame's time between "
+            "keyframes (default: the bundle's)."
+        ),
+    ] = None
     strict: Strict = False
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import typer
 
-from nerve_runtime import EVERY_FRAME, Between, Constants, Temporal, __version__
+from nerve_runtime import EVERY_FRAME, Between, Constants, Readout, Temporal, __version__
 from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
@@ -83,6 +83,7 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
         ),
         templates=tuple(templates) if isinstance(templates, list) else templates,
         constants=Constants(threshold=find.threshold, alpha=find.alpha, beta=find.beta),
+        readout=cast("Readout | None", find.readout),
         strict=find.strict,
         temporal=chosen_temporal(sources, run),
     )
@@ -119,7 +120,7 @@ def job_key(options: SegmenterOptions, read: SourceOptions, write: OutputOptions
         classes=(classes,) if isinstance(classes, str) else classes,
         background=tuple(options.background),
         templates=templates if isinstance(templates, str) else "\n".join(templates or ()),
-        constants={**constants, **asdict(options.temporal), **part},
+        constants={**constants, **asdict(options.temporal), **part, "readout": options.readout},
         outputs=output_options,
         version=__version__,
     )

@@ -13,8 +13,8 @@ from types import TracebackType
 import typer
 from rich.console import Console
 
-from nerve_runtime import NerveError, NumericError, SourceError
-from nerve_runtime.bundle import load_manifest
+from nerve_runtime import NerveError, NumericError, Readout, SourceError
+from nerve_runtime.bundle import Manifest, load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
@@ -95,10 +95,11 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
         if readable_sources:
             with shutdown.interruptible():
                 worker = stack.enter_context(_open_worker(options, isolate=is_enabled(run.isolate, sources)))
-            _print_backend(worker, options)
+            manifest = load_manifest(Path(options.bundle))
+            _print_backend(worker, manifest)
             if demo:
                 print_distances(worker.class_names, write.opacity)
-            runner.run(readable_sources, worker)
+            runner.run(readable_sources, worker, options.readout or manifest.method.readout)
         runner.raise_exit_code()
 
 
@@ -136,9 +137,8 @@ def _open_worker(options: SegmenterOptions, *, isolate: bool) -> Iterator[Worker
         yield worker
 
 
-def _print_backend(worker: Worker, options: SegmenterOptions) -> None:
+def _print_backend(worker: Worker, manifest: Manifest) -> None:
     """Print to stderr what runs the graphs, what a frame takes, and whether the weights are random."""
-    manifest = load_manifest(Path(options.bundle))
     typer.echo(f"backend: {worker.describe()}", err=True)
     if notice := slow_frame_notice(manifest, worker.describe()):
         typer.echo(notice, err=True)
@@ -168,6 +168,7 @@ class _SourceRunner:
         self._failures: list[NerveError] = []
         self._invalid: list[str] = []
         self._open: list[OpenSource] = []
+        self._readout: Readout = "bilinear"
         self._window: Window | None = None
         self._stack = ExitStack()
 
@@ -198,8 +199,9 @@ class _SourceRunner:
             return True
         return True
 
-    def run(self, planned: Sequence[PlannedSource], worker: Worker) -> None:
-        """Segment all sources; failures are kept for `raise_exit_code`."""
+    def run(self, planned: Sequence[PlannedSource], worker: Worker, readout: Readout) -> None:
+        """Segment all sources; failures are kept for `raise_exit_code`. The read-out is the worker's, for the summaries."""
+        self._readout = readout
         realtime = is_enabled(self._run.realtime, (plan.source for plan in planned))
         size = len(planned) if realtime else FILES_AT_ONCE
         waiting = iter(planned)
@@ -270,9 +272,9 @@ class _SourceRunner:
             artefact = {"artefact": sink.kind, "path": readable(str(sink.path))}
             typer.echo(json.dumps(artefact) if as_json else str(sink.path), err=to_stderr)
         if as_json:
-            typer.echo(json.dumps(summary_record(opened.title, backend, report, skipped)), err=to_stderr)
+            typer.echo(json.dumps(summary_record(opened.title, backend, self._readout, report, skipped)), err=to_stderr)
         else:
-            typer.echo(summary_line(opened.title, report, skipped), err=True)
+            typer.echo(summary_line(opened.title, self._readout, report, skipped), err=True)
             if self._run.timings:
                 self._console.print(timings_table(report))
         if report.invalid:

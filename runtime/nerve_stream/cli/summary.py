@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nerve_runtime import Readout
 from nerve_stream.pipeline import StreamReport
 
 PERCENTILES = (50, 90, 99)
@@ -14,6 +15,7 @@ STAGE_ORDER = (
     "local",
     "scores",
     "carry",
+    "local_carried",
     "mix",
     "solve",
     "walk",
@@ -21,6 +23,7 @@ STAGE_ORDER = (
     "walk_warm",
     "walk_exact",
     "readout",
+    "readout_guided",
     "total",
 )
 
@@ -46,11 +49,14 @@ def _place(stage: str) -> tuple[int, str]:
     return (STAGE_ORDER.index(stage) if known else len(STAGE_ORDER) + (stage == "total"), stage)
 
 
-def summary_record(source: str, backend: str, report: StreamReport, skipped: int = 0) -> dict[str, Any]:
+def summary_record(
+    source: str, backend: str, readout: Readout, report: StreamReport, skipped: int = 0
+) -> dict[str, Any]:
     """The run as plain numbers and words, for JSON."""
     return {
         "summary": source,
         "backend": backend,
+        "readout": readout,
         "frames": report.frames,
         "invalid": report.invalid,
         "keyframes": report.keyframes,
@@ -67,11 +73,12 @@ def summary_record(source: str, backend: str, report: StreamReport, skipped: int
     }
 
 
-def summary_line(source: str, report: StreamReport, skipped: int = 0) -> str:
+def summary_line(source: str, readout: Readout, report: StreamReport, skipped: int = 0) -> str:
     """The run in a line for people.
 
     Args:
         source: its name.
+        readout: how labels were read out; the plain one is not mentioned.
         report: of its run.
         skipped: pictures that were damaged and left out.
     """
@@ -83,6 +90,8 @@ def summary_line(source: str, report: StreamReport, skipped: int = 0) -> str:
         parts.append(f"{report.counts.dropped} dropped ({', '.join(reasons)})")
     if skipped:
         parts.append(f"{skipped} damaged and skipped")
+    if readout != "bilinear":
+        parts.append(f"{readout} read-out")
     return ", ".join(parts)
 
 

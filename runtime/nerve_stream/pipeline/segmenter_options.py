@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from nerve_runtime import EVERY_FRAME, Constants, Segmenter, Temporal
+from nerve_runtime import EVERY_FRAME, Constants, Readout, Segmenter, Temporal
 from nerve_runtime.backends import BackendOptions
 
 
@@ -19,6 +19,7 @@ class SegmenterOptions:
     temporal: Temporal = EVERY_FRAME
     templates: tuple[str, ...] | str | None = None
     constants: Constants | None = None
+    readout: Readout | None = None
     cache_dir: str | None = "default"
     strict: bool = False
 

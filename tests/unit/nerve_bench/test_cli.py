@@ -34,9 +34,12 @@ def json_lines() -> Lines:
 
 def test_accuracy_prints_a_line_per_variant(json_lines: Lines) -> None:
     lines = json_lines("accuracy", "--limit", "1", "--reference-only")
-    expected = ["clip_only", "local", "global_mean", "global_entropy", "nerve", "oracle"]
+    expected = ["clip_only", "local", "global_mean", "global_entropy", "nerve", "nerve", "oracle"]
     assert [line["variant"] for line in lines] == expected
-    assert all({"bench", "variant", "runner", "miou", "pixel_accuracy", "scenes"} <= set(line) for line in lines)
+    assert [line["readout"] for line in lines if line["variant"] == "nerve"] == ["bilinear", "guided"]
+    assert all(
+        {"bench", "variant", "readout", "runner", "miou", "pixel_accuracy", "scenes"} <= set(line) for line in lines
+    )
 
 
 def test_an_offset_chooses_other_scenes(json_lines: Lines) -> None:

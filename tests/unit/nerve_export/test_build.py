@@ -16,9 +16,10 @@ from nerve_export.build import build, build_steps, usable_templates
 from nerve_export.cli import build as cli
 from nerve_export.engines.build import EngineFacts
 from nerve_export.graphs.precision import StagePrecision, read_precision_plan
-from nerve_export.graphs.stages import TABLE, Sizes
+from nerve_export.graphs.stages import TABLE, Sizes, stages_of
 from nerve_export.parity.measures import ParityReport, Tap
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
+from nerve_export.presets.files import presets
 from nerve_export.stage_worker import Exported
 from nerve_runtime.bundle.manifest import EngineRecord, Manifest, StageRecord, load_manifest, verify_file
 from nerve_runtime.bundle.spec import StageName
@@ -33,6 +34,7 @@ def isolated(report: ParityReport, what: str, function: str, *given: Any) -> Any
     return 50.0 if name == "write_reference" else getattr(stage_worker, name)(*given)
 
 
+STAGES = stages_of(presets()["tiny"].params)
 GOOD = Tap("walk", "label_scores", 0, 1.0, 1e-7, None, passed=True)
 BAD = Tap("attention", "head_affinity", 2, 0.5, 0.9, None, passed=False)
 Reports = Callable[..., None]
@@ -41,9 +43,10 @@ Reports = Callable[..., None]
 def stub_graphs(
     folder: Path, plan: BuildPlan, resolved: Any, sizes: Sizes, progress: Callable[[str], None]
 ) -> dict[StageName, Exported]:
-    """Dummy bytes for every stage of the table, with its true inputs and outputs."""
+    """Dummy bytes for every stage of the preset, with its true inputs and outputs."""
     exported = {}
-    for name, row in TABLE.items():
+    for name in STAGES:
+        row = TABLE[name]
         progress(f"exporting {name}")
         path = folder / f"{name}.onnx"
         path.write_bytes(f"graph of {name}".encode())
@@ -84,7 +87,7 @@ def test_a_build_installs_a_bundle_whose_files_are_all_listed(plan: BuildPlan) -
     assert (
         on_disk
         == set(manifest.files)
-        == {f"{name}.onnx" for name in TABLE}
+        == {f"{name}.onnx" for name in STAGES}
         | {
             "tokenizer.json",
             "parity.json",
@@ -129,7 +132,7 @@ def test_a_bundle_at_the_end_of_a_link_is_replaced_and_the_link_stays(tmp_path: 
 
 def test_force_builds_again(plan: BuildPlan) -> None:
     build(plan, (), lambda what: None)
-    assert len(build(plan, (), lambda what: None, force=True).artefacts) == len(TABLE) + 1
+    assert len(build(plan, (), lambda what: None, force=True).artefacts) == len(STAGES) + 1
 
 
 def test_a_bundle_that_does_not_agree_is_not_installed(plan: BuildPlan, report: Reports) -> None:
@@ -171,7 +174,7 @@ def test_json_prints_one_line_per_artefact_and_nothing_else(
         command(monkeypatch, *words)
     assert ended.value.code == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["stage"] for line in lines] == [*TABLE, "bundle"]
+    assert [line["stage"] for line in lines] == [*STAGES, "bundle"]
     keys = {"stage", "kind", "target", "path", "bytes", "seconds", "peak_rss_mb", "gmac"}
     assert all(set(line) == keys for line in lines)
     assert all(Path(line["path"]).stat().st_size == line["bytes"] for line in lines[:-1])
@@ -218,10 +221,10 @@ def test_engines_are_listed_and_their_files_too(plan: BuildPlan, monkeypatch: py
     result = build(plan, ("rtx-sm86", "rtx-sm89"), steps.append)
     engines = result.manifest.engines
     assert [(engine.target, engine.stage) for engine in engines] == [
-        (target, stage) for target in ("rtx-sm86", "rtx-sm89") for stage in TABLE
+        (target, stage) for target in ("rtx-sm86", "rtx-sm89") for stage in STAGES
     ]
     assert all(verify_file(plan.out, load_manifest(plan.out), engine.path) for engine in engines)
-    assert len(result.artefacts) == 3 * len(TABLE) + 1
+    assert len(result.artefacts) == 3 * len(STAGES) + 1
     assert result.artefacts[-1].peak_rss_mb == 300
     assert len({what.partition(":")[0] for what in steps}) == build_steps(plan, ("rtx-sm86", "rtx-sm89"))
 
@@ -231,7 +234,7 @@ def test_other_targets_than_those_in_place_are_built_from_what_is_there(
 ) -> None:
     monkeypatch.setattr("nerve_export.engines.build.build_engines", stub_engines)
     build(plan, ())
-    assert len(build(plan, ("rtx-sm86",)).artefacts) == 2 * len(TABLE) + 1
+    assert len(build(plan, ("rtx-sm86",)).artefacts) == 2 * len(STAGES) + 1
     assert build(plan, ("rtx-sm86",)).artefacts == ()
     assert (plan.out / "engines/rtx-sm86/walk.engine").read_text() == "walk tiny", "the earlier bundle is offered"
 
@@ -256,7 +259,7 @@ def test_a_file_that_was_touched_after_the_build_is_hashed_before_it_counts_as_u
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(bytes(content))
-    assert len(build(plan, ()).artefacts) == len(TABLE) + 1
+    assert len(build(plan, ()).artefacts) == len(STAGES) + 1
     assert path.read_bytes()[0] == content[0] ^ 1
 
 

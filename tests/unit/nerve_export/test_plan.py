@@ -205,7 +205,7 @@ def test_a_dry_run_in_words_says_what_how_large_and_how_long(tmp_path: Path) -> 
     lines = dict(line.strip().split(maxsplit=1) for line in ended.stdout.splitlines()[1:])
     assert ended.stdout.splitlines()[0] == f"{tmp_path / 'new'}: is not there, would be built"
     assert lines["settings"] == "128 x 128 px, fp32, opset 23, 8 steps"
-    assert lines["engines"].startswith("13 for each of rtx-sm86")
+    assert lines["engines"].startswith("14 for each of rtx-sm86")
     assert (lines["weights"], lines["download"]) == ("packaged, they come with nerve-deploy", "nothing")
     assert lines["disk"].startswith("about 13 MB")
     assert lines["time"] == "about a minute on 2 cores"

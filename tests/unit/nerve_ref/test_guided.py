@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nerve_ref.guided import AROUND, REACH_TOKENS, guide_weights, guided_maps
+from nerve_ref.guided import AROUND, REACH_TOKENS, guide_weights, guided_maps, guided_scores
 
 GRID_HW = (4, 5)
 TOKEN_PX = 4
@@ -75,3 +75,21 @@ def test_constant_scores_stay_as_they_are() -> None:
 def test_a_frame_that_tokens_do_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a frame of \(16, 20\) pixels is no multiple of a grid of \(3, 5\) tokens"):
         guide_weights(random_frame(0), (3, 5), 0.1)
+
+
+def test_scores_at_the_size_of_the_frame_are_the_maps_themselves() -> None:
+    frame, P = random_frame(5), random_scores(6)
+    scores = guided_scores(P, frame, GRID_HW, (16, 20), 0.3)
+    assert torch.equal(scores, guided_maps(P, GRID_HW, guide_weights(frame, GRID_HW, 0.3)))
+
+
+def test_scores_at_another_size_are_those_of_the_frame_enlarged_by_distance_alone() -> None:
+    """At twice the size a pixel lies a quarter of a pixel of the frame away from its own; at the corner it is that."""
+    frame, P = random_frame(5), random_scores(6)
+    maps, scores = guided_scores(P, frame, GRID_HW, (16, 20), 0.3), guided_scores(P, frame, GRID_HW, (32, 40), 0.3)
+    np.testing.assert_allclose(scores[:, 0, 0].numpy(), maps[:, 0, 0].numpy(), atol=1e-6)
+    expected = 0.75 * (0.75 * maps[:, 3, 5] + 0.25 * maps[:, 3, 6]) + 0.25 * (
+        0.75 * maps[:, 4, 5] + 0.25 * maps[:, 4, 6]
+    )
+    np.testing.assert_allclose(scores[:, 7, 11].numpy(), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(scores.sum(0).numpy(), 1, atol=1e-5)

@@ -20,6 +20,8 @@ from nerve_ref.params import NerveParams
         ({"alpha": 1.0}, "alpha is 1.0, expected a number from 0 up to, but not, 1"),
         ({"beta": 1.5}, "beta is 1.5, expected a number from 0 to 1"),
         ({"sigma": 0.0}, "sigma is 0.0, expected a finite number above 0"),
+        ({"guide_width": 0.0}, "guide_width is 0.0, expected a finite number of at least 0.001"),
+        ({"guide_width": float("inf")}, "guide_width is inf, expected a finite number of at least 0.001"),
         ({"tau": float("nan")}, "tau is nan, expected a finite number above 0"),
         ({"sharpen": 0.5}, "sharpen is 0.5, expected a power of at least 1"),
         ({"timestep": 1000}, "timestep is 1000, expected 0 to 999"),

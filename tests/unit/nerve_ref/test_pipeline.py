@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import CLIPModel
 
+from nerve_ref.guided import guided_scores
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe, segment, segment_image, solve, working_frame
 from nerve_ref.text import TextBank, parse_classes, text_bank
@@ -135,3 +136,14 @@ def test_a_shrinking_picture_is_averaged_and_a_growing_one_interpolated() -> Non
     stripes = torch.tensor([0, 100, 200, 40], dtype=torch.uint8).repeat(4, 1)[..., None].expand(4, 4, 3)
     assert working_frame(stripes, (4, 2))[0, :, 0].tolist() == [50, 120]
     assert working_frame(stripes, (4, 8))[0, :, 0].tolist() == [0, 25, 75, 125, 175, 160, 80, 40]
+
+
+def test_the_guided_read_out_is_the_guided_mix_of_the_same_scores(
+    models: Models, frame: Tensor, bank: TextBank, params: NerveParams
+) -> None:
+    guided = replace(params, readout="guided", guide_width=0.2)
+    plain, result = segment(models, frame, bank, params), segment(models, frame, bank, guided, (48, 80))
+    assert torch.equal(result.P, plain.P)
+    scores = guided_scores(result.P, frame, result.grid_hw, (48, 80), 0.2)
+    assert torch.equal(result.confidence, (scores.amax(0) * 255).round().to(torch.uint8))
+    assert not torch.equal(result.confidence, segment(models, frame, bank, params, (48, 80)).confidence)

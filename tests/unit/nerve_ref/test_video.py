@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from nerve_ref.params import NerveParams
-from nerve_ref.pipeline import Intermediates, mix_heads, segment
+from nerve_ref.pipeline import Intermediates, mix_heads, read_out, segment
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.video import VideoReference
 from nerve_ref.walk import mixed_step, walk
@@ -102,3 +102,15 @@ def test_a_result_without_numbers_does_not_spoil_the_next(
 def test_a_keyframe_distance_below_one_is_refused(models: Models, bank: TextBank, params: NerveParams) -> None:
     with pytest.raises(ValueError, match="keyframe_every is 0, expected 1 or more"):
         VideoReference(models, bank, params, keyframe_every=0)
+
+
+def test_between_keyframes_the_guide_is_the_frame_itself(
+    models: Models, bank: TextBank, params: NerveParams, frames: list[Tensor]
+) -> None:
+    guided = replace(params, readout="guided", guide_width=0.2)
+    video = VideoReference(models, bank, guided, keyframe_every=3)
+    result = [video.step(frame) for frame in frames[:2]][-1]
+    confidence = read_out(result.P, frames[1], result.grid_hw, params.size_hw, guided, has_background=False)[1]
+    other = read_out(result.P, frames[0], result.grid_hw, params.size_hw, guided, has_background=False)[1]
+    assert torch.equal(result.confidence, confidence)
+    assert not torch.equal(result.confidence, other)

@@ -5,14 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nerve_runtime import Segmenter, Temporal
 from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import BundleError, ResourceError
 from nerve_runtime.frames import Frame
-from nerve_runtime.motion import Motion, carried_neighbours
+from nerve_runtime.graphs import Graphs
+from nerve_runtime.video import Video
 from tests.data.clips import halves
+from tests.data.fake_bundle import make_fake_bundle
 
 CLASSES = ("red", "grass", "sky")
 KEYFRAME = {"attention", "mix", "walk"}
@@ -77,22 +80,28 @@ def test_scores_are_carried_where_clip_does_not_run(bundle: Path) -> None:
     assert ran == [True, False, False, True, False, False, True, False, True]
 
 
+def seed_scores(video: Video) -> NDArray[np.float32]:
+    """G of the latest frame; the numpy stand-in keeps arrays."""
+    assert video._state is not None
+    return np.array(video._state.seed_scores)
+
+
 def test_smoothing_keeps_a_share_of_the_scores_before(bundle: Path) -> None:
     """One token at rest: after a sudden change of the scores it moves by the share that is not kept."""
     with opened(bundle, temporal=Temporal(8, smoothing=0.75, change=0, cut=0)) as segmenter:
         video = segmenter.new_video()
         video.segment(frame(0))
-        before = video._state.seed_scores.copy()  # type: ignore[union-attr]
+        before = seed_scores(video)
         video.segment(frame(1, halves()[::-1].copy()))
         encoded = video.encode(frame(2))
         assert encoded.motion is not None
-        kept = video._state.seed_scores.copy()  # type: ignore[union-attr]
+        kept = seed_scores(video)
         video.decode(encoded)
         fresh = before  # the fake back end gives the same scores for the same picture
-        weights = encoded.motion.previous_weights
-        carried = (kept[:, encoded.motion.previous_tokens] * (0.75 * weights)).sum(1)
+        weights, tokens = (np.asarray(encoded.motion[f"previous_{name}"]) for name in ("weights", "tokens"))
+        carried = (kept[:, tokens] * (0.75 * weights)).sum(1)
         expected = (1 - 0.75 * weights.sum(0)) * fresh + carried
-        np.testing.assert_allclose(video._state.seed_scores, expected, atol=1e-6)  # type: ignore[union-attr]
+        np.testing.assert_allclose(seed_scores(video), expected, atol=1e-6)
 
 
 def test_other_classes_between_keyframes_need_no_new_attention(bundle: Path) -> None:
@@ -174,20 +183,28 @@ def test_a_bundle_without_the_graphs_says_what_to_do(bundle: Path, manifest: Man
     lacking = manifest.model_copy(
         update={"stages": {name: stage for name, stage in manifest.stages.items() if name != "walk_carried"}}
     )
-    from nerve_runtime.graphs import Graphs
-
     with pytest.raises(BundleError, match="no graph walk_carried, which between='follow' needs; build it again"):
-        Graphs(lacking, FakeBackend(lacking), Temporal())
+        Graphs(lacking, FakeBackend(lacking), Temporal(), "bilinear")
 
 
-def test_carried_neighbours_sum_to_1_and_stay_inside() -> None:
-    random = np.random.default_rng(0)
-    weights = random.random((8, 3, 4), dtype=np.float32)
-    tokens = np.clip(np.arange(12) - 1, 0, 11)
-    motion = Motion(tokens, np.ones(12, np.float32), np.zeros((4, 12), np.int64), np.zeros((4, 12), np.float32))
-    carried = carried_neighbours(weights, motion)
-    np.testing.assert_allclose(carried.sum(axis=0), 1, rtol=1e-6)
-    assert carried[:3, 0].max() == 0  # above the first row
-    assert carried[[0, 3, 5], :, 0].max() == 0  # left of the first column
-    inner = weights[:, 1, 1] / weights[:, 1, 1].sum()
-    np.testing.assert_allclose(carried[:, 1, 2], inner, rtol=1e-4)
+def test_a_bundle_that_cannot_compare_colours_carries_the_near_affinity_of_the_keyframe(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    stages = {name: stage for name, stage in manifest.stages.items() if name != "local"}
+    keys = FakeBackend(manifest.model_copy(update={"stages": stages}))
+    bundle = make_fake_bundle(tmp_path, stages={name: stage.model_dump(mode="json") for name, stage in stages.items()})
+    with opened(bundle, backend=keys, temporal=Temporal(4)) as segmenter:
+        results = [segmenter.segment(frame(index)) for index in range(3)]
+    assert [result.keyframe for result in results] == [True, False, False]
+    assert set(results[1].timings_ms) >= {"local_carried", "walk_carried"}
+    neither = manifest.model_copy(update={"stages": {name: stages[name] for name in stages if name != "local_carried"}})
+    with pytest.raises(BundleError, match="no graph local or local_carried, which between='follow' needs; build it"):
+        Graphs(neither, FakeBackend(neither), Temporal(), "bilinear")
+
+
+def test_a_bundle_whose_read_out_does_not_say_whether_scores_are_finite_is_refused(manifest: Manifest) -> None:
+    readout = manifest.stages["readout"]
+    former = readout.model_copy(update={"spec": readout.spec.model_copy(update={"outputs": readout.spec.outputs[:2]})})
+    manifest = manifest.model_copy(update={"stages": {**manifest.stages, "readout": former}})
+    with pytest.raises(BundleError, match="graph readout has no output 'finite'; build it again with this version"):
+        Graphs(manifest, FakeBackend(manifest), Temporal(), "bilinear")

@@ -4,13 +4,12 @@ An engine is executable code that its library does not check. So it is looked up
 list of engines built here, then compared with the manifest's hash, and only then given to the library.
 """
 
-import logging
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from nerve_runtime.backends.base import Backend, BackendOptions, Session
+from nerve_runtime.backends.base import Backend, BackendOptions, Session, Tensor
+from nerve_runtime.backends.tensorrt.device import STREAMS, Device
 from nerve_runtime.backends.tensorrt.engine_records import Machine, fitting_engine, this_os_arch
 from nerve_runtime.backends.tensorrt.library import (
     BACKENDS,
@@ -19,18 +18,11 @@ from nerve_runtime.backends.tensorrt.library import (
     import_library,
 )
 from nerve_runtime.backends.tensorrt.memory import Cuda, DeviceMemoryError, import_cudart
-from nerve_runtime.backends.tensorrt.session import Device, TrtSession
+from nerve_runtime.backends.tensorrt.session import TrtSession
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import REQUIRED_STAGES, EngineRecord, Manifest, verify_file
-from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.bundle.spec import Array, StageName
 from nerve_runtime.errors import BundleError, CompatibilityError, UsageError, is_out_of_memory
-
-# Stages of different streams do not wait for each other: those that need the words, and those of the picture alone.
-WORDS_STREAM, PICTURE_STREAM = "words", "picture"
-STREAMS: Mapping[StageName, str] = {"text": WORDS_STREAM, "scores": WORDS_STREAM}
-
-Result = TypeVar("Result")
-log = logging.getLogger(__name__)
 
 
 class TrtBackend(Backend):
@@ -74,8 +66,8 @@ class TrtBackend(Backend):
         self._ledger = ledger or Ledger()
         self._chosen_by_auto = chosen_by_auto
         self._runtime: Any = None
-        self._streams: dict[str, Any] = {}
         self._undo = ExitStack()  # frees in reverse order
+        self._undo.callback(self._device.close)
         self._closed = False
         self.class_slots = self._profile_limit("scores", "class_mask")
         self.readout_limit_px = self._profile_limit("readout", "size_hw")
@@ -132,7 +124,7 @@ class TrtBackend(Backend):
         record = self.approved_engine(stage)
         path = verify_file(self._bundle, self._manifest, record.path)
         session = self._device.with_memory_retry(lambda: self._loaded(stage, record, path))
-        self._device.sessions.append(session)
+        self._device.on_memory_short.append(session.release_memory)
         self._undo.callback(session.close)
         return session
 
@@ -141,7 +133,7 @@ class TrtBackend(Backend):
         if self._runtime is None:
             # `engine_host_code_allowed` is left as it is, False: version-compatible engines carry code for the processor.
             self._runtime = self._device.module.Runtime(self._device.logger)
-        stream = self._stream(STREAMS.get(stage, PICTURE_STREAM))
+        stream = self._device.stream(STREAMS.get(stage, "walk"))
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
             raise self._load_error(f"{self._library.label} {self._library.version} cannot load {record.path}")
@@ -159,13 +151,13 @@ class TrtBackend(Backend):
             f"{self._library.target_option(self._machine.gpu)} --force"
         )
 
-    def _stream(self, chain: str) -> Any:
-        if chain not in self._streams:
-            # Non-blocking: work that another library puts on the default stream would otherwise spoil a capture.
-            flags = self._device.cuda.cudart.cudaStreamNonBlocking
-            self._streams[chain] = stream = self._device.cuda.call("cudaStreamCreateWithFlags", flags)
-            self._undo.callback(self._device.cuda.call, "cudaStreamDestroy", stream)
-        return self._streams[chain]
+    def upload(self, array: Array) -> Tensor:
+        """Copy an array to the device; the host does not wait."""
+        return self._device.upload(array)
+
+    def release_unused(self) -> None:
+        """Give back the memory that no tensor holds."""
+        self._device.free_spare()
 
     def stop(self) -> None:
         """Make later runs fail; the run in flight ends by itself within milliseconds."""
@@ -174,9 +166,8 @@ class TrtBackend(Backend):
     def close(self) -> None:
         """Free sessions, then streams, then the library's runtime; closing twice is fine."""
         self._closed = True
-        self._device.sessions.clear()
+        self._device.on_memory_short.clear()
         self._undo.close()
-        self._streams.clear()
         self._runtime = None
 
 

@@ -49,8 +49,13 @@ def with_constants(params: NerveParams, **constants: Any) -> Setting:
 )
 def test_labels_are_those_of_the_method(world: World, observer: Observer, constants: dict[str, Any]) -> None:
     setting = with_constants(world.params, **constants)
-    expected = segment(world.models, torch.from_numpy(SCENE.rgb), world.bank, setting.params)
-    np.testing.assert_array_equal(solver_of(world, observer).labels(setting), expected.labels.numpy())
+    for params, colour_width in (
+        (replace(setting.params, readout="bilinear"), 0.0),
+        (replace(setting.params, readout="guided", guide_width=0.2), 0.2),
+    ):
+        expected = segment(world.models, torch.from_numpy(SCENE.rgb), world.bank, params)
+        found = solver_of(world, observer).labels(replace(setting, colour_width=colour_width))
+        np.testing.assert_array_equal(found, expected.labels.numpy())
 
 
 CHANGES: list[dict[str, Any]] = [

@@ -1,6 +1,8 @@
 """mIoU against a loop over classes, the oracle against its definition, variants against the whole method."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from nerve_bench.measure.accuracy import (
 from nerve_bench.world import CLASS_NAMES, SEEDS, make_scene
 from nerve_ref.pipeline import observe, seeds, segment, structure
 from nerve_ref.walk import readout
+from nerve_runtime import Readout
 from tests.unit.nerve_bench.conftest import quietly
 
 CLASSES = 7
@@ -76,7 +79,7 @@ def test_the_confusion_matrix_holds_truth_in_rows() -> None:
 def test_a_record_names_every_class_and_leaves_absent_ones_empty() -> None:
     table = Confusion(len(CLASS_NAMES))
     table.add(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
-    record = accuracy_record("nerve", "reference", table, 1)
+    record = accuracy_record(("nerve", "guided"), "reference", table, 1)
     assert record["class_iou"] == {name: 100.0 if index == 0 else None for index, name in enumerate(CLASS_NAMES)}
     assert (record["bench"], record["variant"], record["runner"], record["scenes"]) == (
         "accuracy",
@@ -138,9 +141,15 @@ def test_clip_alone_is_the_read_out_of_g_and_nerve_is_the_whole_method(world: Wo
     labels = reference_labels(world, observation, world.params)
     result = segment(world.models, frame, world.bank, world.params)
     by_clip = readout(result.G, result.grid_hw, world.params.size_hw, 0.0, has_background=False)[0].numpy()
-    np.testing.assert_array_equal(labels["clip_only"], by_clip)
-    np.testing.assert_array_equal(labels["nerve"], result.labels.numpy())
-    assert (labels["nerve"] != by_clip).any()
+    by_readout = {
+        kind: segment(world.models, frame, world.bank, replace(world.params, readout=kind)).labels.numpy()
+        for kind in get_args(Readout)
+    }
+    np.testing.assert_array_equal(labels["clip_only", "bilinear"], by_clip)
+    np.testing.assert_array_equal(labels["nerve", "bilinear"], by_readout["bilinear"])
+    np.testing.assert_array_equal(labels["nerve", "guided"], by_readout["guided"])
+    assert (by_readout["bilinear"] != by_clip).any()
+    assert (by_readout["bilinear"] != by_readout["guided"]).any()
 
 
 def test_the_oracle_of_a_scene_uses_the_scenes_own_seeds(world: World) -> None:
@@ -157,11 +166,23 @@ def test_the_oracle_of_a_scene_uses_the_scenes_own_seeds(world: World) -> None:
 @pytest.mark.onnx
 def test_both_runners_are_rated_on_the_same_scenes_and_agree(world: World, bundle: Path) -> None:
     records = list(measure_accuracy(world, SEEDS["test"][:2], bundle, quietly))
-    rated = [(record["runner"], record["variant"]) for record in records if record["bench"] == "accuracy"]
-    variants = list(VARIANTS)
+    rated = [
+        (record["runner"], record["variant"], record["readout"]) for record in records if record["bench"] == "accuracy"
+    ]
+    ways = [*((name, "bilinear") for name in VARIANTS), ("nerve", "guided")]
     assert sorted(rated) == sorted(
-        [("reference", name) for name in [*variants, "oracle"]] + [("bundle_ort", name) for name in variants]
+        [("reference", *way) for way in [*ways, ("oracle", "bilinear")]] + [("bundle_ort", *way) for way in ways]
     )
     percent = records[-1]["percent"]
-    assert list(percent) == variants
+    assert list(percent) == [*VARIANTS, "nerve, guided"]
     assert min(percent.values()) >= 99.5
+
+
+def test_the_guided_line_says_what_it_wins_over_the_bilinear_one(world: World) -> None:
+    records = list(measure_accuracy(world, SEEDS["validation"][:3], None, quietly))
+    miou = {record["readout"]: record["miou"] for record in records if record["variant"] == "nerve"}
+    (guided,) = [record for record in records if "miou_minus_bilinear" in record]
+    assert (guided["variant"], guided["readout"]) == ("nerve", "guided")
+    assert guided["miou_minus_bilinear"] == pytest.approx(miou["guided"] - miou["bilinear"], abs=0.0011)
+    low, high = guided["interval"]
+    assert low < guided["miou_minus_bilinear"] < high

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,8 @@ def walked(stages: ReferenceStages) -> torch.Tensor:
 def test_the_stages_of_the_reference_give_what_the_reference_gives(world: World, frames: Frames) -> None:
     stages = ReferenceStages(world, compiled=False)
     stages.frame(frames[0], keyframe=True)
-    expected = segment(world.models, torch.from_numpy(frames[0]), world.bank, world.params)
+    bilinear = replace(world.params, readout="bilinear")  # as the stages are read out
+    expected = segment(world.models, torch.from_numpy(frames[0]), world.bank, bilinear)
     assert torch.equal(walked(stages), expected.P)
     labels, _ = stages.functions["readout"](walked(stages), expected.grid_hw)
     assert torch.equal(labels, expected.labels)
@@ -122,3 +124,23 @@ def test_every_stage_of_every_runner_is_reported_with_its_ratio_to_eager(
     assert all(row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] for row in records)
     assert all(row["fps"] == pytest.approx(1000 / row["typical_ms"], rel=0.02) for row in records)
     json.dumps([header, *records])
+
+
+@pytest.mark.onnx
+def test_what_crosses_is_the_same_on_the_processor_and_on_the_imitation_of_cuda(
+    world: World, bundle: Path, frames: Frames
+) -> None:
+    """One working frame up, one plane of labels and one of confidence down, one wait: on keyframes and between."""
+    wide = [np.ascontiguousarray(np.tile(frame, (1, 2, 1))) for frame in frames]
+    runners = ("reference_eager", "bundle_ort", "bundle_fake_cuda")
+    plan = LatencyPlan(frames=4, warm_up=2, keyframe_every=2, threads=1, spinning=False, runners=runners)
+    header, *records = measure_latency(world, bundle, wide, plan, quietly)
+    assert tuple(header["frame_hw"]) == (128, 256)
+    lines = [record for record in records if record["stage"] == "frame"]
+    size_hw_bytes = 16
+    for line in lines:
+        crossed = (line["h2d_bytes"], line["d2h_bytes"], line["waits"])
+        expected = (128 * 128 * 3 + size_hw_bytes, 2 * 128 * 256 + 1, 1)
+        assert crossed == ((0, 0, 0) if line["runner"] == "reference_eager" else expected)
+    assert len(lines) == 2 * len(runners)
+    assert all("waits" not in record for record in records if record["stage"] != "frame")

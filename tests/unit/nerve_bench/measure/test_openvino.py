@@ -138,7 +138,7 @@ def test_without_the_library_the_install_command_is_named(bundle: Path, monkeypa
 
 def test_a_runner_that_was_left_out_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "find_spec", lambda name: None)
-    assert available_runners() == ("reference_eager", "reference_compile", "bundle_ort")
+    assert available_runners() == ("reference_eager", "reference_compile", "bundle_ort", "bundle_fake_cuda")
     said = header(LatencyPlan(8, 1, 2, 1, spinning=False, runners=("reference_eager", "bundle_ort")))["left_out"]
     assert said["reference_compile"] == "not asked for"
     assert "openvino is not installed" in said["bundle_openvino"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nerve_bench.measure.video import VARIANTS, measure_video
+from nerve_bench.measure.video import GUIDED, VARIANTS, measure_video
 from nerve_bench.measure.video_scores import VideoScore, large_things_are_named
 from nerve_bench.measure.walk_limit import measure_walks
 from nerve_bench.report.plots_video import draw_video
@@ -129,6 +129,21 @@ def test_the_record_of_a_variant_says_what_it_cost_and_was_worth(bundle: Path, t
     assert picture.stat().st_size > 10_000
 
 
+def test_a_guided_variant_is_compared_with_the_same_one_read_out_bilinearly(bundle: Path) -> None:
+    _, *records = measure_video(bundle, [SEED, SEED + 1], 4, ["temporal_guided"], 1, quietly)
+    assert [(record["variant"], record["readout"]) for record in records] == [
+        ("cold", "bilinear"),
+        ("temporal", "bilinear"),
+        ("temporal_guided", "guided"),
+    ]
+    _, plain, guided = records
+    assert guided["miou_minus_bilinear"] == pytest.approx(guided["miou"] - plain["miou"], abs=0.011)
+    low, high = guided["miou_minus_bilinear_interval"]
+    assert low <= guided["miou_minus_bilinear"] + 0.005
+    assert high >= guided["miou_minus_bilinear"] - 0.005
+    assert "readout_guided" in guided["stage_ms_per_frame"]
+
+
 def test_the_exact_walk_is_nearer_to_the_limit_than_the_truncated_one(bundle: Path) -> None:
     truncated, warm, exact = measure_walks(bundle, SEED, 3, 1, quietly)
     assert [record["walk"] for record in (truncated, warm, exact)] == ["walk", "walk_warm", "walk_exact"]
@@ -139,6 +154,7 @@ def test_the_exact_walk_is_nearer_to_the_limit_than_the_truncated_one(bundle: Pa
 def test_every_variant_is_another_way() -> None:
     assert len(set(VARIANTS.values())) == len(VARIANTS)
     assert VARIANTS["cold"].keyframe_every == 1
+    assert set(GUIDED.values()) <= set(VARIANTS)
 
 
 @pytest.mark.parametrize("name", ["temporal", "unsmoothed", "shift_only"])

@@ -28,8 +28,8 @@ from tests.data.fake_bundle import make_fake_bundle
 FAKE_LIBRARY = """
 import os, sys
 from pathlib import Path
-from tests.doubles import tensorrt_builder
-from tests.doubles.tensorrt import FakeTrt, TrtFaults
+from nerve_bench.doubles import tensorrt_builder
+from nerve_bench.doubles.tensorrt import FakeTrt, TrtFaults
 from nerve_runtime.bundle.manifest import load_manifest
 {extra}
 sys.modules[__name__] = FakeTrt(load_manifest(Path({bundle!r})), faults=TrtFaults({faults}))

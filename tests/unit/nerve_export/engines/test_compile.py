@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from nerve_bench.doubles.tensorrt import FakeTrt, TrtFaults
+from nerve_bench.doubles.tensorrt_builder import FakeBuilder, FakeBuilderConfig
 from nerve_export.engines import compile as engine
 from nerve_export.engines.compile import (
     CLASS_SLOTS,
@@ -26,8 +28,6 @@ from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from nerve_runtime.bundle.spec import StageSpec, TensorSpec
 from nerve_runtime.errors import CompatibilityError, ResourceError, UsageError
 from tests.data.fake_bundle import make_fake_bundle
-from tests.doubles.tensorrt import FakeTrt, TrtFaults
-from tests.doubles.tensorrt_builder import FakeBuilder, FakeBuilderConfig
 
 FLOAT_BYTES = 4
 NOTHING = StageSpec(inputs=(), outputs=())

@@ -12,19 +12,18 @@ from transformers import CLIPModel
 
 from nerve_export.graphs.modules import (
     AttentionStage,
-    FixedReadoutStage,
     MixStage,
-    ReadoutStage,
     ScoresStage,
     TextStage,
     WalkStage,
     WalkWarmStage,
 )
+from nerve_export.graphs.modules_readout import FixedReadoutStage
 from nerve_ref.affinity import PooledAffinity
 from nerve_ref.params import EntropyMode, LocalFeatures, NerveParams
 from nerve_ref.pipeline import Structure, mix_heads, observe_affinity, segment, structure
 from nerve_ref.text import TextBank, parse_classes, text_bank, text_embeddings
-from nerve_ref.walk import mixed_step, readout, walk
+from nerve_ref.walk import mixed_step, walk
 from nerve_ref.weights.networks import Models
 from nerve_runtime.errors import UsageError
 
@@ -304,31 +303,6 @@ def test_the_warm_walk_starts_from_the_previous_scores(params: NerveParams) -> N
     assert not torch.allclose(found, walk(G, step, 0.85, 3))
 
 
-@pytest.mark.parametrize("size_hw", [(64, 64), (16, 16), (37, 91), (7, 5), (200, 33)])
-def test_the_read_out_equals_the_references_at_any_size(size_hw: tuple[int, int]) -> None:
-    G, _, _ = random_state((16, 16), (8, 8))
-    P = G**4 / (G**4).sum(0)
-    found = ReadoutStage((16, 16))(P, torch.tensor(size_hw), scalar(0.0))
-    labels, confidence = readout(P, (16, 16), size_hw, 0.0, has_background=False)
-    assert found[0].dtype == found[1].dtype == torch.uint8
-    assert torch.equal(found[0], labels)
-    assert torch.equal(found[1], confidence)
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.25, 0.3, 1.0])
-def test_what_is_below_the_threshold_becomes_background(threshold: float) -> None:
-    G, _, _ = random_state((16, 16), (8, 8))
-    found, _ = ReadoutStage((16, 16))(G, torch.tensor([40, 40]), scalar(threshold))
-    expected, _ = readout(G, (16, 16), (40, 40), threshold, has_background=True)
-    assert torch.equal(found, expected)
-
-
-def test_equal_scores_get_the_first_class() -> None:
-    labels, confidence = ReadoutStage((4, 4))(torch.full((4, 16), 0.25), torch.tensor([8, 8]), scalar(0.0))
-    assert (labels == 0).all()
-    assert (confidence == 64).all()
-
-
 def whole_frame(own: Models, frame: Tensor, bank: TextBank, baked: NerveParams, given: NerveParams) -> Tensor:
     """Labels by all stages in a row; `given` are the constants that are inputs."""
     knobs = {name: scalar(getattr(given, name)) for name in ("tau", "alpha", "beta", "head_temperature")}
@@ -365,14 +339,3 @@ def test_the_constants_of_a_walk_are_inputs_and_not_baked(
     labels = whole_frame(own, frame, other, params, varied)
     assert (labels == expected.labels).float().mean() >= 0.999
     assert len(labels.unique()) > 1
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
-def test_tokens_whose_numbers_are_broken_get_no_label(broken: float) -> None:
-    G, _, _ = random_state((16, 16), (8, 8))
-    G[1, :32] = broken  # the upper two rows of tokens
-    labels, confidence = ReadoutStage((16, 16))(G, torch.tensor([64, 64]), scalar(0.0))
-    assert (labels[:8] == 255).all()
-    assert (confidence[:8] == 0).all()
-    assert (labels[12:] < 5).all()
-    assert (confidence[12:] > 0).all()

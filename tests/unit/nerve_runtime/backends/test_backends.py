@@ -94,7 +94,7 @@ def test_a_letter_may_not_take_two_sizes(manifest: Manifest, frame: Array) -> No
 
 
 class OddSession(Session):
-    def compute(self, tensors: Any, sizes: Any) -> dict[str, Array]:
+    def compute(self, tensors: Any, sizes: Any, host: Any) -> dict[str, Array]:
         return {"head_affinity": np.zeros((HEADS, TOKENS, POOLED_KEYS), dtype=np.float32)}
 
 

@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nerve_bench.doubles import tensorrt as fake_trt
+from nerve_bench.doubles import tensorrt_builder as fake_builder
+from nerve_bench.doubles import tensorrt_types
+from nerve_bench.doubles.cuda_runtime import FakeCudart
+from nerve_bench.doubles.ordering import MisuseError
+from nerve_bench.doubles.tensorrt import FakeTrt
 from nerve_runtime.bundle.manifest import Manifest
-from tests.doubles import tensorrt as fake_trt
-from tests.doubles import tensorrt_builder as fake_builder
-from tests.doubles.cuda_runtime import FakeCudart, MisuseError
-from tests.doubles.tensorrt import FakeTrt
 
 REAL_NAMES = {
-    "ILogger": fake_trt.ILogger,
-    "IProgressMonitor": fake_trt.IProgressMonitor,
+    "ILogger": tensorrt_types.ILogger,
+    "IProgressMonitor": tensorrt_types.IProgressMonitor,
     "Runtime": fake_trt.FakeRuntime,
     "ICudaEngine": fake_trt.FakeCudaEngine,
     "IExecutionContext": fake_trt.FakeRtxExecutionContext,
@@ -77,7 +79,7 @@ def test_the_calls_that_leave_arguments_out_may_do_so() -> None:
     library = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     assert "strategy: " in library.ICudaEngine.create_execution_context.__doc__
     assert re.search(r"runtime_config: \S+ = None\)", library.ICudaEngine.create_execution_context.__doc__)
-    assert set(library.ILogger.Severity.__members__) == set(fake_trt.ILogger.Severity.__members__)
+    assert set(library.ILogger.Severity.__members__) == set(tensorrt_types.ILogger.Severity.__members__)
 
 
 def test_every_function_of_the_fake_cuda_runtime_is_the_real_ones() -> None:
@@ -117,6 +119,13 @@ def taken(result: tuple[Any, ...]) -> Any:
     return result[1]
 
 
+def wait_for(cudart: FakeCudart, stream: Any) -> None:
+    event = taken(cudart.cudaEventCreateWithFlags(2))
+    cudart.cudaEventRecord(event, stream)
+    cudart.cudaEventSynchronize(event)
+    cudart.cudaEventDestroy(event)
+
+
 def test_memory_is_freed_once_and_missed_if_not(cudart: FakeCudart) -> None:
     address = taken(cudart.cudaMalloc(16))
     assert cudart.leaks() == ["1 pieces of device memory"]
@@ -144,7 +153,7 @@ def test_a_copy_is_done_when_its_stream_was_waited_for_and_not_before(cudart: Fa
     cudart.view("pinned", host, 4)[:] = [1, 2, 3, 4]
     cudart.cudaMemcpyAsync(device, host, 4, cudart.cudaMemcpyKind.cudaMemcpyHostToDevice, stream)
     assert cudart.view("device", device, 4).tolist() == [0xA5] * 4
-    cudart.cudaStreamSynchronize(stream)
+    wait_for(cudart, stream)
     assert cudart.view("device", device, 4).tolist() == [1, 2, 3, 4]
 
 
@@ -158,8 +167,8 @@ def test_streams_and_graphs_are_held_or_refused(cudart: FakeCudart) -> None:
     cudart.cudaStreamBeginCapture(stream, mode)
     with pytest.raises(MisuseError, match="under way already"):
         cudart.cudaStreamBeginCapture(stream, mode)
-    with pytest.raises(MisuseError, match="waited for during its capture"):
-        cudart.cudaStreamSynchronize(stream)
+    with pytest.raises(MisuseError, match="recorded in a capture"):
+        cudart.cudaEventRecord(taken(cudart.cudaEventCreateWithFlags(2)), stream)
     graph = taken(cudart.cudaStreamEndCapture(stream))
     cudart.cudaGraphDestroy(graph)
     with pytest.raises(MisuseError, match="is not held"):
@@ -171,12 +180,12 @@ def test_streams_and_graphs_are_held_or_refused(cudart: FakeCudart) -> None:
         cudart.cudaDeviceGetAttribute(cudart.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor, 1)
 
 
-class Quiet(fake_trt.ILogger):
+class Quiet(tensorrt_types.ILogger):
     def log(self, severity: Any, msg: str) -> None:
         return
 
 
-class Uninitialised(fake_trt.ILogger):
+class Uninitialised(tensorrt_types.ILogger):
     def __init__(self) -> None:
         return
 

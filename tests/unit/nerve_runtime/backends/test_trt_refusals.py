@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from nerve_bench.doubles.cuda_runtime import FakeCudart
+from nerve_bench.doubles.engines import RTX_VERSION, TENSORRT_VERSION
+from nerve_bench.doubles.tensorrt import FakeRuntime, FakeTrt, TrtFaults
 from nerve_runtime.backends import BackendOptions, open_backend
 from nerve_runtime.backends.tensorrt import backend as trt
 from nerve_runtime.backends.tensorrt.backend import TrtBackend
@@ -14,9 +17,7 @@ from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, manifest_bytes
 from nerve_runtime.errors import BundleError, CompatibilityError, NerveError, ResourceError
 from tests.data.fake_bundle import make_fake_bundle
-from tests.data.fake_engines import RTX_VERSION, TENSORRT_VERSION, add_engines
-from tests.doubles.cuda_runtime import FakeCudart
-from tests.doubles.tensorrt import FakeRuntime, FakeTrt, TrtFaults
+from tests.data.fake_engines import add_engines
 
 
 @pytest.fixture

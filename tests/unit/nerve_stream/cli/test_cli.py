@@ -127,6 +127,17 @@ def test_without_a_bundle_the_message_says_how_to_build_one(
     assert (ended.exit_code, "random weights: labels mean nothing" in ended.stderr) == (0, True)
 
 
+def test_the_read_out_that_is_asked_for_runs_and_is_in_the_summary(bundle: Path, clip: Path) -> None:
+    for words, readout, stage in (((), "bilinear", "readout"), (("--readout", "guided"), "guided", "readout_guided")):
+        summary = summary_of(segment(bundle, clip, "--json", "--limit", 2, *words))
+        assert (summary["readout"], stage in summary["stages"]) == (readout, True)
+    refused = segment(bundle, clip, "--readout", "sharp")
+    assert (refused.exit_code, error_of(refused)) == (
+        2,
+        "error: readout is 'sharp', expected one of bilinear, guided, or None",
+    )
+
+
 def test_a_damaged_clip_leaves_nothing_but_its_summary_unless_parts_are_allowed(bundle: Path, tmp_path: Path) -> None:
     damage_middle(write_clip(tmp_path / "clip.mp4", 30, codec="mpeg4"))
     out = tmp_path / "out"

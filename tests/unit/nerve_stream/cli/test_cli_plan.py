@@ -109,6 +109,7 @@ def test_the_key_of_a_job_changes_with_what_changes_labels_and_not_with_where_th
     others = [
         key(read, OutputOptions(masks=Path("a")), classes="red; road"),
         key(read, OutputOptions(masks=Path("a")), alpha=0.5),
+        key(read, OutputOptions(masks=Path("a")), readout="guided"),
         key(SourceOptions(["a.mp4"], every=2), OutputOptions(masks=Path("a"))),
         key(read, OutputOptions(masks=Path("a"), opacity=0.1)),
         key(SourceOptions([str(tmp_path)]), OutputOptions(masks=Path("a"))),  # pictures: each by itself

@@ -223,9 +223,12 @@ def test_a_summary_orders_the_stages_and_tells_what_was_dropped() -> None:
     )
     assert list(percentiles_ms(report)) == ["resize", "walk", "novel", "total"]
     assert percentiles_ms(report)["walk"] == {"p50_ms": 1, "p90_ms": 2, "p99_ms": 3, "runs": 7}
-    record = summary_record("clip", "a double", report)
+    record = summary_record("clip", "a double", "guided", report)
+    assert record["readout"] == "guided"
     assert (record["fps"], record["frames_in"], record["dropped"]["superseded"]) == (2.0, 5, 2)
-    assert "2 dropped (2 superseded)" in summary_line("clip", report)
+    assert "2 dropped (2 superseded)" in summary_line("clip", "bilinear", report)
+    assert summary_line("clip", "guided", report).endswith(", guided read-out")
+    assert "read-out" not in summary_line("clip", "bilinear", report)
 
 
 def test_status_file_of_a_run_is_json(tmp_path: Path) -> None:

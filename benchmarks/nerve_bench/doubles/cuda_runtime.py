@@ -1,25 +1,24 @@
-"""A stand-in for cuda-python's runtime module, shipped for tests: checks every use of memory, streams and graphs.
+"""A stand-in for cuda-python's runtime module: checks every use of memory, streams, events and graphs, and counts copies.
 
-Device memory is host memory here. Work on a stream happens when the stream is waited for and not before, so that who
-reads a result too early gets what was there, as on a GPU.
+Device memory is host memory here. Work on a stream happens when it is waited for and not before, so that who reads a
+result too early gets what was there, as on a GPU. Work that uses memory which other work may still be using, because no
+event orders the two, is refused when it is put on its stream (`ordering.py`).
 """
 
 # ruff: noqa: N802, N815 - the names are CUDA's own
 
 import ctypes
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import threading
+from collections import Counter
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-Work = Callable[[], None]
-
-
-class MisuseError(Exception):
-    """The caller broke a rule of the imitated library: a bug, so no NerveError, and never to be caught."""
+from nerve_bench.doubles.ordering import MisuseError, Ordering
+from nerve_bench.doubles.streams import FakeEvent, FakeGraph, FakeGraphExec, FakeStream, Work
 
 
 class FakeErrorCode(IntEnum):
@@ -28,6 +27,7 @@ class FakeErrorCode(IntEnum):
     cudaSuccess = 0
     cudaErrorMemoryAllocation = 2
     cudaErrorInsufficientDriver = 35
+    cudaErrorNotReady = 600
     cudaErrorStreamCaptureUnsupported = 900
 
 
@@ -68,42 +68,6 @@ class CudaFaults:
     capture_refused: bool = False
 
 
-@dataclass(eq=False)
-class FakeStream:
-    """Work in order; `int()` of it is the handle that TensorRT takes."""
-
-    handle: int
-    pending: list[Work] = field(default_factory=list)
-    recorded: list[Work] | None = None
-
-    def __int__(self) -> int:
-        return self.handle
-
-    def put(self, work: Work) -> None:
-        """Add work, or record it while a capture is under way."""
-        (self.pending if self.recorded is None else self.recorded).append(work)
-
-    def run(self) -> None:
-        """Do what is pending."""
-        work, self.pending = self.pending, []
-        for step in work:
-            step()
-
-
-@dataclass(eq=False)
-class FakeGraph:
-    """Recorded work."""
-
-    work: list[Work]
-
-
-@dataclass(eq=False)
-class FakeGraphExec:
-    """Recorded work that can be launched."""
-
-    work: list[Work]
-
-
 class FakeCudart:
     """The part of the CUDA runtime's Python module that the back end uses; every function returns a tuple with a code.
 
@@ -114,6 +78,7 @@ class FakeCudart:
     Attributes:
         launches: how often a CUDA graph was launched.
         allocations: how often memory was asked for.
+        counts: `h2d_bytes`, `d2h_bytes`, and `waits` of the host for the device.
     """
 
     cudaError_t = FakeErrorCode
@@ -121,6 +86,7 @@ class FakeCudart:
     cudaStreamCaptureMode = FakeCaptureMode
     cudaDeviceAttr = FakeDeviceAttribute
     cudaStreamNonBlocking = 1
+    cudaEventDisableTiming = 2
 
     def __init__(self, gpu: tuple[int, int] = (8, 9), faults: CudaFaults | None = None) -> None:
         self.launches = 0
@@ -128,7 +94,11 @@ class FakeCudart:
         self.faults = faults or CudaFaults()
         self._gpu = gpu
         self._memory: dict[str, dict[int, NDArray[np.uint8]]] = {"device": {}, "pinned": {}}
+        self.counts: Counter[str] = Counter()
         self._streams: dict[int, FakeStream] = {}
+        self._events: dict[int, FakeEvent] = {}
+        self._ordering = Ordering()
+        self._lock = threading.RLock()  # CUDA may be called from several threads
         self._graphs: list[FakeGraph | FakeGraphExec] = []
         self._handles = itertools.count(1000)
 
@@ -136,6 +106,7 @@ class FakeCudart:
         """What was made and not given back, in words; empty after a clean end."""
         kept = [f"{len(pieces)} pieces of {kind} memory" for kind, pieces in self._memory.items() if pieces]
         kept += [f"stream {handle}" for handle in self._streams]
+        kept += [f"event {handle}" for handle in self._events]
         return kept + [type(graph).__name__ for graph in self._graphs]
 
     def cudaGetErrorString(self, error: FakeErrorCode) -> tuple[FakeErrorCode, bytes]:
@@ -165,14 +136,16 @@ class FakeCudart:
     def _allocated(self, kind: str, size: int) -> tuple[FakeErrorCode, int | None]:
         if size <= 0:
             raise MisuseError(f"{size} bytes of {kind} memory were asked for")
-        number, self.allocations = self.allocations, self.allocations + 1
-        held = sum(piece.nbytes for piece in self._memory[kind].values())
-        too_many = kind == "device" and self.faults.device_bytes is not None and held + size > self.faults.device_bytes
-        if too_many or number in self.faults.failing_allocations:
-            return FakeErrorCode.cudaErrorMemoryAllocation, None
-        piece = np.full(size, 0xA5, dtype=np.uint8)  # rubbish, as in fresh device memory
-        self._memory[kind][piece.ctypes.data] = piece
-        return FakeErrorCode.cudaSuccess, piece.ctypes.data
+        with self._lock:
+            number, self.allocations = self.allocations, self.allocations + 1
+            held = sum(piece.nbytes for piece in self._memory[kind].values())
+            bound = self.faults.device_bytes
+            too_many = kind == "device" and bound is not None and held + size > bound
+            if too_many or number in self.faults.failing_allocations:
+                return FakeErrorCode.cudaErrorMemoryAllocation, None
+            piece = np.full(size, 0xA5, dtype=np.uint8)  # rubbish, as in fresh device memory
+            self._memory[kind][piece.ctypes.data] = piece
+            return FakeErrorCode.cudaSuccess, piece.ctypes.data
 
     def cudaFree(self, devPtr: int) -> tuple[FakeErrorCode]:
         """Give device memory back; waits for all work first, as CUDA does."""
@@ -183,11 +156,14 @@ class FakeCudart:
         return self._freed("pinned", ptr)
 
     def _freed(self, kind: str, address: int) -> tuple[FakeErrorCode]:
-        for stream in self._streams.values():
-            stream.run()
-        if self._memory[kind].pop(address, None) is None:
-            raise MisuseError(f"{address:#x} is not held as {kind} memory: freed twice, or never allocated")
-        return (FakeErrorCode.cudaSuccess,)
+        with self._lock:
+            for stream in self._streams.values():
+                stream.run()
+                self._ordering.host_saw(stream.clock)
+            if self._memory[kind].pop(address, None) is None:
+                raise MisuseError(f"{address:#x} is not held as {kind} memory: freed twice, or never allocated")
+            self._ordering.forget(address)
+            return (FakeErrorCode.cudaSuccess,)
 
     def view(self, kind: str, address: int, size_bytes: int) -> NDArray[np.uint8]:
         """The bytes at an address, uint8 (size_bytes,), not a copy; raises unless all of them are held."""
@@ -206,16 +182,30 @@ class FakeCudart:
         """Copy between pinned host memory and the device."""
         to_device = kind == FakeMemcpyKind.cudaMemcpyHostToDevice
         sides = (("device", dst), ("pinned", src)) if to_device else (("pinned", dst), ("device", src))
+        for side, address in sides:
+            self.refuse_outside(side, address, count)
+        given = self.view(sides[1][0], src, count).copy() if to_device else None
 
         def copy() -> None:
             for side, address in sides:
                 self.refuse_outside(side, address, count)
+            if given is not None and not np.array_equal(given, self.view("pinned", src, count)):
+                raise MisuseError(f"pinned memory at {src:#x} was written before its copy to the device was done")
             ctypes.memmove(dst, src, count)
 
-        for side, address in sides:
-            self.refuse_outside(side, address, count)
-        self.held_stream(int(stream)).put(copy)
+        self.counts["h2d_bytes" if to_device else "d2h_bytes"] += count
+        self.put(int(stream), Work(copy, reads=(src,), writes=(dst,)))
         return (FakeErrorCode.cudaSuccess,)
+
+    def put(self, stream_handle: int, work: Work) -> None:
+        """Put work on a stream, or record it while a capture is under way; raises where nothing orders it."""
+        with self._lock:
+            stream = self.held_stream(stream_handle)
+            if stream.recorded is not None:
+                stream.recorded.append(work)
+                return
+            self._ordering.begin(stream.handle, stream.clock, work.reads, work.writes)
+            stream.queue.append(work.run)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[FakeErrorCode, FakeStream]:
         """A new stream, which must not wait for the default one."""
@@ -231,12 +221,63 @@ class FakeCudart:
             raise MisuseError(f"stream {handle} is not held: destroyed, or never created")
         return self._streams[handle]
 
-    def cudaStreamSynchronize(self, stream: FakeStream) -> tuple[FakeErrorCode]:
-        """Do what is pending."""
-        held = self.held_stream(int(stream))
-        if held.recorded is not None:
-            raise MisuseError("a stream was waited for during its capture")
-        held.run()
+    def cudaEventCreateWithFlags(self, flags: int) -> tuple[FakeErrorCode, FakeEvent]:
+        """A new event, which may not take the time: that makes it slow."""
+        if flags != self.cudaEventDisableTiming:
+            raise MisuseError("the event would take the time, which slows the streams that record it")
+        event = FakeEvent(next(self._handles))
+        self._events[event.handle] = event
+        return FakeErrorCode.cudaSuccess, event
+
+    def _held_event(self, event: FakeEvent) -> FakeEvent:
+        if self._events.get(event.handle) is not event:
+            raise MisuseError(f"event {event.handle} is not held: destroyed, or never created")
+        return event
+
+    def cudaEventRecord(self, event: FakeEvent, stream: FakeStream) -> tuple[FakeErrorCode]:
+        """Put the event behind all work of a stream so far."""
+        with self._lock:
+            held, stream = self._held_event(event), self.held_stream(int(stream))
+            if stream.recorded is not None:
+                raise MisuseError("an event was recorded in a capture, where others cannot wait for it")
+            held.stream, held.position, held.clock = stream, stream.position, stream.clock.copy()
+            return (FakeErrorCode.cudaSuccess,)
+
+    def cudaStreamWaitEvent(self, stream: FakeStream, event: FakeEvent, flags: int) -> tuple[FakeErrorCode]:
+        """Begin what is put on a stream from now on after an event."""
+        with self._lock:
+            held, waiting = self._held_event(event), self.held_stream(int(stream))
+            if waiting.recorded is not None:
+                raise MisuseError("a stream waits for an event in a capture")
+            source, position = held.stream, held.position
+            if source is not None:
+                waiting.clock.merge(held.clock)
+                waiting.queue.append(lambda: source.run(position))
+            return (FakeErrorCode.cudaSuccess,)
+
+    def cudaEventQuery(self, event: FakeEvent) -> tuple[FakeErrorCode]:
+        """Whether all work before an event is done; the host knows it then."""
+        with self._lock:
+            held = self._held_event(event)
+            if not held.is_done:
+                return (FakeErrorCode.cudaErrorNotReady,)
+            self._ordering.host_saw(held.clock)
+            return (FakeErrorCode.cudaSuccess,)
+
+    def cudaEventSynchronize(self, event: FakeEvent) -> tuple[FakeErrorCode]:
+        """Do all work before an event."""
+        with self._lock:
+            held = self._held_event(event)
+            if held.stream is not None and held.stream.recorded is not None:
+                raise MisuseError("a stream was waited for during its capture")
+            self.counts["waits"] += 1
+            held.run()
+            self._ordering.host_saw(held.clock)
+            return (FakeErrorCode.cudaSuccess,)
+
+    def cudaEventDestroy(self, event: FakeEvent) -> tuple[FakeErrorCode]:
+        """Free an event."""
+        del self._events[self._held_event(event).handle]
         return (FakeErrorCode.cudaSuccess,)
 
     def cudaStreamDestroy(self, stream: FakeStream) -> tuple[FakeErrorCode]:
@@ -275,9 +316,8 @@ class FakeCudart:
         """Put recorded work on a stream."""
         self._held_graph(graphExec)
         self.launches += 1
-        held = self.held_stream(int(stream))
         for work in graphExec.work:
-            held.put(work)
+            self.put(int(stream), work)
         return (FakeErrorCode.cudaSuccess,)
 
     def cudaGraphDestroy(self, graph: FakeGraph) -> tuple[FakeErrorCode]:

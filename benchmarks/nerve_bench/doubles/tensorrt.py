@@ -1,4 +1,4 @@
-"""A stand-in for TensorRT and TensorRT-RTX, shipped for tests: loads and runs engines that compute in numpy.
+"""A stand-in for TensorRT and TensorRT-RTX: loads and runs engines that compute in numpy, or by a function given.
 
 Its builder is in `tensorrt_builder.py`.
 Names, argument names and their order are those of `tensorrt_rtx` (a test compares them). Whoever uses it out of order,
@@ -7,29 +7,37 @@ with an address that is not held or too small, or before the shapes are known, g
 
 import json
 import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum, IntEnum
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from nerve_bench.doubles.cuda_runtime import FakeCudart
+from nerve_bench.doubles.ordering import MisuseError
+from nerve_bench.doubles.streams import Work
+from nerve_bench.doubles.tensorrt_builder import FakeBuilder, FakeOnnxParser
+from nerve_bench.doubles.tensorrt_types import (
+    ComputeCapability,
+    DataType,
+    ILogger,
+    IProgressMonitor,
+    LayerType,
+    MemoryPoolType,
+    NoTypingFlag,
+    StronglyTyped,
+    TensorIOMode,
+    TensorLocation,
+    checked_logger,
+)
 from nerve_runtime.backends.tensorrt.library import SHAPE_INPUT
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec, TensorSpec
-from tests.doubles.cuda_runtime import FakeCudart, MisuseError
 
+Compute = Callable[[StageName, Mapping[str, Array]], Mapping[str, Array]]
 PLAN_MAGIC = b"fake engine "
 NAMES_OF_DTYPES = {"float32": "FLOAT", "uint8": "UINT8", "bool": "BOOL", "int64": "INT64"}
-
-DataType = Enum("DataType", ["FLOAT", "HALF", "INT32", "UINT8", "BOOL", "INT64"])
-TensorIOMode = Enum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"])
-TensorLocation = Enum("TensorLocation", ["DEVICE", "HOST"])
-LayerType = Enum("LayerType", ["IDENTITY", "ATTENTION_INPUT"])
-MemoryPoolType = Enum("MemoryPoolType", ["WORKSPACE"])
-ComputeCapability = Enum("ComputeCapability", ["SM75", "SM80", "SM86", "SM89", "SM120", "SM121"])
-StronglyTyped = IntEnum("StronglyTyped", ["STRONGLY_TYPED"])
-NoTypingFlag = IntEnum("NoTypingFlag", ["EXPLICIT_BATCH"])
 
 
 @dataclass(slots=True)
@@ -55,39 +63,6 @@ class TrtFaults:
     alien_profile: bool = False
 
 
-class ILogger:
-    """Base of loggers."""
-
-    Severity = Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
-    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
-
-    def __init__(self) -> None:
-        self.is_initialised = True
-
-    def log(self, severity: Any, msg: str) -> None:
-        """To be overridden."""
-        raise MisuseError("log() is not overridden")
-
-
-class IProgressMonitor:
-    """Base of progress monitors."""
-
-    def __init__(self) -> None:
-        self.is_initialised = True
-
-    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-        """To be overridden."""
-        raise MisuseError("phase_start() is not overridden")
-
-    def step_complete(self, phase_name: str, step: int) -> bool:
-        """To be overridden."""
-        raise MisuseError("step_complete() is not overridden")
-
-    def phase_finish(self, phase_name: str) -> None:
-        """To be overridden."""
-        raise MisuseError("phase_finish() is not overridden")
-
-
 class FakeTrt:
     """The module: `tensorrt_rtx` by default, `tensorrt` with `rtx=False`.
 
@@ -98,6 +73,7 @@ class FakeTrt:
         rtx: TensorRT-RTX, which compiles for a named GPU and can tell whether a stream can be captured.
         faults: what goes wrong.
         has_typing_flag: the flag STRONGLY_TYPED exists.
+        compute: what an engine does: from a stage and its inputs to its outputs; by default as `FakeBackend`.
 
     Attributes:
         contexts: execution contexts that are alive.
@@ -122,13 +98,13 @@ class FakeTrt:
         rtx: bool = True,
         faults: TrtFaults | None = None,
         has_typing_flag: bool = True,
+        compute: Compute | None = None,
     ) -> None:
-        from tests.doubles.tensorrt_builder import FakeBuilder, FakeOnnxParser
-
         self.__version__ = version
         self.manifest = manifest
         self.cudart = cudart
         self.rtx = rtx
+        self.compute = compute or partial(_compute_in_numpy, manifest)
         self.faults = faults or TrtFaults()
         self.contexts: weakref.WeakSet[FakeExecutionContext] = weakref.WeakSet()
         self.networks: list[int] = []
@@ -141,13 +117,6 @@ class FakeTrt:
         """Bytes of an engine of this version."""
         about = {"stage": stage, "version": self.__version__, "profile": profile}
         return PLAN_MAGIC + json.dumps(about, sort_keys=True).encode()
-
-
-def checked_logger(logger: Any) -> Any:
-    """The logger, after making sure that its base class was initialised, as pybind demands."""
-    if not getattr(logger, "is_initialised", False):
-        raise MisuseError("the logger's base class was not initialised")
-    return logger
 
 
 class FakeRuntime:
@@ -307,7 +276,6 @@ class FakeExecutionContext:
     def execute_async_v3(self, stream_handle: int) -> bool:
         """Put a run on a stream."""
         engine, cudart = self._engine, _cudart(self._engine.trt)
-        stream = cudart.held_stream(stream_handle)
         if not self._inferred:
             raise MisuseError("a run was asked for before the shapes were inferred")
         unset = [name for name in engine.tensors if name not in self._addresses]
@@ -325,14 +293,14 @@ class FakeExecutionContext:
             self._view(name, shapes[name], addresses[name])
 
         def run() -> None:
-            from nerve_runtime.backends.fake import FakeBackend  # brings OpenCV, which a builder does without
-
             views = {name: self._view(name, shapes[name], addresses[name]) for name in engine.tensors}
             inputs = {tensor.name: views[tensor.name] for tensor in engine.spec.inputs}
-            for name, values in FakeBackend(engine.trt.manifest).compute(engine.stage, inputs).items():
+            for name, values in engine.trt.compute(engine.stage, inputs).items():
                 views[name][...] = values
 
-        stream.put(run)
+        reads = tuple(addresses[tensor.name] for tensor in engine.spec.inputs)
+        writes = tuple(addresses[tensor.name] for tensor in engine.spec.outputs)
+        cudart.put(stream_handle, Work(run, reads, writes))
         return True
 
     def _read(self, name: str) -> Array:
@@ -353,6 +321,12 @@ class FakeRtxExecutionContext(FakeExecutionContext):
         """Once shapes are known."""
         _cudart(self._engine.trt).held_stream(stream)
         return self._inferred
+
+
+def _compute_in_numpy(manifest: Manifest, stage: StageName, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+    from nerve_runtime.backends.fake import FakeBackend  # brings OpenCV, which a builder does without
+
+    return FakeBackend(manifest).compute(stage, inputs)
 
 
 def _cudart(trt: FakeTrt) -> FakeCudart:

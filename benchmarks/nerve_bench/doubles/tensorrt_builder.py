@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nerve_runtime.backends.tensorrt.library import SHAPE_INPUT
-from nerve_runtime.bundle.spec import StageName
-from tests.doubles.cuda_runtime import MisuseError
-from tests.doubles.tensorrt import (
+from nerve_bench.doubles.ordering import MisuseError
+from nerve_bench.doubles.tensorrt_types import (
     ComputeCapability,
-    FakeTrt,
     ILogger,
     IProgressMonitor,
     MemoryPoolType,
     checked_logger,
 )
+from nerve_runtime.backends.tensorrt.library import SHAPE_INPUT
+from nerve_runtime.bundle.spec import StageName
 
 
 @dataclass
@@ -31,7 +30,7 @@ class FakeNetwork:
 class FakeOnnxParser:
     """Knows graphs by their files' names."""
 
-    def __init__(self, trt: FakeTrt, network: FakeNetwork, logger: ILogger) -> None:
+    def __init__(self, trt: Any, network: FakeNetwork, logger: ILogger) -> None:
         self._trt, self._network = trt, network
         checked_logger(logger)
 
@@ -132,7 +131,7 @@ class FakeBuilder:
 
     PHASE, STEPS = "Building engine", 4
 
-    def __init__(self, trt: FakeTrt, logger: ILogger) -> None:
+    def __init__(self, trt: Any, logger: ILogger) -> None:
         self._trt = trt
         self._logger = checked_logger(logger)
 
