@@ -23,3 +23,15 @@ def plan_models(plan: BuildPlan, resolved: ResolvedWeights | None) -> Models:
     except ValueError as error:
         raise BundleError(str(error)) from error
     raise UsageError(f"preset {plan.preset.name!r} needs weights; give their places or --random-weights SEED")
+
+
+def open_network(models: Models, network: str) -> None:
+    """Open one of the networks, which `models` then keeps: "clip" or "affinity".
+
+    Raises:
+        BundleError: a file is not what it should be, or a configuration makes no network.
+    """
+    try:
+        _ = models.clip if network == "clip" else models.provider
+    except ValueError as error:
+        raise BundleError(str(error)) from error

@@ -23,7 +23,7 @@ from nerve_export.parity.frames import FRAMES, parity_frames
 from nerve_export.parity.measures import ParityReport
 from nerve_export.parity.reference import reference_taps
 from nerve_export.plan import BuildPlan
-from nerve_export.plan_models import plan_models
+from nerve_export.plan_models import open_network, plan_models
 from nerve_ref.text import parse_classes
 from nerve_ref.weights.files import ResolvedWeights
 from nerve_ref.weights.networks import Models
@@ -63,6 +63,8 @@ def export_stage(
         model, external = _merge(plan, sizes, stamp, folder)
     else:
         models = plan_models(plan, resolved) if row.network else None
+        if models is not None and row.network is not None:
+            open_network(models, row.network)
         module = row.module(models, plan.params, sizes, plan.opset >= 23)
         if isinstance(module, NetworkStage) and models is not None and plan.precision != "fp32":
             precision = _to_half_precision(module, plan, stage, models)

@@ -18,7 +18,7 @@ from nerve_ref.weights.builders import autoencoder_around, clip_around, dino_aro
 from nerve_ref.weights.networks import Models
 from nerve_ref.weights.random import synthetic_tokenizer
 from nerve_runtime.bundle.spec import StageName
-from nerve_runtime.errors import CompatibilityError
+from nerve_runtime.errors import CompatibilityError, UsageError
 
 COSTLY_STAGES: tuple[StageName, ...] = ("text", "scores", "attention", "mix", "walk")
 """The stages of a cold frame, and the one that embeds a vocabulary; the others cost less than these and hold no network."""
@@ -101,7 +101,18 @@ def _products(node: Any) -> int:
 
 
 def hollow_models(backbones: Backbones) -> Models:
-    """Networks of the named architectures whose weights were never written: to count with, not to run."""
+    """Networks of the named architectures whose weights were never written: to count with, not to run.
+
+    Raises:
+        UsageError: a configuration makes no network.
+    """
+    try:
+        return _hollow_models(backbones)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _hollow_models(backbones: Backbones) -> Models:
     clip = _hollow(lambda: clip_around(network_config(backbones.clip, "clip")))
     return Models.ready(clip=clip, tokenizer=synthetic_tokenizer(), provider=_hollow_provider(backbones))
 

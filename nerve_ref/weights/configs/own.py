@@ -127,6 +127,12 @@ def _dino(config: Config, where: str) -> dict[str, Any]:
     completed = {"model_type": kind, **LIBRARY_DEFAULTS[kind], **config}
     _require_heads(completed, where)
     _require_patch(completed, where)
+    _require_count(completed["num_hidden_layers"], f"{where}.num_hidden_layers")
+    width = completed["hidden_size"] // completed["num_attention_heads"]
+    if kind == "dinov3_vit":
+        _require(
+            width % 4 == 0, f"{where}.hidden_size", completed["hidden_size"], "heads of a multiple of 4, to be turned"
+        )
     return completed
 
 
@@ -138,7 +144,7 @@ def _unet(config: Config, where: str) -> dict[str, Any]:
         _require(value == plain, f"{where}.{field}", value, f"{plain!r}: only plain Stable Diffusion UNets can be read")
     for field in _SCALAR_UNET_FIELDS:
         _require(isinstance(completed[field], int), f"{where}.{field}", completed[field], "one number")
-    levels = len(completed["block_out_channels"])
+    levels = _require_widths(completed["block_out_channels"], f"{where}.block_out_channels")
     for field in ("down_block_types", "up_block_types"):
         types = completed[field]
         expected = f"{levels} of {', '.join(_UNET_BLOCKS)}, one for each of block_out_channels"
@@ -148,6 +154,17 @@ def _unet(config: Config, where: str) -> dict[str, Any]:
     for field in ("layers_per_block", "transformer_layers_per_block", "attention_head_dim"):
         _require_levels(completed[field], levels, f"{where}.{field}")
     return completed
+
+
+def _require_widths(value: Any, where: str) -> int:
+    """Number of levels of a network, one width each."""
+    whole = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(width, int) for width in value)
+    _require(whole, where, value, "a list of widths, one a level")
+    return len(value)
+
+
+def _require_count(value: Any, where: str) -> None:
+    _require(isinstance(value, int) and value > 0, where, value, "a number above 0")
 
 
 def _require_levels(value: Any, levels: int, where: str) -> None:
@@ -164,6 +181,9 @@ def _autoencoder(config: Config, where: str) -> dict[str, Any]:
     for field, plain in _PLAIN_AUTOENCODER.items():
         value = completed.get(field, plain)
         _require(value == plain, f"{where}.{field}", value, repr(plain))
+    widths = "encoder_block_out_channels" if kind == "AutoencoderTiny" else "block_out_channels"
+    _require_widths(completed[widths], f"{where}.{widths}")
+    _require_count(completed["latent_channels"], f"{where}.latent_channels")
     shift = completed.get("shift_factor")
     _require(not shift, f"{where}.shift_factor", shift, "0 or none: the latents of Stable Diffusion are only scaled")
     return completed

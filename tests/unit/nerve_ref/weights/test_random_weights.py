@@ -1,6 +1,7 @@
 """Random weights depend on the seed alone and keep the scale of what they carry; the synthetic tokenizer takes any text."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,15 @@ from nerve_export.presets.files import presets
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import observe_affinity, segment
 from nerve_ref.providers.provider import Dino, StableDiffusion
+from nerve_ref.providers.stable_diffusion import latent
 from nerve_ref.text import parse_classes, text_bank
 from nerve_ref.weights import random as random_weights
 from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.builders import autoencoder_around, clip_around, dino_around, unet_around
+from nerve_ref.weights.configs.own import own_network
 from nerve_ref.weights.configs.published import CONFIGS, SCHEDULE
 from nerve_ref.weights.networks import Models, random_models
-from nerve_ref.weights.random import random_dino, synthetic_tokenizer
+from nerve_ref.weights.random import random_autoencoder, random_dino, synthetic_tokenizer
 from nerve_runtime.bundle.manifest import Vocabulary
 from nerve_runtime.errors import UsageError
 from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
@@ -78,6 +82,54 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert not torch.equal(diffusion(first).context, diffusion(other).context)
     assert first.random_seed == 3
     assert first.sources == ()
+
+
+def test_what_is_no_weight_is_what_the_library_makes_it() -> None:
+    """Frequencies of DINOv3's turns, which a drawn network has to have as they are."""
+    config = {"model_type": "dinov3_vit", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    network = own_network("mine", {"dinov2": config})
+    found, expected = random_dino(network, 0), dino_around(network.config("dinov2"))
+    assert dict(found.named_buffers()).keys() == {"rope_embeddings.inv_freq"}
+    assert torch.equal(found.rope_embeddings.inv_freq, expected.rope_embeddings.inv_freq)
+    assert not found.rope_embeddings.inv_freq.is_meta
+
+
+@pytest.mark.parametrize("use_quant_conv", [True, False])
+def test_latents_have_the_scale_of_true_ones_with_or_without_a_last_convolution(use_quant_conv: bool) -> None:
+    config = {**SMALL["vae"], "use_quant_conv": use_quant_conv, "scaling_factor": 0.01}
+    vae = random_autoencoder(own_network("mine", {"vae": config}), 0)
+    latents = latent(vae, frames()[0])
+    assert 0.2 < float(latents.std()) < 5
+
+
+def test_a_synthetic_vocabulary_is_as_large_and_as_long_as_the_text_tower_reads() -> None:
+    tokenizer = synthetic_tokenizer(300, 9)
+    assert tokenizer.get_vocab_size() == 300
+    ids = tokenizer.encode("a long text").ids
+    assert (len(ids), ids[0], ids[-1]) == (9, 298, 299)
+    with pytest.raises(ValueError, match="a CLIP of 257 token ids cannot tell 256 bytes, a start and an end"):
+        synthetic_tokenizer(257)
+
+
+def test_a_clip_that_ends_texts_elsewhere_needs_a_tokenizer() -> None:
+    config = {"text_config": {"eos_token_id": 5}, "vision_config": {}}
+    backbones = Backbones(own_network("mine", {"clip": config}), "tiny")
+    with pytest.raises(ValueError, match=r"mine: text_config\.eos_token_id is 5, expected the last of its 49408 ids"):
+        random_models(backbones, 0)
+
+
+@pytest.mark.parametrize(
+    ("build", "config", "message"),
+    [
+        (clip_around, {"text_config": {"hidden_act": "foo"}, "vision_config": {}}, "no CLIP can be made .*: KeyError: 'foo'"),
+        (unet_around, {"norm_num_groups": 7}, "no UNet can be made .*: ValueError: num_channels .* divisible"),
+        (autoencoder_around, {"block_out_channels": [8, 8]}, "no autoencoder can be made .*; correct its config"),
+        (dino_around, {"num_hidden_layers": "3"}, "no DINO can be made .*: StrictDataclass.* expected int, got str"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_makes_no_network_is_told_in_one_sentence(build: Any, config: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(config)
 
 
 def test_drawing_weights_leaves_the_global_generator_alone() -> None:
