@@ -25,7 +25,7 @@ WHEEL := build/wheel
 PACKAGED_BUNDLE := runtime/nerve_stream/tiny
 TRUE_SIZE := build/true-size
 EVIDENCE := out/evidence
-ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive groups transfer things better exact \
+ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive groups transfer things better exact solo \
 	tiles-256 tiles-384
 TIMED := video latency memory cost
 

@@ -50,10 +50,9 @@ def test_a_file_builds_a_bundle_that_agrees_and_can_be_compared_again(name: str,
     assert any(taps.iterdir())
 
 
-def test_half_precision_turns_queries_and_keys_too(tmp_path: Path) -> None:
-    plan = make_plan(
-        str(written(tmp_path, EVERY_KIND["dinov3"])), random_seed=3, precision="fp16", out=tmp_path / "bundle"
-    )
+@pytest.mark.parametrize("name", ["dinov3", "one-tower"])
+def test_half_precision_turns_queries_and_keys_too(name: str, tmp_path: Path) -> None:
+    plan = make_plan(str(written(tmp_path, EVERY_KIND[name])), random_seed=3, precision="fp16", out=tmp_path / "bundle")
     result = build(plan, ())
     assert result.parity is not None
     assert result.parity.passed

@@ -36,6 +36,7 @@ NAMES = (
     "things",
     "better",
     "exact",
+    "solo",
 )
 """As in `experiments.registry`, which --help may not import."""
 COLUMNS = ("setting", "minus", "miou", "difference", "interval", "verdict", "scenes", "constants", "what", "value")
@@ -57,7 +58,7 @@ def experiment(
     """One of the paper's experiments, its open questions, or attempts to do better, on the tiny world.
 
     parts, heads, steps, affinity, sweep, layers: as in the paper. providers, adaptive, groups, transfer, things: what it
-    leaves open. better, exact: what may be better. Constants are chosen on validation scenes, figures are of test scenes;
+    leaves open. better, exact: what may be better. solo: CLIP alone, one tower for both. Constants are chosen on validation scenes, figures are of test scenes;
     intervals are 95 %, by resampling scenes, paired for differences. On one core
     of its own, two to nine minutes each, 25 for better; all together about an hour and a half.
     """

@@ -6,6 +6,7 @@ from nerve_bench.experiments.better import better
 from nerve_bench.experiments.paper import affinity, heads, layers, parts, sweep
 from nerve_bench.experiments.providers import providers
 from nerve_bench.experiments.questions import adaptive, groups, things, transfer
+from nerve_bench.experiments.solo import solo
 from nerve_bench.experiments.steps import exact, steps
 from nerve_bench.experiments.tables import Record
 from nerve_bench.experiments.workbench import Workbench
@@ -26,5 +27,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     "things": things,
     "better": better,
     "exact": exact,
+    "solo": solo,
 }
 """Each takes a workbench and yields its records."""

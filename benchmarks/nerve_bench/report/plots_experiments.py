@@ -184,5 +184,6 @@ DRAWINGS: dict[str, Draw] = {
     "experiment_things": draw_comparison,
     "experiment_better": draw_comparison,
     "experiment_exact": draw_exact,
+    "experiment_solo": draw_comparison,
 }
 """How each experiment is drawn, by what its records carry as "bench"."""

@@ -52,6 +52,11 @@ _EXPERIMENTS = {
         "draw_comparison",
     ),
     "exact": ("Truncated or exact", "Error against the closed form at equal cost, on real affinities.", "draw_exact"),
+    "solo": (
+        "One tower for both",
+        "CLIP alone, its own attention for affinity, beside the diffusion model and beside its words alone.",
+        "draw_comparison",
+    ),
 }
 
 SECTIONS: tuple[Section, ...] = (
