@@ -68,7 +68,7 @@ class Network:
         """
         texts = dict(self.configs)
         if role not in texts:
-            raise ValueError(f"{self.name} has no configuration of a {role}, only of: {', '.join(texts)}; add it")
+            raise ValueError(f"{self.name} has no configuration for {role}, only for: {', '.join(texts)}; add it")
         return json.loads(texts[role])
 
 

@@ -94,7 +94,7 @@ def test_a_network_is_told_apart_by_its_configuration_and_says_its_name() -> Non
     assert first != second
     assert len({first, second}) == 2
     assert str(first) == "mine"
-    with pytest.raises(ValueError, match="mine has no configuration of a unet, only of: dinov2; add it"):
+    with pytest.raises(ValueError, match="mine has no configuration for unet, only for: dinov2; add it"):
         first.config("unet")
 
 
