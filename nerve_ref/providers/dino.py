@@ -1,7 +1,7 @@
 """A DINO says which tokens belong together: queries and keys of its last layers (method, section 10: another backbone).
 
-DINOv2, with registers or without, and DINOv3 of the ViT kind. DINOv3 turns queries and keys by the places of their
-patches (RoPE) before it compares them; they are taken as it compares them.
+DINOv2, with registers or without, DINOv3 of the ViT kind, and RADIO, whose blocks are those of DINOv2. DINOv3 turns
+queries and keys by the places of their patches (RoPE) before it compares them; they are taken as it compares them.
 """
 
 from collections.abc import Sequence
@@ -11,27 +11,38 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
+from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, RadioModel
 
 from nerve_ref.providers.stable_diffusion import LayerHeads
 from nerve_ref.weights.architectures import dino_layer_prefix
 
 Rotation: TypeAlias = tuple[Float[Tensor, "p d"], Float[Tensor, "p d"]]
-DinoModel: TypeAlias = Dinov2Model | Dinov2WithRegistersModel | DINOv3ViTModel
+DinoModel: TypeAlias = Dinov2Model | Dinov2WithRegistersModel | DINOv3ViTModel | RadioModel
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Per channel, red green blue, for pixels in 0..1; every DINO was trained with them."""
+"""Per channel, red green blue, for pixels in 0..1; every DINO but RADIO was trained with them."""
+
+
+def dino_normalisation(model: DinoModel) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation per channel of a DINO's input: ImageNet's, or those in RADIO's configuration."""
+    if isinstance(model, RadioModel):
+        return model.config.norm_mean, model.config.norm_std
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def dino_pixels(
-    frame: UInt8[Tensor, "H W 3"], grid_hw: tuple[int, int], patch_px: int
+    frame: UInt8[Tensor, "H W 3"],
+    grid_hw: tuple[int, int],
+    patch_px: int,
+    normalisation: tuple[Sequence[float], Sequence[float]] = (IMAGENET_MEAN, IMAGENET_STD),
 ) -> Float[Tensor, "1 3 height width"]:
     """Make a DINO's input: one patch per token of the grid, resized bilinearly without antialias, as graphs can."""
     pixels = frame.permute(2, 0, 1)[None].float() / 255
     size_hw = (grid_hw[0] * patch_px, grid_hw[1] * patch_px)
     if tuple(pixels.shape[2:]) != size_hw:
         pixels = functional.interpolate(pixels, size=size_hw, mode="bilinear", align_corners=False)
-    return (pixels - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
+    mean, deviation = (torch.tensor(channels).view(1, 3, 1, 1) for channels in normalisation)
+    return (pixels - mean) / deviation
 
 
 def dino_heads(

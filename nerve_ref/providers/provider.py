@@ -11,7 +11,7 @@ from transformers import CLIPModel
 from nerve_ref.clip_scores import clip_pixels
 from nerve_ref.params import NerveParams
 from nerve_ref.providers.clip import clip_heads
-from nerve_ref.providers.dino import DinoModel, dino_heads, dino_pixels
+from nerve_ref.providers.dino import DinoModel, dino_heads, dino_normalisation, dino_pixels
 from nerve_ref.providers.stable_diffusion import Autoencoder, LayerHeads, latent, noised, unet_heads
 from nerve_ref.weights.architectures import dino_grid_hw
 
@@ -61,7 +61,7 @@ class Dino:
     """Queries and keys of a DINO's layers on the clean frame; it has no latent, no timestep and no noise.
 
     Attributes:
-        model: transformers' DINOv2 or DINOv3.
+        model: transformers' DINOv2, DINOv3 or RADIO.
     """
 
     model: DinoModel
@@ -73,7 +73,7 @@ class Dino:
     def observe(self, frame: UInt8[Tensor, "H W 3"], params: NerveParams) -> tuple[None, tuple[LayerHeads, ...]]:
         """As `AffinityProvider.observe`."""
         grid_hw = self.grid_hw(params)
-        pixels = dino_pixels(frame, grid_hw, self.model.config.patch_size)
+        pixels = dino_pixels(frame, grid_hw, self.model.config.patch_size, dino_normalisation(self.model))
         return None, dino_heads(self.model, pixels, params.layers, grid_hw)
 
 

@@ -15,6 +15,8 @@ from transformers import (
     Dinov2WithRegistersModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
+    RadioConfig,
+    RadioModel,
 )
 
 from nerve_ref.providers.dino import DinoModel
@@ -24,6 +26,7 @@ DINO_CLASSES: Mapping[str, tuple[Any, Any]] = {
     "dinov2": (Dinov2Config, Dinov2Model),
     "dinov2_with_registers": (Dinov2WithRegistersConfig, Dinov2WithRegistersModel),
     "dinov3_vit": (DINOv3ViTConfig, DINOv3ViTModel),
+    "radio": (RadioConfig, RadioModel),
 }
 """Configuration and network of each `model_type` of a DINO."""
 _UNUSABLE = (
@@ -61,7 +64,7 @@ def autoencoder_around(config: Mapping[str, Any]) -> Autoencoder:
 
 
 def dino_around(config: Mapping[str, Any]) -> DinoModel:
-    """DINOv2 or DINOv3, likewise."""
+    """DINOv2, DINOv3 or RADIO, likewise."""
     make_config, make = DINO_CLASSES[config.get("model_type", "dinov2")]
     with _told("DINO"):
         return make(make_config(**config))

@@ -48,7 +48,7 @@ def read_clip(path: Path, config: Mapping[str, Any]) -> CLIPModel:
 
 
 def read_dino(path: Path, config: Mapping[str, Any]) -> DinoModel:
-    """DINOv2 or DINOv3, as the configuration says, likewise.
+    """DINOv2, DINOv3 or RADIO, as the configuration says, likewise.
 
     Raises:
         ValueError: if it cannot be read or lacks a weight.

@@ -104,12 +104,21 @@ pooled_hw = [2, 4]
 steps = 4
 """
 """CLIP's own tower says both; the layer is that of its last block, which is read otherwise than it runs."""
+RADIO = (
+    DINOV3.replace("dinov3_vit", "radio")
+    .replace("model.layer", "encoder.layer")
+    .replace("intermediate_size = 48\n", "")
+)
+RADIO = RADIO.replace(
+    "num_register_tokens = 4\nuse_gated_mlp = true\n", "num_registers = 5\nmax_img_size = 512\nuse_swiglu_ffn = true\n"
+)
 EVERY_KIND = {
     "diffusion": DIFFUSION,
     "tiny-autoencoder": TINY_AUTOENCODER,
     "dinov3": DINOV3,
     "dinov2-registers": DINOV2_REGISTERS,
     "one-tower": ONE_TOWER,
+    "radio": RADIO,
 }
 
 

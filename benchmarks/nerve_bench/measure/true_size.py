@@ -55,7 +55,7 @@ def measure_true_size(
         "opset": manifest.opset,
         "random_weights": manifest.random_weights,
         "working_hw": manifest.geometry.working_hw,
-        "classes": len(bundle_preset(bundle, manifest.preset).parity_classes),
+        "classes": len(parse_classes(bundle_preset(bundle, manifest.preset).parity_classes).names),
         "gmac": manifest.stages["frame"].gmac,
         "warm_up": 1,
         "frames": effort.frames,

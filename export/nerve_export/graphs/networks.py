@@ -14,17 +14,17 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPModel
+from transformers import CLIPModel, RadioModel
 
 from nerve_export.graphs.diffusion import SelfAttention, fold_time, install_processors, set_vae_attention
 from nerve_export.graphs.lowering import attend, probabilities
 from nerve_ref.clip_scores import CLIP_MEAN, CLIP_STD, NEIGHBOURHOOD_STD
 from nerve_ref.params import ClipMode, NerveParams
 from nerve_ref.providers.dino import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
+    DinoModel,
     dino_blocks,
     dino_head_count,
+    dino_normalisation,
     dino_rotation,
     turned,
 )
@@ -271,8 +271,7 @@ class DinoHeads(nn.Module):
         self.input_hw = (self.grid_hw[0] * patch, self.grid_hw[1] * patch)
         self.numbers = [int(name.rpartition(".")[2]) for name in params.layers]
         self.blocks: Any = dino_blocks(model)[: max(self.numbers) + 1]
-        patches = model.embeddings.patch_embeddings
-        self.patches = getattr(patches, "projection", patches)
+        self.patches, self.normalisation = _dino_patches(model), dino_normalisation(model)
         first, positions = _dino_tokens(model.embeddings, self.grid_hw, self.input_hw)
         self.register_buffer("first", first.detach())  # CLS and registers, which come before the patches
         self.register_buffer("positions", positions.detach())
@@ -284,7 +283,7 @@ class DinoHeads(nn.Module):
 
     def forward(self, frame: Tensor) -> tuple[None, list[LayerMaps]]:
         """The blocks up to the last named one, whose output nobody reads."""
-        pixels = scaled_pixels(frame, self.input_hw, IMAGENET_MEAN, IMAGENET_STD)
+        pixels = scaled_pixels(frame, self.input_hw, *self.normalisation)
         patches = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions
         hidden, taken = torch.cat([self.first.to(patches.dtype), patches], dim=1).float(), {}  # sums are float32
         before = self.first.shape[1]
@@ -310,8 +309,23 @@ class DinoHeads(nn.Module):
         return torch.cat([others, turned(patches, turn)], dim=2)
 
 
+def _dino_patches(model: DinoModel) -> nn.Module:
+    """The convolution that makes patches into tokens; RADIO has its weights as a product with unfolded patches."""
+    if not isinstance(model, RadioModel):
+        patches = model.embeddings.patch_embeddings
+        return getattr(patches, "projection", patches)
+    config, weight = model.config, model.embeddings.patch_projection.weight
+    side = config.patch_size
+    convolution = nn.Conv2d(config.num_channels, config.hidden_size, side, stride=side, bias=False)
+    convolution.weight = nn.Parameter(weight.detach().unflatten(1, (config.num_channels, side, side)), False)
+    return convolution
+
+
 def _dino_tokens(embeddings: Any, grid_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The tokens before the patches (1,f,e), and what is added to patches for their places, (1,p,e) or zero (1,1,e)."""
+    if hasattr(embeddings, "cls_register_token"):  # RADIO's
+        table = embeddings._interpolate_position_embedding(grid_hw, embeddings.position_embedding.dtype)
+        return embeddings.cls_register_token[None], table
     cls, registers = embeddings.cls_token, getattr(embeddings, "register_tokens", None)
     positions = cls.new_zeros(1, 1, cls.shape[2])
     if hasattr(embeddings, "interpolate_pos_encoding"):

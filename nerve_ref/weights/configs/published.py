@@ -144,8 +144,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 `empty_prompt` holds the token ids of "" under the pipeline's own tokenizer: start, end, and padding to the full length.
 """
 
-DINO_TYPES = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-"""`model_type` of the DINOs that can be read; all of them play the role "dinov2"."""
+DINO_TYPES = ("dinov2", "dinov2_with_registers", "dinov3_vit", "radio")
+"""`model_type` of the DINOs and their kin that can be read; all of them play the role "dinov2"."""
 LIBRARY_DEFAULTS: dict[str, dict[str, Any]] = {
     "text_config": {
         "vocab_size": 49408,
@@ -173,6 +173,7 @@ LIBRARY_DEFAULTS: dict[str, dict[str, Any]] = {
         "patch_size": 16,
     },
     "dinov3_vit": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 16},
+    "radio": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 16},
     "unet": {
         "in_channels": 4,
         "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
