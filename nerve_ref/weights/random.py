@@ -80,7 +80,7 @@ def _random(build: Callable[[], nn.Module], seed: int, network: str) -> Any:
             for name, parameter in module.named_parameters(recurse=False):
                 _draw(module, name, parameter, generator)
             for name, buffer in module.named_buffers(recurse=False):
-                _restore(module, name, buffer)
+                _restore(model, module, name, buffer)
     return model
 
 
@@ -97,8 +97,14 @@ def _draw(module: nn.Module, name: str, parameter: Tensor, generator: torch.Gene
         parameter.mul_(parameter.shape[-1] ** -0.5)
 
 
-def _restore(module: nn.Module, name: str, buffer: Tensor) -> None:
-    """Buffers are no weights and were lost with the memory: numbers of positions, and frequencies of DINOv3's turns."""
+def _restore(model: nn.Module, module: nn.Module, name: str, buffer: Tensor) -> None:
+    """Buffers are no weights and were lost with the memory: numbers of positions, and frequencies of DINOv3's turns.
+
+    RADIO's are in its configuration, by the same names.
+    """
+    if name in ("norm_mean", "norm_std", "summary_idxs"):
+        buffer.copy_(torch.tensor(getattr(model.config, name)).view_as(buffer))
+        return
     if name == "inv_freq":
         fresh: Any = type(module)(module.config)
         buffer.copy_(fresh.inv_freq)
