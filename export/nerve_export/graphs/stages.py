@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from nerve_runtime.bundle.spec import Dtype, StageName, StageSpec, TensorSpec
 from nerve_runtime.errors import UsageError
+from nerve_runtime.labels import CLASSES_LIMIT_8_BIT, LabelDtype
 
 if TYPE_CHECKING:
     from nerve_ref.params import NerveParams
@@ -35,6 +36,7 @@ class Sizes:
     text_width: int
     context_length: int
     linear_features: int | None = None
+    label_dtype: LabelDtype = "uint8"
 
     @property
     def tokens(self) -> int:
@@ -42,8 +44,8 @@ class Sizes:
         return self.grid_hw[0] * self.grid_hw[1]
 
 
-def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
-    """The sizes of a variant, by arithmetic on its configuration; opens no network.
+def sizes_of(backbones: "Backbones", params: "NerveParams", max_classes: int = CLASSES_LIMIT_8_BIT) -> Sizes:
+    """The sizes of a variant for up to so many classes, by arithmetic on its configuration; opens no network.
 
     Raises:
         UsageError: a layer does not exist, the affinity has no graph, or grids and cells do not divide each other.
@@ -56,7 +58,6 @@ def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
         layers = layer_shapes(backbones, params)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    grid_hw = max((layer.grid_hw for layer in layers), key=lambda hw: hw[0] * hw[1])
     linear = params.affinity == "linear"
     if linear and len({(layer.width, layer.grid_hw) for layer in layers}) > 1:
         raise UsageError(
@@ -71,18 +72,19 @@ def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
             )
     return Sizes(
         working_hw=params.size_hw,
-        grid_hw=grid_hw,
+        grid_hw=max((layer.grid_hw for layer in layers), key=lambda hw: hw[0] * hw[1]),
         pooled_keys=params.pooled_hw[0] * params.pooled_hw[1],
         heads=sum(layer.heads for layer in layers),
         text_width=text_width(backbones.clip),
         context_length=context_length(backbones.clip),
         linear_features=2 * layers[0].width + 1 if linear else None,
+        label_dtype="uint8" if max_classes <= CLASSES_LIMIT_8_BIT else "uint16",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Least cosine and largest absolute difference of float outputs; least share of equal uint8 outputs."""
+    """Least cosine and largest absolute difference of float outputs; least share of equal labels and levels."""
 
     cosine: float
     max_abs: float
@@ -156,8 +158,8 @@ def _walk_inputs(sizes: Sizes, *previous: TensorSpec) -> tuple[TensorSpec, ...]:
     return (*graph, *previous, *_scalars("alpha", "beta"))
 
 
-def _labels(height: int | str, width: int | str) -> tuple[TensorSpec, TensorSpec]:
-    return _tensor("labels", "uint8", height, width), _tensor("confidence", "uint8", height, width)
+def _labels(sizes: Sizes, height: int | str, width: int | str) -> tuple[TensorSpec, TensorSpec]:
+    return _tensor("labels", sizes.label_dtype, height, width), _tensor("confidence", "uint8", height, width)
 
 
 def _text_spec(s: Sizes) -> StageSpec:
@@ -225,12 +227,12 @@ def _walk_exact_spec(s: Sizes) -> StageSpec:
 
 def _readout_spec(s: Sizes, *guide: TensorSpec) -> StageSpec:
     inputs = (_scores("label_scores", s), *guide, _tensor("size_hw", "int64", 2), *_scalars("threshold"))
-    return _signature(inputs, *_labels("H", "W"), _tensor("finite", "bool"))
+    return _signature(inputs, *_labels(s, "H", "W"), _tensor("finite", "bool"))
 
 
 def _frame_spec(s: Sizes) -> StageSpec:
     knobs = _scalars("tau", "alpha", "beta", "head_temperature", "threshold")
-    return _signature((_frame(s), *_classes(s), *knobs), *_labels(*s.working_hw))
+    return _signature((_frame(s), *_classes(s), *knobs), *_labels(s, *s.working_hw))
 
 
 def _modules() -> Any:
@@ -254,8 +256,8 @@ def _readouts() -> Any:
 def _fixed_readout(params: "NerveParams", s: Sizes) -> Any:
     """The read-out of the constants at working size."""
     if params.readout == "guided":
-        return _readouts().FixedGuidedReadoutStage(s.grid_hw, s.working_hw, params.guide_width)
-    return _readouts().FixedReadoutStage(s.grid_hw, s.working_hw)
+        return _readouts().FixedGuidedReadoutStage(s.grid_hw, s.working_hw, params.guide_width, s.label_dtype)
+    return _readouts().FixedReadoutStage(s.grid_hw, s.working_hw, s.label_dtype)
 
 
 def _is_pooled(params: "NerveParams") -> bool:
@@ -360,13 +362,13 @@ TABLE: dict[StageName, StageRow] = {
         ),
         StageRow(
             "readout",
-            lambda m, p, s, native: _readouts().ReadoutStage(s.grid_hw),
+            lambda m, p, s, native: _readouts().ReadoutStage(s.grid_hw, s.label_dtype),
             _readout_spec,
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
         StageRow(
             "readout_guided",
-            lambda m, p, s, native: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width),
+            lambda m, p, s, _: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width, s.label_dtype),
             lambda s: _readout_spec(s, _frame(s)),
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
@@ -395,4 +397,4 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
 def fixed_readout_spec(s: Sizes, params: "NerveParams") -> StageSpec:
     """Inputs and outputs of the read-out inside the merged stage, which is that of the constants."""
     guide = (_frame(s),) if params.readout == "guided" else ()
-    return _signature((_scores("label_scores", s), *guide, *_scalars("threshold")), *_labels(*s.working_hw))
+    return _signature((_scores("label_scores", s), *guide, *_scalars("threshold")), *_labels(s, *s.working_hw))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest, verify_file
 from nerve_runtime.errors import UsageError
+from nerve_runtime.labels import CLASSES_LIMIT
 from nerve_runtime.vocabulary.class_list import ClassList, split_classes, strings_of
 from nerve_runtime.vocabulary.text_bank import (
     EmbeddingProgress,
@@ -97,15 +98,18 @@ class TextEncoder:
             if background:
                 raise UsageError("background words are part of a ClassList; give them to ClassList.of instead")
             return classes
-        named = split_classes(classes) if isinstance(classes, str) else classes
+        named = split_classes(classes) if isinstance(classes, str) else strings_of("the class list", classes)
+        self._refuse_too_many(len(named) + bool(background))  # before each word is looked at
         return ClassList.of(named, background, strict=self._strict)
 
     def _refuse_too_many(self, count: int) -> None:
         most = self._manifest.geometry.max_classes
         if count > most:
+            way_out = "split the list into several runs"
+            if count <= CLASSES_LIMIT:
+                way_out = f"name fewer, or build one for more with nerve-build --max-classes {count}"
             raise UsageError(
-                f"{count} classes are active, background included, this bundle takes at most {most}; "
-                "name fewer, or build one for more with nerve-build --max-classes"
+                f"{count} classes are active, background included, this bundle takes at most {most}; {way_out}"
             )
 
     def _encode(self, prompts: Sequence[str]) -> NDArray[np.float32]:
