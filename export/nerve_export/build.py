@@ -121,7 +121,7 @@ def _build_into(
     progress: Progress,
 ) -> BuildResult:
     started = time.monotonic()
-    sizes = sizes_of(plan.backbones, plan.params)
+    sizes = sizes_of(plan.backbones, plan.params, plan.max_classes)
     exported = _export_all(folder, plan, resolved, sizes, progress)
     _write_documents(folder, plan, resolved, exported)
     manifest = _manifest(folder, plan, key, sizes, {stage: done.record for stage, done in exported.items()}, resolved)

@@ -26,7 +26,7 @@ from nerve_ref.weights.files import (
 )
 from nerve_runtime.bundle import spec
 from nerve_runtime.errors import BundleError, UsageError
-from nerve_runtime.labels import CLASSES_LIMIT
+from nerve_runtime.labels import CLASSES_LIMIT, CLASSES_LIMIT_8_BIT
 
 Opset = Literal[20, 23]
 TOOLS = ("torch", "transformers", "diffusers", "onnx", "onnx-ir", "onnxscript", "numpy", "tokenizers")
@@ -44,7 +44,7 @@ class BuildPlan:
         params: its constants, with the size and steps asked for.
         backbones: its networks.
         opset: ONNX opset of all graphs.
-        max_classes: most classes that a vocabulary may have, 2 to 254.
+        max_classes: most classes that a vocabulary may have, 2 to 65534; beyond 254 labels are of 16 bit.
         out: folder of the bundle.
         precision: of the networks; the method is float32 in all of them.
         precision_plan: a file that says which layers stay float32, instead of the audit's own choice.
@@ -72,7 +72,7 @@ def make_plan(
     opset: int = 23,
     size_hw: tuple[int, int] | None = None,
     steps: int | None = None,
-    max_classes: int = CLASSES_LIMIT,
+    max_classes: int = CLASSES_LIMIT_8_BIT,
     out: Path | None = None,
     precision: str = "fp32",
     precision_plan: Path | None = None,
@@ -88,7 +88,7 @@ def make_plan(
         opset: ONNX opset, 20 or 23.
         size_hw: working height and width in pixels; the preset's by default.
         steps: of the cold walk; the preset's by default.
-        max_classes: most classes of a vocabulary.
+        max_classes: most classes of a vocabulary; beyond 254 labels are of 16 bit.
         out: folder of the bundle; below bundles/ by default.
         precision: of the networks.
         precision_plan: which layers stay float32.
@@ -140,7 +140,7 @@ def _check_bundle_flags(opset: int, max_classes: int) -> None:
         raise UsageError(f"--opset is {opset}, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)")
     if not 2 <= max_classes <= CLASSES_LIMIT:
         raise UsageError(
-            f"--max-classes is {max_classes}, expected 2 to {CLASSES_LIMIT}: labels are 8 bit, 255 is 'ignore'"
+            f"--max-classes is {max_classes}, expected 2 to {CLASSES_LIMIT}: labels are 16 bit at most, 65535 is 'ignore'"
         )
 
 

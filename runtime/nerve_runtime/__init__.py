@@ -24,7 +24,7 @@ from nerve_runtime.errors import (
 if TYPE_CHECKING:
     from nerve_runtime.bundle.spec import Readout
     from nerve_runtime.frames import Frame
-    from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL
+    from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL, Labels, ignore_label, label_dtype
     from nerve_runtime.result import FrameResult
     from nerve_runtime.segmenter import Constants, Segmenter
     from nerve_runtime.temporal import EVERY_FRAME, Between, Temporal
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND_NAME", "EVERY_FRAME", "IGNORE_LABEL", "Between", "BundleError", "ClassList", "CompatibilityError",
-    "Constants", "Frame", "FrameResult", "HungError", "NerveError", "NumericError", "Readout", "ResourceError", "Segmenter",
-    "SourceError", "Temporal", "UsageError", "__version__",
+    "Constants", "Frame", "FrameResult", "HungError", "Labels", "NerveError", "NumericError", "Readout", "ResourceError",
+    "Segmenter", "SourceError", "Temporal", "UsageError", "__version__", "ignore_label", "label_dtype",
 ]  # fmt: skip
 
 _MODULES = {
     "bundle.spec": ("Readout",),
     "frames": ("Frame",),
-    "labels": ("BACKGROUND_NAME", "IGNORE_LABEL"),
+    "labels": ("BACKGROUND_NAME", "IGNORE_LABEL", "Labels", "ignore_label", "label_dtype"),
     "result": ("FrameResult",),
     "segmenter": ("Constants", "Segmenter"),
     "temporal": ("EVERY_FRAME", "Between", "Temporal"),

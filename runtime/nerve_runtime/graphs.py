@@ -13,6 +13,7 @@ from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout, StageName
 from nerve_runtime.errors import BundleError
 from nerve_runtime.frames import UInt8Array
+from nerve_runtime.labels import Labels, cast_labels, label_dtype
 from nerve_runtime.readout import enlarged, possible_winners, readout_size_hw
 from nerve_runtime.temporal import Between, Temporal
 from nerve_runtime.vocabulary.text_bank import TextBank
@@ -64,6 +65,11 @@ class ActiveVocabulary:
     bank: TextBank
     embeddings: dict[str, Tensor]
     scalars: dict[str, Tensor]
+
+    @property
+    def label_dtype(self) -> np.dtype[Any]:
+        """Of the labels of frames: uint8 up to 254 classes, uint16 beyond."""
+        return label_dtype(len(self.bank.class_names))
 
     @property
     def walk_scalars(self) -> dict[str, Tensor]:
@@ -176,12 +182,14 @@ class Graphs:
         vocabulary: ActiveVocabulary,
         size_hw: tuple[int, int],
         timings_ms: Timings,
-    ) -> tuple[UInt8Array, UInt8Array] | None:
-        """Labels and confidence, uint8 (H, W) each, of label scores float32 (c, p) of a working frame.
+    ) -> tuple[Labels, UInt8Array] | None:
+        """Labels and confidence (H, W) of label scores float32 (c, p) of a working frame.
+
+        Labels are of `ActiveVocabulary.label_dtype`, whatever the graph gives; confidence is uint8.
 
         None where a score is not finite.
         """
-        rows: UInt8Array | None = None
+        rows: Labels | None = None
         in_host_memory = scores.host_view if isinstance(scores, DeviceTensor) else scores
         if self._backend.class_slots is None and in_host_memory is not None:
             if not np.isfinite(in_host_memory).all():
@@ -198,7 +206,7 @@ class Graphs:
         if not outputs["finite"]:
             return None
         labels, confidence = outputs["labels"], outputs["confidence"]
-        labels = labels if rows is None else rows[labels]
+        labels = cast_labels(labels, vocabulary.label_dtype) if rows is None else rows[labels]
         if bounded_hw == size_hw:
             return labels, confidence
         return enlarged(labels, size_hw), enlarged(confidence, size_hw)

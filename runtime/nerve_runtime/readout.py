@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.bundle.spec import Readout
+from nerve_runtime.labels import Labels, label_dtype
 from nerve_runtime.opencv import cv2
 
 READOUT_ELEMENTS_LIMIT = 2**27  # classes * H * W of float32 scores at frame size: half a gigabyte
@@ -22,12 +23,12 @@ LEADERS = (2, 3)
 ROUNDING = 1e-6
 """More than the graphs' float32 sums of 9 products that are at most 1 can be off."""
 
-UInt8Array = NDArray[np.uint8]
+Level = TypeVar("Level", np.uint8, np.uint16, np.uint8 | np.uint16)
 
 
 def possible_winners(
     label_scores: NDArray[np.float32], grid_hw: tuple[int, int], readout: Readout, *, keep_first: bool
-) -> UInt8Array:
+) -> Labels:
     """Labels that can win some pixel of a read-out, in rising order; leaving out the rest changes nothing.
 
     A pixel's scores are a convex mix, the same for every class, of one block of `BLOCK_TOKENS`. So a class that wins
@@ -43,6 +44,9 @@ def possible_winners(
         grid_hw: token grid.
         readout: how the scores are read out.
         keep_first: keep label 0 in any case, because pixels below the threshold become it.
+
+    Returns:
+        Labels (n,), of the dtype that `label_dtype` has for c classes.
     """
     maps, side = label_scores.reshape(-1, *grid_hw), BLOCK_TOKENS[readout]
     most, least = _over_blocks(maps, side, np.maximum), _over_blocks(maps, side, np.minimum)
@@ -50,7 +54,8 @@ def possible_winners(
     rows = rows[_undominated(maps[rows], side)]
     if keep_first and rows[0] != 0:
         rows = np.insert(rows, 0, 0)
-    return rows.astype(np.uint8)
+    winners: Labels = rows.astype(label_dtype(len(label_scores)))
+    return winners
 
 
 def _undominated(maps: NDArray[np.float32], side: int) -> NDArray[np.bool_]:
@@ -92,6 +97,9 @@ def readout_size_hw(classes: int, size_hw: tuple[int, int], limit_px: int | None
     return height, width
 
 
-def enlarged(plane: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
-    """A coarser plane of labels or confidences, uint8 (H, W), at the frame's size; nothing is blended."""
-    return np.asarray(cv2.resize(plane, size_hw[::-1], interpolation=cv2.INTER_NEAREST), dtype=np.uint8)
+def enlarged(plane: NDArray[Level], size_hw: tuple[int, int]) -> NDArray[Level]:
+    """A coarser plane of labels or confidences, uint8 or uint16 (H, W), at the frame's size; nothing is blended."""
+    resized: NDArray[Level] = np.asarray(
+        cv2.resize(plane, size_hw[::-1], interpolation=cv2.INTER_NEAREST), dtype=plane.dtype
+    )
+    return resized

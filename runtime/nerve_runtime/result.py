@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.errors import CompatibilityError
-from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL
+from nerve_runtime.labels import BACKGROUND_NAME, Labels, ignore_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class FrameResult:
     """Labels of one frame, in the frame's own size.
 
     Attributes:
-        labels: uint8 (H, W); value i means `class_names[i]`, 255 means no label (the frame came out NaN).
+        labels: uint8 (H, W) where there are at most 254 classes, background included, uint16 beyond, whatever the bundle
+            could; value i means `class_names[i]`, `ignore_label` no label (the frame came out NaN).
         confidence: uint8 (H, W); the winning class's probability, 0 to 255 for 0 to 1.
         class_names: name of each label; the first is "background" when the vocabulary has background words.
         index: number of the frame in its source, from 0.
@@ -25,7 +26,7 @@ class FrameResult:
             and what is left of all of them is waited for in the read-out.
         keyframe: true when the attention was computed for this very frame.
         affinity_age: frames between the keyframe whose attention was used and this one; 0 on a keyframe.
-        valid: false when the scores were not finite; then every label is 255 and every confidence 0.
+        valid: false when the scores were not finite; then every label is `ignore_label` and every confidence 0.
 
     Labels are read out at the frame's size as long as k * H * W stays within `READOUT_ELEMENTS_LIMIT`
     (2**27, half a gigabyte of float32), k being the number of classes that can win anywhere in the frame; above that
@@ -33,7 +34,7 @@ class FrameResult:
     by nearest neighbour.
     """
 
-    labels: NDArray[np.uint8]
+    labels: Labels
     confidence: NDArray[np.uint8]
     class_names: tuple[str, ...]
     index: int
@@ -42,6 +43,11 @@ class FrameResult:
     keyframe: bool
     affinity_age: int
     valid: bool
+
+    @property
+    def ignore_label(self) -> int:
+        """The value in `labels` that means no label: 255, or 65535 where they are uint16."""
+        return ignore_label(self.labels.dtype)
 
     @property
     def has_background(self) -> bool:
@@ -68,10 +74,10 @@ class FrameResult:
             raise CompatibilityError(
                 "to_detections needs the package supervision, which is not installed; run: pip install supervision"
             ) from error
-        seen = [int(label) for label in np.unique(self.labels) if label != IGNORE_LABEL]
+        seen = [int(label) for label in np.unique(self.labels) if label != self.ignore_label]
         if self.has_background and not background:
             seen = [label for label in seen if label != 0]
-        masks = self.labels[None] == np.array(seen, dtype=np.uint8)[:, None, None]
+        masks = self.labels[None] == np.array(seen, dtype=self.labels.dtype)[:, None, None]
         confidence = [float(self.confidence[mask].mean()) / 255.0 for mask in masks]
         return Detections(
             xyxy=np.array([_box(mask) for mask in masks], dtype=np.float32).reshape(-1, 4),

@@ -17,7 +17,7 @@ from nerve_runtime.graphs import Graphs, Transfers
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
-from nerve_runtime.vocabulary.text_bank import TextBank, pad_classes
+from nerve_runtime.vocabulary.text_bank import EmbeddingProgress, TextBank, pad_classes
 from nerve_runtime.vocabulary.text_encoder import Classes, TextEncoder, default_cache_dir
 
 INVALID_FRAMES_LIMIT = 5  # in a row; then nobody should wait for the next one to be good
@@ -125,6 +125,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         readout: Readout | None = None,
         cache_dir: str | Path | None = "default",
         strict: bool = False,
+        progress: EmbeddingProgress | None = None,
     ) -> "Segmenter":
         """Verify a bundle, embed the class list and open the graphs.
 
@@ -144,6 +145,8 @@ class Segmenter(AbstractContextManager["Segmenter"]):
                 working frame too, so that borders follow edges; None for the bundle's default.
             cache_dir: where text embeddings are kept; "default" is the user's cache folder, None keeps none.
             strict: refuse what is otherwise a warning.
+            progress: called with how many prompts of a class list are embedded and how many there are, before the first
+                batch of them and after each; not for a list that is in the cache.
 
         Raises:
             UsageError: the classes or a setting make no sense.
@@ -159,7 +162,9 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             elif backend_options is not None:
                 raise UsageError("backend_options are for a back end opened by name; give them to the back end itself")
             undo.enter_context(backend)
-            encoder = TextEncoder(folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict)
+            encoder = TextEncoder(
+                folder, manifest, backend, templates=templates, cache_dir=cache, strict=strict, progress=progress
+            )
             bank = encoder.text_bank(classes, _background_words(background))
             constants = constants or Constants()
             segmenter = cls(manifest, backend, encoder, bank, temporal=temporal, constants=constants, readout=readout)

@@ -13,7 +13,7 @@ from nerve_runtime.decoding import EncodedFrame, FrameDecoder, VideoState
 from nerve_runtime.errors import ResourceError
 from nerve_runtime.frames import Frame, UInt8Array, check_pixels, resize_frame
 from nerve_runtime.graphs import PATCH_FEATURES, ActiveVocabulary, Graphs, Timings
-from nerve_runtime.labels import IGNORE_LABEL
+from nerve_runtime.labels import ignore_label
 from nerve_runtime.motion import Motion, MotionTracker
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import Decision, Temporal
@@ -117,7 +117,8 @@ class Video:
                 labels, confidence = readings
                 self._state = state
             else:
-                labels = np.full(encoded.size_hw, IGNORE_LABEL, dtype=np.uint8)
+                dtype = vocabulary.label_dtype
+                labels = np.full(encoded.size_hw, ignore_label(dtype), dtype=dtype)
                 confidence = np.zeros(encoded.size_hw, dtype=np.uint8)
                 self.reset()
             timings_ms["total"] = 1000 * (encoded.spent_s + time.perf_counter() - started)

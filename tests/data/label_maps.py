@@ -3,11 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_runtime.labels import Labels
 from nerve_runtime.result import FrameResult
 
 
 def result_of(
-    labels: NDArray[np.uint8],
+    labels: Labels,
     class_names: tuple[str, ...] = ("grass", "caf\u00e9"),
     *,
     confidence: NDArray[np.uint8] | None = None,

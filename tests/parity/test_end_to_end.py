@@ -1,5 +1,6 @@
 """Frames in, labels out: the runtime on the bundle against the reference, pixel by pixel."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nerve_ref.pipeline import segment
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.video import VideoReference
-from nerve_runtime import Segmenter
+from nerve_runtime import Labels, Segmenter
 from nerve_runtime.backends import BackendOptions, open_backend
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.frames import resize_frame
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.onnx
 LEAST_AGREEMENT = 0.995
 CLIP_SEED = SEEDS["clips"][0]
 Frames = list[NDArray[np.uint8]]
+LabelMaps = Sequence[Labels]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def opened(bundle: Path, classes: str | list[str], every: int = 1, **options: An
     return Segmenter.open(bundle, classes, backend_options=BackendOptions(threads=1), **{**settings, **options})
 
 
-def agreements(found: list[NDArray[np.uint8]], expected: list[NDArray[np.uint8]]) -> list[float]:
+def agreements(found: LabelMaps, expected: LabelMaps) -> list[float]:
     return [float((one == other).mean()) for one, other in zip(found, expected, strict=True)]
 
 

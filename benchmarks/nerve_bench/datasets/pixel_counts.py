@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nerve_runtime import Labels
 from nerve_runtime.atomic import refuse_special, resource_errors
 from nerve_runtime.errors import UsageError
 
@@ -23,15 +24,15 @@ INTERVAL_PERCENT = (2.5, 97.5)
 BOOTSTRAP_SEED = 8248
 
 
-def pixel_counts(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int, ignore: int) -> Counts:
+def pixel_counts(truth: Labels, found: Labels, classes: int, ignore: int) -> Counts:
     """Rows (true label, found label, pixels), int64 (k, 3), of the pairs that occur in a picture.
 
     Pixels whose truth is `ignore` are not counted; a found label that is no class counts as label `classes`, wrong
     whatever the truth.
 
     Args:
-        truth: uint8 (H, W), below `classes` or `ignore`.
-        found: uint8 (H, W).
+        truth: (H, W), below `classes` or `ignore`.
+        found: (H, W).
         classes: how many there are.
         ignore: label of pixels that do not count.
     """

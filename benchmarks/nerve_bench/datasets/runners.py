@@ -21,10 +21,9 @@ from nerve_ref.params import NerveParams, TemplateSet
 from nerve_ref.pipeline import segment, working_frame
 from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
-from nerve_ref.walk import IGNORE_INDEX
 from nerve_ref.weights.files import WeightChoice
 from nerve_ref.weights.networks import Models
-from nerve_runtime import Segmenter
+from nerve_runtime import Labels, Segmenter, ignore_label, label_dtype
 from nerve_runtime.bundle.manifest import load_manifest
 from nerve_runtime.errors import BundleError, UsageError
 from nerve_runtime.segmenter import Constants
@@ -38,8 +37,8 @@ TINY = "tiny"
 class LabelsOf(Interface):
     """Segments one picture under a protocol."""
 
-    def __call__(self, rgb: UInt8Array) -> UInt8Array:
-        """Labels uint8 (H, W) of a picture uint8 (H, W, 3): classes in use, 255 where scores are not numbers."""
+    def __call__(self, rgb: UInt8Array) -> Labels:
+        """Labels (H, W) of a picture uint8 (H, W, 3): classes in use, `ignore_label` where scores are not numbers."""
         ...
 
 
@@ -99,7 +98,7 @@ class ReferenceRunner:
         names = parse_classes(list(protocol.classes), list(protocol.background))
         bank = text_bank(self.models.clip, self.models.tokenizer, names, TEMPLATE_SETS[protocol.templates])
 
-        def labels_of(rgb: UInt8Array) -> UInt8Array:
+        def labels_of(rgb: UInt8Array) -> Labels:
             P, grid_hw = self._scores(torch.from_numpy(rgb), bank, protocol)
             return labels_at(P, grid_hw, (rgb.shape[0], rgb.shape[1]), protocol)
 
@@ -162,8 +161,8 @@ class BundleRunner:
             yield lambda rgb: segmenter.segment(rgb).labels
 
 
-def labels_at(P: Tensor, grid_hw: tuple[int, int], size_hw: tuple[int, int], protocol: Protocol) -> UInt8Array:
-    """Labels uint8 (H, W) from scores (c, p): the reference's read-out, a few classes at a time, and its rule `cam`.
+def labels_at(P: Tensor, grid_hw: tuple[int, int], size_hw: tuple[int, int], protocol: Protocol) -> Labels:
+    """Labels (H, W), uint8 up to 254 classes, from scores (c, p): the reference's read-out, a few classes at a time, and its rule `cam`.
 
     Under `cam` a pixel is background where background words win, or where the winner's score is below the threshold
     after a division by that class's greatest score in the picture.
@@ -183,8 +182,9 @@ def labels_at(P: Tensor, grid_hw: tuple[int, int], size_hw: tuple[int, int], pro
     reached = best / P.amax(1)[labels] if protocol.background_rule == "cam" else best
     if protocol.background:
         labels[reached < protocol.threshold] = 0
-    labels[best.isnan()] = IGNORE_INDEX
-    return np.asarray(labels.to(torch.uint8).numpy())
+    dtype = label_dtype(len(maps))
+    labels[best.isnan()] = ignore_label(dtype)
+    return np.asarray(labels.numpy().astype(dtype))
 
 
 def refuse_unknown_words(preset: str, protocol: Protocol) -> None:

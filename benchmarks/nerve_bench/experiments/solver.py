@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nerve_bench.experiments.sources import Observer
-from nerve_bench.measure.accuracy import Labels, World
+from nerve_bench.measure.accuracy import World
 from nerve_bench.world import Scene
 from nerve_ref.adaptive_beta import adaptive_beta, adaptive_step
 from nerve_ref.affinity import Affinity, MixedAffinity, MixedPooled, PooledAffinity, affinity_from_heads
@@ -18,6 +18,7 @@ from nerve_ref.local import local_apply, local_dense, local_features, local_weig
 from nerve_ref.params import NerveParams
 from nerve_ref.pipeline import Mix, Observation, seeds
 from nerve_ref.walk import mixed_step, readout, walk
+from nerve_runtime import Labels
 
 Kept = TypeVar("Kept")
 BetaMode = Literal["fixed", "per_image", "per_pixel"]

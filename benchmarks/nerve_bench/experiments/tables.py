@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Labels = NDArray[np.uint8]
+from nerve_runtime import Labels
+
 Counts = NDArray[np.int32]
 Record = dict[str, Any]
 Interval = tuple[float, float]
@@ -19,7 +20,7 @@ DIGITS = 3
 
 
 def confusion_counts(truth: Labels, found: Labels, classes: int) -> Counts:
-    """Pixels of one scene by truth (rows) and label found (columns), int32 (c,c); both inputs uint8 (H,W) below c."""
+    """Pixels of one scene by truth (rows) and label found (columns), int32 (c,c); both inputs (H,W), below c."""
     index = truth.astype(np.int64).ravel() * classes + found.ravel()
     return np.bincount(index, minlength=classes**2).reshape(classes, classes).astype(np.int32)
 

@@ -18,10 +18,9 @@ from nerve_ref.templates import TEMPLATE_SETS
 from nerve_ref.text import TextBank, parse_classes, text_bank
 from nerve_ref.walk import mixed_step, walk
 from nerve_ref.weights.networks import Models
-from nerve_runtime import Readout, Segmenter
+from nerve_runtime import Labels, Readout, Segmenter
 from nerve_runtime.segmenter import Constants
 
-Labels = NDArray[np.uint8]
 EVEN_HEADS = 1e9
 """A head temperature at which all heads weigh the same."""
 VARIANTS: dict[str, Constants] = {
@@ -47,7 +46,7 @@ class Confusion:
         self.counts = np.zeros((classes, classes), np.int64)
 
     def add(self, truth: Labels, found: Labels) -> None:
-        """Count the pixels of one scene; both uint8 (H,W), truth below the number of classes."""
+        """Count the pixels of one scene; both (H,W), truth below the number of classes."""
         classes = len(self.counts)
         index = truth.astype(np.int64).ravel() * classes + found.ravel()
         self.counts += np.bincount(index, minlength=classes**2).reshape(classes, classes)

@@ -224,7 +224,7 @@ def preset_costs(
 
 def _preset_cost(preset: str, side_px: int) -> dict[str, Any]:
     plan = make_plan(preset, size_hw=(side_px, side_px), random_seed=0)
-    sizes = sizes_of(plan.backbones, plan.params)
+    sizes = sizes_of(plan.backbones, plan.params, plan.max_classes)
     costs = stage_costs(plan.backbones, plan.params, (*NETWORK_STAGES, "mix", "walk"))
     gmac = {stage: round(cost.gmac, 3) for stage, cost in costs.items()}
     return {

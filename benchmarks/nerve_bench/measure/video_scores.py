@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from nerve_bench.measure.accuracy import Confusion
 from nerve_bench.world import CLASS_NAMES, STUFF
 from nerve_bench.world.clips import MovingFrame
+from nerve_runtime import Labels
 
-Labels = NDArray[np.uint8]
 GHOST_FRAMES = 8
 """How far back a label counts as a ghost: pixels that showed another class within so many frames."""
 RECOVERED_POINTS = 1.0
@@ -69,7 +69,7 @@ class VideoScore:
         self._truths.clear()
 
     def add(self, frame: MovingFrame, labels: Labels, age: int) -> None:
-        """Count one frame: its truth, the labels found, uint8 (H, W), and the age of the affinity in frames."""
+        """Count one frame: its truth, the labels found, (H, W), and the age of the affinity in frames."""
         right = labels == frame.labels
         everything = np.ones_like(right)
         self.table.add(frame.labels, labels)

@@ -88,11 +88,11 @@ def build_engines(
 
 def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     from nerve_export.build import build, build_steps
-    from nerve_export.engines.compile import resolve_targets
+    from nerve_export.engines.build import targets_for_classes
 
     require("nerve-build", "export", *GRAPHS)
     console = stderr_console()
-    targets, why = resolve_targets(target)
+    targets, why = targets_for_classes(target, plan.max_classes)
     if not force and _is_up_to_date(plan, targets):
         _print_up_to_date(plan, as_json=as_json)
         return

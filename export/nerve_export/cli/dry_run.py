@@ -10,7 +10,7 @@ import typer
 from nerve_export.bundle import installed_manifest, refuse_foreign
 from nerve_export.cli.console import stderr_console
 from nerve_export.cli.extras import is_installed
-from nerve_export.engines.compile import resolve_targets
+from nerve_export.engines.build import targets_for_classes
 from nerve_export.graphs.stages import stages_of
 from nerve_export.plan import BuildPlan, networks_on_the_hub, plan_key, plan_weights
 from nerve_ref.weights.configs.own import Network
@@ -37,7 +37,7 @@ def print_plan(plan: BuildPlan, target: str, *, as_json: bool) -> None:
         typer.echo(json.dumps(_facts(plan, target, key)))
         return
     refuse_foreign(plan.out)
-    targets, why = resolve_targets(target)
+    targets, why = targets_for_classes(target, plan.max_classes)
     typer.echo(f"{plan.out}: {_state(plan, targets, key)}")
     for name, text in _lines(plan, targets, why):
         typer.echo(f"  {name:<9} {text}")

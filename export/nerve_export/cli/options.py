@@ -80,7 +80,9 @@ Steps = Annotated[
 MaxClasses = Annotated[
     int,
     typer.Option(
-        rich_help_panel=WHAT, help="Most classes of a vocabulary, 2 to 254; the graphs take any number up to it."
+        rich_help_panel=WHAT,
+        help="Most classes of a vocabulary, 2 to 65534; the graphs take any number up to it. Beyond 254 labels have 16 bit, "
+        "and no engines can be compiled.",
     ),
 ]
 Clip = Annotated[

@@ -64,7 +64,7 @@ def _plan(preset: str, *, offline: bool) -> BuildPlan:
 def _facts(plan: BuildPlan) -> dict[str, Any]:
     from nerve_export.graphs.program import stage_costs
 
-    sizes = sizes_of(plan.backbones, plan.params)
+    sizes = sizes_of(plan.backbones, plan.params, plan.max_classes)
     costs = stage_costs(plan.backbones, plan.params)
     frame = [cost for stage, cost in costs.items() if stage != "text"]
     return {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nerve_export.engines.compile import (
+    CLASS_SLOTS,
     BuilderOptions,
     ProgressCallback,
     builder_options,
@@ -17,6 +18,7 @@ from nerve_export.engines.compile import (
     library_of,
     memory_estimate,
     profile_of,
+    resolve_targets,
 )
 from nerve_export.engines.ledger import note_engine
 from nerve_export.engines.timing_cache import read_timings, timing_cache_path, write_timings
@@ -27,11 +29,13 @@ from nerve_runtime.bundle.graph_check import check_graph
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import EngineRecord, Manifest, file_sha256, load_manifest, verify_file
 from nerve_runtime.bundle.spec import StageName, StageSpec
-from nerve_runtime.errors import BundleError, UsageError
+from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
+from nerve_runtime.labels import CLASSES_LIMIT_8_BIT
 
 KEY_LETTERS = 16
 LEAST_STEP = 0.005
 """Progress is reported when the share done has grown by this much."""
+NO_WIDE_LABELS = f"TensorRT has no 16-bit labels, and its engines take {CLASS_SLOTS} classes at most"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,38 @@ class EnginePlan:
     is_there: bool
 
 
+def targets_for_classes(target: str, max_classes: int) -> tuple[tuple[str, ...], str]:
+    """Which engines to build for `--target` of a bundle for so many classes, and one sentence why.
+
+    Args:
+        target: as of `resolve_targets`; "auto" is none where labels have 16 bit.
+        max_classes: of the bundle.
+
+    Raises:
+        UsageError: as `resolve_targets`.
+        CompatibilityError: likewise, or labels have 16 bit and engines are asked for.
+    """
+    if target == "auto" and max_classes > CLASSES_LIMIT_8_BIT:
+        return (), f"graphs for ONNX Runtime only: {NO_WIDE_LABELS}"
+    targets, why = resolve_targets(target)
+    if targets:
+        refuse_wide_labels(max_classes)
+    return targets, why
+
+
+def refuse_wide_labels(max_classes: int) -> None:
+    """Refuse engines of a bundle whose labels have 16 bit.
+
+    Raises:
+        CompatibilityError: the bundle takes more than 254 classes.
+    """
+    if max_classes > CLASSES_LIMIT_8_BIT:
+        raise CompatibilityError(
+            f"no engines can be compiled of a bundle for {max_classes} classes: {NO_WIDE_LABELS}; use --target ort, or "
+            f"build the bundle with --max-classes {CLASSES_LIMIT_8_BIT} or fewer"
+        )
+
+
 def plan_engines(
     bundle: Path, manifest: Manifest, targets: Sequence[str], stages: Iterable[StageName] | None = None
 ) -> list[EnginePlan]:
@@ -90,8 +126,10 @@ def plan_engines(
 
     Raises:
         UsageError: a stage is not in the manifest.
-        CompatibilityError: the library of a target is missing.
+        CompatibilityError: the library of a target is missing, or the bundle's labels have 16 bit.
     """
+    if targets:
+        refuse_wide_labels(manifest.geometry.max_classes)
     chosen = list(manifest.stages) if stages is None else list(dict.fromkeys(stages))
     unknown = [stage for stage in chosen if stage not in manifest.stages]
     if unknown:

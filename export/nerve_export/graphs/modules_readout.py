@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nerve_export.graphs.arithmetic import NEIGHBOURS, all_finite
+from nerve_runtime.labels import LabelDtype
 
-IGNORE_LABEL = 255
 SUM_LIMIT = 1e4
 """Scores of a token sum to at most 1; a larger sum, or NaN, comes from broken numbers."""
 AROUND = [(0, 0), *NEIGHBOURS]
@@ -20,14 +20,18 @@ OUTSIDE_LOGIT = -1e9
 """Below every logit of a colour: at the least width, 0.001, white on black has -1.5e6."""
 
 
-def labels_of(maps: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of pixels (c,H,W): the best class, background below the threshold, 255 where the numbers are broken."""
+def labels_of(maps: Tensor, threshold: Tensor, label_dtype: LabelDtype) -> tuple[Tensor, Tensor]:
+    """Scores of pixels (c,H,W): the best class, background below the threshold, no label where the numbers are broken.
+
+    No label is the greatest value of the labels' dtype.
+    """
+    dtype = torch.uint8 if label_dtype == "uint8" else torch.uint16
     best, labels = maps.max(0)
     total = maps.sum(0)
     valid = (total >= 0) & (total <= SUM_LIMIT)  # NaN compares with nothing
-    labels = torch.where(valid, labels * (best >= threshold), IGNORE_LABEL)
+    labels = torch.where(valid, labels * (best >= threshold), torch.iinfo(dtype).max)
     confidence = torch.where(valid, best.clamp(0, 1), 0.0)
-    return labels.to(torch.uint8), (confidence * 255).round().to(torch.uint8)
+    return labels.to(dtype), (confidence * 255).round().to(torch.uint8)
 
 
 def resized(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -45,31 +49,32 @@ def checked_size(size_hw: Tensor) -> tuple[int, int]:
 
 
 class ReadoutStage(nn.Module):
-    """P (c,p), size int64 (2,), threshold () to labels and confidence, both uint8 (H,W), by distance.
+    """P (c,p), size int64 (2,), threshold () to labels uint8 or uint16 and confidence uint8, both (H,W), by distance.
 
     And whether all of P is finite, bool (), so that nobody has to look at P to know.
     """
 
-    def __init__(self, grid_hw: tuple[int, int]) -> None:
+    def __init__(self, grid_hw: tuple[int, int], label_dtype: LabelDtype = "uint8") -> None:
         super().__init__()
-        self.grid_hw = grid_hw
+        self.grid_hw, self.label_dtype = grid_hw, label_dtype
 
     def forward(self, label_scores: Tensor, size_hw: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bilinear probabilities, then labels."""
         maps = resized(label_scores.unflatten(1, self.grid_hw), checked_size(size_hw))
-        return (*labels_of(maps, threshold), all_finite(label_scores))
+        return (*labels_of(maps, threshold, self.label_dtype), all_finite(label_scores))
 
 
 class FixedReadoutStage(nn.Module):
     """As `ReadoutStage`, at a size that the graph fixes: an end of the single-graph form."""
 
-    def __init__(self, grid_hw: tuple[int, int], size_hw: tuple[int, int]) -> None:
+    def __init__(self, grid_hw: tuple[int, int], size_hw: tuple[int, int], label_dtype: LabelDtype = "uint8") -> None:
         super().__init__()
-        self.grid_hw, self.size_hw = grid_hw, size_hw
+        self.grid_hw, self.size_hw, self.label_dtype = grid_hw, size_hw, label_dtype
 
     def forward(self, label_scores: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Read out at the size."""
-        return labels_of(resized(label_scores.unflatten(1, self.grid_hw), self.size_hw), threshold)
+        maps = resized(label_scores.unflatten(1, self.grid_hw), self.size_hw)
+        return labels_of(maps, threshold, self.label_dtype)
 
 
 class GuidedMaps(nn.Module):
@@ -136,25 +141,37 @@ def _nearness(token_px: tuple[int, int]) -> Tensor:
 class GuidedReadoutStage(nn.Module):
     """P (c,p), frame uint8 (1,h,w,3), size int64 (2,), threshold () to labels, confidence and finite as `ReadoutStage`."""
 
-    def __init__(self, grid_hw: tuple[int, int], working_hw: tuple[int, int], colour_width: float) -> None:
+    def __init__(
+        self,
+        grid_hw: tuple[int, int],
+        working_hw: tuple[int, int],
+        colour_width: float,
+        label_dtype: LabelDtype = "uint8",
+    ) -> None:
         super().__init__()
-        self.maps = GuidedMaps(grid_hw, working_hw, colour_width)
+        self.maps, self.label_dtype = GuidedMaps(grid_hw, working_hw, colour_width), label_dtype
 
     def forward(
         self, label_scores: Tensor, frame: Tensor, size_hw: Tensor, threshold: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Guided probabilities at the size of the frame, bilinear from there to the size, then labels."""
         maps = resized(self.maps(label_scores, frame), checked_size(size_hw))
-        return (*labels_of(maps, threshold), all_finite(label_scores))
+        return (*labels_of(maps, threshold, self.label_dtype), all_finite(label_scores))
 
 
 class FixedGuidedReadoutStage(nn.Module):
     """As `GuidedReadoutStage`, at the size of the frame: an end of the single-graph form."""
 
-    def __init__(self, grid_hw: tuple[int, int], working_hw: tuple[int, int], colour_width: float) -> None:
+    def __init__(
+        self,
+        grid_hw: tuple[int, int],
+        working_hw: tuple[int, int],
+        colour_width: float,
+        label_dtype: LabelDtype = "uint8",
+    ) -> None:
         super().__init__()
-        self.maps = GuidedMaps(grid_hw, working_hw, colour_width)
+        self.maps, self.label_dtype = GuidedMaps(grid_hw, working_hw, colour_width), label_dtype
 
     def forward(self, label_scores: Tensor, frame: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
         """Read out at the size of the frame."""
-        return labels_of(self.maps(label_scores, frame), threshold)
+        return labels_of(self.maps(label_scores, frame), threshold, self.label_dtype)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nerve_runtime.errors import UsageError
+from nerve_runtime.labels import CLASSES_LIMIT_8_BIT, LabelDtype
 
 if TYPE_CHECKING:
     from nerve_ref.params import NerveParams
@@ -28,6 +29,7 @@ class Sizes:
     text_width: int
     context_length: int
     linear_features: int | None = None
+    label_dtype: LabelDtype = "uint8"
     one_tower: bool = False
 
     @property
@@ -36,8 +38,8 @@ class Sizes:
         return self.grid_hw[0] * self.grid_hw[1]
 
 
-def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
-    """The sizes of a variant, by arithmetic on its configuration; opens no network.
+def sizes_of(backbones: "Backbones", params: "NerveParams", max_classes: int = CLASSES_LIMIT_8_BIT) -> Sizes:
+    """The sizes of a variant for up to so many classes, by arithmetic on its configuration; opens no network.
 
     Raises:
         UsageError: a layer does not exist, the affinity has no graph, or grids and cells do not divide each other.
@@ -78,4 +80,5 @@ def sizes_of(backbones: "Backbones", params: "NerveParams") -> Sizes:
         context_length=context_length(backbones.clip),
         linear_features=2 * layers[0].width + 1 if linear else None,
         one_tower=is_own_clip(backbones),
+        label_dtype="uint8" if max_classes <= CLASSES_LIMIT_8_BIT else "uint16",
     )

@@ -20,7 +20,7 @@ STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Least cosine and largest absolute difference of float outputs; least share of equal uint8 outputs."""
+    """Least cosine and largest absolute difference of float outputs; least share of equal labels and levels."""
 
     cosine: float
     max_abs: float
@@ -98,8 +98,8 @@ def _walk_inputs(sizes: Sizes, *previous: TensorSpec) -> tuple[TensorSpec, ...]:
     return (*graph, *previous, *_scalars("alpha", "beta"))
 
 
-def _labels(height: int | str, width: int | str) -> tuple[TensorSpec, TensorSpec]:
-    return _tensor("labels", "uint8", height, width), _tensor("confidence", "uint8", height, width)
+def _labels(sizes: Sizes, height: int | str, width: int | str) -> tuple[TensorSpec, TensorSpec]:
+    return _tensor("labels", sizes.label_dtype, height, width), _tensor("confidence", "uint8", height, width)
 
 
 def _text_spec(s: Sizes) -> StageSpec:
@@ -165,12 +165,12 @@ def _walk_exact_spec(s: Sizes) -> StageSpec:
 
 def _readout_spec(s: Sizes, *guide: TensorSpec) -> StageSpec:
     inputs = (_scores("label_scores", s), *guide, _tensor("size_hw", "int64", 2), *_scalars("threshold"))
-    return _signature(inputs, *_labels("H", "W"), _tensor("finite", "bool"))
+    return _signature(inputs, *_labels(s, "H", "W"), _tensor("finite", "bool"))
 
 
 def _frame_spec(s: Sizes) -> StageSpec:
     knobs = _scalars("tau", "alpha", "beta", "head_temperature", "threshold")
-    return _signature((_frame(s), *_classes(s), *knobs), *_labels(*s.working_hw))
+    return _signature((_frame(s), *_classes(s), *knobs), *_labels(s, *s.working_hw))
 
 
 def _modules() -> Any:
@@ -194,8 +194,8 @@ def _readouts() -> Any:
 def _fixed_readout(params: "NerveParams", s: Sizes) -> Any:
     """The read-out of the constants at working size."""
     if params.readout == "guided":
-        return _readouts().FixedGuidedReadoutStage(s.grid_hw, s.working_hw, params.guide_width)
-    return _readouts().FixedReadoutStage(s.grid_hw, s.working_hw)
+        return _readouts().FixedGuidedReadoutStage(s.grid_hw, s.working_hw, params.guide_width, s.label_dtype)
+    return _readouts().FixedReadoutStage(s.grid_hw, s.working_hw, s.label_dtype)
 
 
 def _is_pooled(params: "NerveParams") -> bool:
@@ -300,13 +300,13 @@ TABLE: dict[StageName, StageRow] = {
         ),
         StageRow(
             "readout",
-            lambda m, p, s, native: _readouts().ReadoutStage(s.grid_hw),
+            lambda m, p, s, native: _readouts().ReadoutStage(s.grid_hw, s.label_dtype),
             _readout_spec,
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
         StageRow(
             "readout_guided",
-            lambda m, p, s, native: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width),
+            lambda m, p, s, _: _readouts().GuidedReadoutStage(s.grid_hw, s.working_hw, p.guide_width, s.label_dtype),
             lambda s: _readout_spec(s, _frame(s)),
             _tolerances(Tolerance(0.9999, 1.0), Tolerance(0.9999, 1.0)),
         ),
@@ -335,4 +335,4 @@ def stages_of(params: "NerveParams") -> tuple[StageName, ...]:
 def fixed_readout_spec(s: Sizes, params: "NerveParams") -> StageSpec:
     """Inputs and outputs of the read-out inside the merged stage, which is that of the constants."""
     guide = (_frame(s),) if params.readout == "guided" else ()
-    return _signature((_scores("label_scores", s), *guide, *_scalars("threshold")), *_labels(*s.working_hw))
+    return _signature((_scores("label_scores", s), *guide, *_scalars("threshold")), *_labels(s, *s.working_hw))

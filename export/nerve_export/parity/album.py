@@ -22,6 +22,7 @@ from nerve_export.parity.runners import (
 from nerve_export.parity.taps import TapFolder
 from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.labels import cast_labels
 
 PICTURE_PX = 256
 """Least length of a picture's shorter side; smaller grids are enlarged by whole pixels."""
@@ -136,7 +137,7 @@ class Album:
     def __call__(self, tap: Tap, expected: NDArray[Any], actual: NDArray[Any]) -> None:
         """Draw what a tap of the first or last frame shows."""
         if tap.stage == CHAIN and expected.dtype == np.uint8:
-            self._draw_labels(tap, expected, actual)
+            self._draw_labels(tap, expected, cast_labels(actual, expected.dtype))
             return
         if tap.frame > 0 or expected.size != actual.size:
             return

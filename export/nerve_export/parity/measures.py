@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nerve_export.graphs.stages import TABLE, Tolerance
 from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.labels import cast_labels
 
 CHAIN = "chain"
 STAGE_ORDER: tuple[StageName, ...] = tuple(TABLE)
@@ -145,13 +146,15 @@ def compared(
         frame: likewise.
         expected: what the reference has.
         actual: what the bundle has.
-        tolerance: of floats the least cosine and the largest difference, of uint8 and bool the least agreement.
+        tolerance: of floats the least cosine and the largest difference, of labels, levels and bool the least agreement.
         undecided: pixels that do not count.
         slack: levels of 255 by which a confidence may differ and still agree.
     """
     if expected.shape != actual.shape:
         return Tap(stage, tensor, frame, None, float("inf"), 0.0, passed=False)
-    if actual.dtype in (np.uint8, np.bool_):
+    if actual.dtype in (np.uint8, np.uint16, np.bool_):
+        if actual.dtype == np.uint16:
+            expected = cast_labels(expected, actual.dtype)  # no label is 255 in the reference
         return _compared_levels(
             stage, tensor, frame, expected, actual, tolerance, undecided, slack if tensor == "confidence" else 0
         )

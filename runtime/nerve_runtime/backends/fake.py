@@ -17,6 +17,7 @@ from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import NEIGHBOURS, READOUT_STAGES, Array, StageName
 from nerve_runtime.errors import BundleError
+from nerve_runtime.labels import label_dtype
 from nerve_runtime.opencv import cv2
 
 STEPS_COLD = 20
@@ -254,7 +255,7 @@ def _walk(
 def _readout(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
     height, width = (int(side) for side in tensors["size_hw"])
     planes = tensors["label_scores"].reshape(-1, *manifest.geometry.grid_hw)
-    return _labels(planes, (height, width), tensors["threshold"])
+    return _labels(manifest, planes, (height, width), tensors["threshold"])
 
 
 def _readout_guided(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -269,7 +270,7 @@ def _readout_guided(manifest: Manifest, tensors: Mapping[str, Array]) -> dict[st
     pixels = np.asarray(tensors["frame"][0], dtype=np.float32) / 255
     unlike = ((pixels - around[..., 1:4]) ** 2).sum(axis=3) + FARTHEST * (1 - around[..., 0])
     nearest = np.take_along_axis(around, unlike.argmin(axis=0)[None, ..., None], axis=0)[0]
-    return _labels(np.moveaxis(nearest[..., 4:], 2, 0), (height, width), tensors["threshold"])
+    return _labels(manifest, np.moveaxis(nearest[..., 4:], 2, 0), (height, width), tensors["threshold"])
 
 
 def _at_pixels(grid: NDArray[Any], working_hw: tuple[int, int]) -> NDArray[Any]:
@@ -278,13 +279,13 @@ def _at_pixels(grid: NDArray[Any], working_hw: tuple[int, int]) -> NDArray[Any]:
     return grid[rows[:, None], columns]
 
 
-def _labels(planes: FloatArray, size_hw: tuple[int, int], threshold: Array) -> dict[str, Array]:
+def _labels(manifest: Manifest, planes: FloatArray, size_hw: tuple[int, int], threshold: Array) -> dict[str, Array]:
     height, width = size_hw
     large = np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes])
     confidence = large.max(axis=0)
     labels = np.where(confidence < threshold, 0, large.argmax(axis=0))
     return {
-        "labels": labels.astype(np.uint8),
+        "labels": labels.astype(label_dtype(manifest.geometry.max_classes)),
         "confidence": np.rint(np.clip(confidence, 0, 1) * 255).astype(np.uint8),
         "finite": np.array(np.isfinite(planes).all()),
     }

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from nerve_runtime.bundle.spec import READOUT_STAGES, Readout, StageName, StageSpec, StrictModel
 from nerve_runtime.errors import BundleError
-from nerve_runtime.labels import CLASSES_LIMIT
+from nerve_runtime.labels import CLASSES_LIMIT, label_dtype
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -225,6 +225,7 @@ class Manifest(StrictModel):
         if unlisted:
             raise ValueError(f"files {unlisted} are named but not listed under 'files'")
         self._refuse_axes_beside_the_geometry()
+        self._refuse_labels_beside_the_classes()
         return self
 
     def _refuse_axes_beside_the_geometry(self) -> None:
@@ -236,6 +237,16 @@ class Manifest(StrictModel):
                     raise ValueError(
                         f"tensor {tensor.name!r} of stage {stage!r} has axes {tensor.axes}, geometry says "
                         f"{' or '.join(str(shape).replace('None', 'any') for shape in expected)}"
+                    )
+
+    def _refuse_labels_beside_the_classes(self) -> None:
+        classes = self.geometry.max_classes
+        expected = label_dtype(classes).name
+        for stage, record in self.stages.items():
+            for tensor in record.spec.outputs:
+                if tensor.name == "labels" and tensor.dtype != expected:
+                    raise ValueError(
+                        f"tensor 'labels' of stage {stage!r} is {tensor.dtype}, up to {classes} classes need {expected}"
                     )
 
 

@@ -13,7 +13,7 @@ NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 """(down, right) of the eight neighbours of a token, in the order of the first axis of `local_weights`."""
 
 Array = NDArray[Any]
-Dtype = Literal["uint8", "bool", "int64", "float32"]
+Dtype = Literal["uint8", "uint16", "bool", "int64", "float32"]
 StageName = Literal[
     "text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried", "solve",
     "walk_exact", "readout", "readout_guided", "frame",

@@ -1,7 +1,7 @@
 """Class names to text embeddings."""
 
 from nerve_runtime.vocabulary.class_list import ClassList, refuse_odd_characters
-from nerve_runtime.vocabulary.text_bank import TextBank, text_sha256
+from nerve_runtime.vocabulary.text_bank import EmbeddingProgress, TextBank, text_sha256
 from nerve_runtime.vocabulary.text_encoder import TextEncoder
 
-__all__ = ["ClassList", "TextBank", "TextEncoder", "refuse_odd_characters", "text_sha256"]
+__all__ = ["ClassList", "EmbeddingProgress", "TextBank", "TextEncoder", "refuse_odd_characters", "text_sha256"]

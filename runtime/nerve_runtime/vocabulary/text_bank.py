@@ -28,6 +28,8 @@ DIGEST_BYTES = 32
 Float32Array = NDArray[np.float32]
 EncodePrompts = Callable[[Sequence[str]], Float32Array]
 """Prompts to embeddings, float32 (n, d), each of length 1."""
+EmbeddingProgress = Callable[[int, int], None]
+"""Called with how many prompts are embedded and how many there are, before the first batch and after each."""
 
 logger = logging.getLogger("nerve_runtime")
 
@@ -86,6 +88,7 @@ def build_text_bank(
     encode_prompts: EncodePrompts,
     text_sha: str,
     cache_dir: Path | None,
+    progress: EmbeddingProgress | None = None,
 ) -> TextBank:
     """Embed a class list: one row a word, the mean over the templates, of length 1; from the cache where it is there.
 
@@ -95,6 +98,7 @@ def build_text_bank(
         encode_prompts: runs the tokenizer and the text graph on at most `PROMPTS_PER_RUN` prompts.
         text_sha: from `text_sha256`; part of the cache's key.
         cache_dir: folder of the cache, None for no cache.
+        progress: told how far it is; not called for what is in the cache.
 
     Raises:
         NumericError: the text graph gave numbers that are not finite.
@@ -103,7 +107,7 @@ def build_text_bank(
     prompts = [[template.replace("{}", word) for template in templates] for word in words]
     key = hashlib.sha256(json.dumps([text_sha, prompts]).encode()).hexdigest()
     cached = _read_cache(cache_dir, key) if cache_dir else None
-    embeddings = cached if cached is not None else _embed(prompts, encode_prompts)
+    embeddings = cached if cached is not None else _embed(prompts, encode_prompts, progress)
     if cached is None and cache_dir:
         _write_cache(cache_dir, key, embeddings)
     rows = class_rows([len(synonyms) for synonyms in class_list.synonyms])
@@ -196,10 +200,21 @@ def _refuse_odd_arrays(
         )
 
 
-def _embed(prompts: Sequence[Sequence[str]], encode_prompts: EncodePrompts) -> Float32Array:
-    flat = [prompt for group in prompts for prompt in group]
-    runs = [encode_prompts(flat[start : start + PROMPTS_PER_RUN]) for start in range(0, len(flat), PROMPTS_PER_RUN)]
-    means = np.concatenate(runs).reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
+def _embed(
+    prompts: Sequence[Sequence[str]], encode_prompts: EncodePrompts, progress: EmbeddingProgress | None
+) -> Float32Array:
+    """The mean over each word's prompts, of length 1; sums are kept, as 80 templates of 1,203 words are 0.3 GB."""
+    flat, templates = [prompt for group in prompts for prompt in group], len(prompts[0])
+    report = progress or (lambda done, total: None)
+    report(0, len(flat))
+    sums = np.zeros((len(prompts), 0), dtype=np.float32)
+    for start in range(0, len(flat), PROMPTS_PER_RUN):
+        embedded = encode_prompts(flat[start : start + PROMPTS_PER_RUN])
+        if not start:
+            sums = np.zeros((len(prompts), embedded.shape[1]), dtype=np.float32)
+        np.add.at(sums, np.arange(start, start + len(embedded)) // templates, embedded)
+        report(start + len(embedded), len(flat))
+    means = sums / np.float32(templates)
     if not np.isfinite(means).all():
         raise NumericError("the text graph gave embeddings that are not finite; rebuild the bundle in fp32")
     lengths = np.linalg.norm(means, axis=1, keepdims=True)

@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 from nerve_runtime.backends.base import Backend, Session
 from nerve_runtime.bundle.manifest import Manifest, verify_file
 from nerve_runtime.errors import UsageError
+from nerve_runtime.labels import CLASSES_LIMIT
 from nerve_runtime.vocabulary.class_list import ClassList, split_classes, strings_of
-from nerve_runtime.vocabulary.text_bank import TextBank, build_text_bank, chosen_templates, load_vocabulary, text_sha256
+from nerve_runtime.vocabulary.text_bank import (
+    EmbeddingProgress,
+    TextBank,
+    build_text_bank,
+    chosen_templates,
+    load_vocabulary,
+    text_sha256,
+)
 from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
 
 Classes = str | Iterable[str] | ClassList | Path
@@ -36,6 +44,7 @@ class TextEncoder:
         templates: name of a template set, templates with `{}`, or None for the bundle's default.
         cache_dir: folder of the disk cache, None for none.
         strict: refuse what is otherwise a warning.
+        progress: told how many prompts of a list are embedded; not called for what is in the cache.
 
     Raises:
         UsageError: the templates are not usable.
@@ -50,6 +59,7 @@ class TextEncoder:
         templates: str | Iterable[str] | None = None,
         cache_dir: Path | None = None,
         strict: bool = False,
+        progress: EmbeddingProgress | None = None,
     ) -> None:
         self._bundle = bundle
         self._manifest = manifest
@@ -57,6 +67,7 @@ class TextEncoder:
         self._templates = chosen_templates(manifest, templates)
         self._cache_dir = cache_dir
         self._strict = strict
+        self._progress = progress
         self._tokenizer: PromptTokenizer | None = None
         self._session: Session | None = None
 
@@ -76,7 +87,9 @@ class TextEncoder:
             return bank
         class_list = self._checked(classes, background)
         self._refuse_too_many(len(class_list.names))
-        bank = build_text_bank(class_list, self._templates, self._encode, text_sha256(self._manifest), self._cache_dir)
+        bank = build_text_bank(
+            class_list, self._templates, self._encode, text_sha256(self._manifest), self._cache_dir, self._progress
+        )
         class_list.refuse_without_rival()
         return bank
 
@@ -85,15 +98,18 @@ class TextEncoder:
             if background:
                 raise UsageError("background words are part of a ClassList; give them to ClassList.of instead")
             return classes
-        named = split_classes(classes) if isinstance(classes, str) else classes
+        named = split_classes(classes) if isinstance(classes, str) else strings_of("the class list", classes)
+        self._refuse_too_many(len(named) + bool(background))  # before each word is looked at
         return ClassList.of(named, background, strict=self._strict)
 
     def _refuse_too_many(self, count: int) -> None:
         most = self._manifest.geometry.max_classes
         if count > most:
+            way_out = "split the list into several runs"
+            if count <= CLASSES_LIMIT:
+                way_out = f"name fewer, or build one for more with nerve-build --max-classes {count}"
             raise UsageError(
-                f"{count} classes are active, background included, this bundle takes at most {most}; "
-                "name fewer, or build one for more with nerve-build --max-classes"
+                f"{count} classes are active, background included, this bundle takes at most {most}; {way_out}"
             )
 
     def _encode(self, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.cli.outputs import source_kind
+from nerve_stream.cli.progress import EmbeddingBar
 from nerve_stream.jobs import JobKey
 from nerve_stream.pipeline import SegmenterOptions
 from nerve_stream.redaction import readable
@@ -85,6 +86,7 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
         constants=Constants(threshold=find.threshold, alpha=find.alpha, beta=find.beta),
         readout=cast("Readout | None", find.readout),
         strict=find.strict,
+        progress=EmbeddingBar(),
         temporal=chosen_temporal(sources, run),
     )
 

@@ -1,6 +1,8 @@
-"""Progress on the terminal: bars for files, a line for each live source."""
+"""Progress on the terminal: bars for files, a line for each live source, a bar for the prompts of a long class list."""
 
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.status import StatusReporter
 
 REFRESH_S = 0.2
+EMBEDDING_SHOWN_AFTER_S = 2.0
+EMBEDDING_CELLS = 30
 
 
 @contextmanager
@@ -62,3 +66,27 @@ def _bars(sources: Sequence[OpenSource], health: Health, console: Console) -> It
             ended.set()
             thread.join()
             update()
+
+
+class EmbeddingBar:
+    """A bar on stderr, where that is a terminal, once prompts have been embedded for two seconds; can be pickled.
+
+    State: when the first batch began, and whether the bar was drawn. Stdout is left to results.
+    """
+
+    def __init__(self) -> None:
+        self._started_s = 0.0
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Draw that `done` of `total` prompts are embedded; `done` is 0 before the first batch."""
+        now_s = time.monotonic()
+        if done == 0:
+            self._started_s, self._shown = now_s, False
+        if not sys.stderr.isatty() or not (self._shown or now_s - self._started_s >= EMBEDDING_SHOWN_AFTER_S):
+            return
+        self._shown = True
+        full = EMBEDDING_CELLS * done // total
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\rembedding prompts [{'#' * full}{'-' * (EMBEDDING_CELLS - full)}] {done} of {total}{end}")
+        sys.stderr.flush()

@@ -13,7 +13,7 @@ from types import TracebackType
 import typer
 from rich.console import Console
 
-from nerve_runtime import NerveError, NumericError, Readout, SourceError
+from nerve_runtime import NerveError, NumericError, Readout, SourceError, ignore_label, label_dtype
 from nerve_runtime.bundle import Manifest, load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
@@ -48,6 +48,7 @@ from nerve_stream.pipeline import (
     run_streams,
 )
 from nerve_stream.redaction import readable
+from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sinks.window import Key, Window
 from nerve_stream.sources.expanding import expand_sources
 from nerve_stream.sources.opening import refuse_unreadable
@@ -95,6 +96,8 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
         if readable_sources:
             with shutdown.interruptible():
                 worker = stack.enter_context(_open_worker(options, isolate=is_enabled(run.isolate, sources)))
+            if outputs.masks is not None:
+                refuse_mask_classes(outputs.mask_format, len(worker.class_names))
             manifest = load_manifest(Path(options.bundle))
             _print_backend(worker, manifest)
             if demo:
@@ -246,7 +249,7 @@ class _SourceRunner:
             )
         for opened, report in zip(self._open, reports, strict=True):
             opened.close(report.error)
-            self._report(opened, report, worker.describe())
+            self._report(opened, report, worker)
 
     def _finish(self, opened: OpenSource, report: StreamReport) -> None:
         """Put the outputs of a complete source in place at once, so that no later failure loses them."""
@@ -254,7 +257,7 @@ class _SourceRunner:
         if self._job is not None:
             self._job.finish(opened.source, report.frames, opened.outputs.paths())
 
-    def _report(self, opened: OpenSource, report: StreamReport, backend: str) -> None:
+    def _report(self, opened: OpenSource, report: StreamReport, worker: Worker) -> None:
         skipped = opened.frames.skipped
         if report.error is not None:
             self._add_failure(report.error)
@@ -272,13 +275,19 @@ class _SourceRunner:
             artefact = {"artefact": sink.kind, "path": readable(str(sink.path))}
             typer.echo(json.dumps(artefact) if as_json else str(sink.path), err=to_stderr)
         if as_json:
-            typer.echo(json.dumps(summary_record(opened.title, backend, self._readout, report, skipped)), err=to_stderr)
+            typer.echo(
+                json.dumps(summary_record(opened.title, worker.describe(), self._readout, report, skipped)),
+                err=to_stderr,
+            )
         else:
             typer.echo(summary_line(opened.title, self._readout, report, skipped), err=True)
             if self._run.timings:
                 self._console.print(timings_table(report))
         if report.invalid:
-            typer.echo(f"{report.invalid} of {report.frames} frames had no finite scores and carry label 255", err=True)
+            no_label = ignore_label(label_dtype(len(worker.class_names)))
+            typer.echo(
+                f"{report.invalid} of {report.frames} frames had no finite scores and carry label {no_label}", err=True
+            )
         if report.frames and report.invalid == report.frames:
             self._invalid.append(opened.name)
 

@@ -40,6 +40,7 @@ def write_vocabulary(
         from nerve_runtime.backends import BackendOptions, open_backend
         from nerve_runtime.bundle import load_manifest
         from nerve_runtime.vocabulary import TextEncoder, text_sha256
+        from nerve_stream.cli.progress import EmbeddingBar
         from nerve_stream.vocabulary_file import save_vocabulary
 
         refuse_existing(output, force=force)
@@ -49,7 +50,14 @@ def write_vocabulary(
             typer.echo("random weights: labels mean nothing", err=True)
         options = BackendOptions(trust_engines=trust_engines, allow_unchecked=allow_unchecked)
         with open_backend(backend, folder, manifest, options) as opened_backend:
-            encoder = TextEncoder(folder, manifest, opened_backend, templates=template_lines(templates), strict=strict)
+            encoder = TextEncoder(
+                folder,
+                manifest,
+                opened_backend,
+                templates=template_lines(templates),
+                strict=strict,
+                progress=EmbeddingBar(),
+            )
             background_words = [readable(background)] if background.strip() else []
             bank = encoder.text_bank(named_classes(classes, classes_file, None), background_words)
         save_vocabulary(output, bank, text_sha256(manifest))

@@ -8,13 +8,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import BACKGROUND_NAME, IGNORE_LABEL
+from nerve_runtime import BACKGROUND_NAME, ignore_label, label_dtype
 from nerve_stream.drawing.known_names import KNOWN_NAMES
 
 UInt8Array = NDArray[np.uint8]
 Float64Array = NDArray[np.float64]
 
-LABELS = 256
 NO_LABEL_GREY = (128, 128, 128)
 MID_GREY = 128
 USUAL_OPACITY = 0.55  # at which known names are kept apart; the default of `OverlayStyle`
@@ -52,15 +51,15 @@ LAB_STEPS = 16  # a Lab coordinate is rounded to 1/16: integers compare alike on
 
 
 def class_colours(class_names: Sequence[str]) -> UInt8Array:
-    """The colour of every label, RGB uint8 (256, 3): row i is that of `class_names[i]`.
+    """The colour of every label, RGB uint8 (256, 3), or (65536, 3) beyond 254 classes: row i is that of `class_names[i]`.
 
     The colour of a name depends on nothing but that name, composed (NFC), in lower case and with single spaces. The names
     of `KNOWN_NAMES` have colours that are far apart, to colour-blind eyes too; any other name has a colour drawn by its
     SHA-256, which may look like another's.
 
-    Row 0 is black when it is the background, row 255 is grey, rows without a class are black.
+    Row 0 is black when it is the background, the last row, no label, is grey, rows without a class are black.
     """
-    return np.frombuffer(_table_bytes(tuple(class_names)), dtype=np.uint8).reshape(LABELS, 3)
+    return np.frombuffer(_table_bytes(tuple(class_names)), dtype=np.uint8).reshape(-1, 3)
 
 
 def least_distance(class_names: Sequence[str], opacity: float) -> dict[str, float]:
@@ -78,11 +77,12 @@ def least_distance(class_names: Sequence[str], opacity: float) -> dict[str, floa
         blue).
     """
     first = _first_class(class_names)
-    rows = class_colours(class_names)[first : len(class_names[:IGNORE_LABEL])]
+    rows = class_colours(class_names)[first : len(class_names)]
     lab = _lab_by_sight(_over_mid_grey(rows, opacity))
-    apart = np.linalg.norm(lab[:, :, None] - lab[:, None], axis=-1)
-    apart[:, np.arange(len(rows)), np.arange(len(rows))] = np.inf
-    return {sight: float(pairs.min(initial=np.inf)) for sight, pairs in zip(SIGHTS, apart, strict=True)}
+    least = np.full(len(SIGHTS), np.inf)
+    for row in range(1, len(rows)):  # all pairs at once are 139 MB for 1,203 classes
+        least = np.minimum(least, np.linalg.norm(lab[:, :row] - lab[:, row, None], axis=-1).min(axis=1))
+    return dict(zip(SIGHTS, least.tolist(), strict=True))
 
 
 def _first_class(class_names: Sequence[str]) -> int:
@@ -91,10 +91,11 @@ def _first_class(class_names: Sequence[str]) -> int:
 
 @lru_cache(maxsize=64)
 def _table_bytes(class_names: tuple[str, ...]) -> bytes:
-    table = np.zeros((LABELS, 3), dtype=np.uint8)
-    for label in range(_first_class(class_names), min(len(class_names), IGNORE_LABEL)):
+    no_label = ignore_label(label_dtype(len(class_names)))
+    table = np.zeros((no_label + 1, 3), dtype=np.uint8)
+    for label in range(_first_class(class_names), len(class_names)):
         table[label] = _colour(class_names[label])
-    table[IGNORE_LABEL] = NO_LABEL_GREY
+    table[no_label] = NO_LABEL_GREY
     return table.tobytes()
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import IGNORE_LABEL, FrameResult
+from nerve_runtime import FrameResult, Labels, ignore_label
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.boxes import Box
-from nerve_stream.drawing.colours import LABELS, NO_LABEL_GREY, class_colours
+from nerve_stream.drawing.colours import NO_LABEL_GREY, class_colours
 from nerve_stream.drawing.text import draw_text, frame_line_px, shade, shortened, text_width_px
 
 UInt8Array = NDArray[np.uint8]
@@ -30,10 +30,11 @@ class LegendEntry:
     colour: tuple[int, int, int] | None
 
 
-def label_areas(labels: UInt8Array) -> Int64Array:
-    """Pixels of each label, int64 (256,)."""
+def label_areas(labels: Labels) -> Int64Array:
+    """Pixels of each label, int64 (256,), or (65536,) of 16-bit labels; the last counts those without a label."""
     # OpenCV's histogram takes a quarter of the time of NumPy's bincount, which copies to 64 bit first.
-    histogram = cv2.calcHist([labels], [0], None, [LABELS], [0, LABELS])
+    levels = ignore_label(labels.dtype) + 1
+    histogram = cv2.calcHist([labels], [0], None, [levels], [0, levels])
     return np.asarray(histogram, dtype=np.int64).ravel()
 
 
@@ -49,10 +50,9 @@ def legend_entries(result: FrameResult, areas: Int64Array, without: Collection[i
         return [LegendEntry("no valid scores", NO_LABEL_GREY)]
     table = class_colours(result.class_names)
     entries = []
-    for label in np.argsort(-areas[:IGNORE_LABEL], kind="stable").tolist():
+    seen = np.flatnonzero(areas[:-1] >= LEAST_SHARE * result.labels.size)
+    for label in seen[np.argsort(-areas[seen], kind="stable")].tolist():
         share = areas[label] / result.labels.size
-        if share < LEAST_SHARE:
-            break
         if label not in without:
             red, green, blue = table[label].tolist()
             percent = f"{100 * share:.0f}%" if share >= 0.005 else "<1%"
@@ -118,7 +118,7 @@ def draw_legend(picture: UInt8Array, entries: Sequence[LegendEntry], box: Box, l
 
 def _hidden_tenths(box: Box, result: FrameResult) -> int:
     below = result.labels[box.pixels]
-    labelled = below != IGNORE_LABEL
+    labelled = below != result.ignore_label
     if result.has_background:
         labelled &= below != 0
     return round(10 * float(labelled.mean()))

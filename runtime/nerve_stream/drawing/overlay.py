@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import IGNORE_LABEL, FrameResult, UsageError
+from nerve_runtime import FrameResult, Labels, UsageError, ignore_label
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.boxes import Box
 from nerve_stream.drawing.colours import USUAL_OPACITY, class_colours
@@ -64,8 +64,8 @@ def overlay(
 
     Classes have the colours of `class_colours`, blended with the brightness of the frame and not with its colours:
     whatever lies below, two classes differ by the opacity times the difference of their colours. With `contours` the
-    frame keeps its colours and is tinted. The background class stays as it is, and where there is no label (255) the
-    picture is hatched in grey. Frames under 56 x 84 pixels get no text.
+    frame keeps its colours and is tinted. The background class stays as it is, and where there is no label the picture
+    is hatched in grey. Frames under 56 x 84 pixels get no text.
 
     Args:
         rgb: the frame that `result` was made from, uint8 (H, W, 3).
@@ -73,7 +73,7 @@ def overlay(
         style: what to draw.
         fps: frames a second for the status line, None to leave it out.
     """
-    colours = np.asarray(cv2.applyColorMap(result.labels, class_colours(result.class_names)[:, None]), dtype=np.uint8)
+    colours = _label_colours(result)
     picture = _coloured(rgb, colours, result, style)
     _draw_edges(picture, colours, result, style)
     _hatch_no_label(picture, result.labels)
@@ -137,6 +137,15 @@ def _coloured(rgb: UInt8Array, colours: UInt8Array, result: FrameResult, style: 
     return mixed
 
 
+def _label_colours(result: FrameResult) -> UInt8Array:
+    """The colour of each pixel's label, uint8 (H, W, 3)."""
+    table = class_colours(result.class_names)
+    if result.labels.dtype == np.uint8:
+        return np.asarray(cv2.applyColorMap(result.labels, table[:, None]), dtype=np.uint8)
+    # OpenCV has no table of more than 256 colours; `take` needs half the time of `table[labels]`.
+    return np.asarray(np.take(table, result.labels, axis=0))
+
+
 def _brightness(rgb: UInt8Array) -> UInt8Array:
     """The frame without its colours, uint8 (H, W, 3): luma of ITU-R BT.601, 0.299 R + 0.587 G + 0.114 B."""
     return np.asarray(cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
@@ -169,16 +178,17 @@ def outline_px(height: int) -> int:
     return max(1, round(height * OUTLINE_PER_FRAME))
 
 
-def _label_edges(labels: UInt8Array, width_px: int) -> UInt8Array:
+def _label_edges(labels: Labels, width_px: int) -> UInt8Array:
     """Non-zero within `width_px` of another label, uint8 (H, W); with 0 only to the right of and below an edge."""
     side = 2 * width_px + 1 if width_px else 2
     kernel = np.ones((side, side), dtype=np.uint8)
     gradient = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, kernel, borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(gradient, dtype=np.uint8)
+    # Labels may differ by 256, whose lower byte is 0.
+    return np.asarray(gradient if gradient.dtype == np.uint8 else (gradient != 0).view(np.uint8))
 
 
-def _hatch_no_label(picture: UInt8Array, labels: UInt8Array) -> None:
-    unlabelled = labels == IGNORE_LABEL
+def _hatch_no_label(picture: UInt8Array, labels: Labels) -> None:
+    unlabelled = labels == ignore_label(labels.dtype)
     if not unlabelled.any():
         return
     rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import IGNORE_LABEL
+from nerve_runtime import Labels
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.boxes import Box
 from nerve_stream.drawing.text import draw_outlined_text, outlined_size_hw, shortened
@@ -39,7 +39,7 @@ class PlacedName:
 
 
 def place_names(
-    labels: UInt8Array, areas: Int64Array, class_names: Sequence[str], line_px: int, taken: Sequence[Box] = ()
+    labels: Labels, areas: Int64Array, class_names: Sequence[str], line_px: int, taken: Sequence[Box] = ()
 ) -> list[PlacedName]:
     """Find a spot for the name of every class that covers at least 1.5 % of the frame; small regions choose first.
 
@@ -47,8 +47,9 @@ def place_names(
     is left out. Nothing is remembered between frames: a spot moves as its region does.
 
     Args:
-        labels: uint8 (H, W); 255 is no label.
-        areas: int64 (256,), pixels of each label; 0 for a label that has no name to write.
+        labels: uint8 or uint16 (H, W).
+        areas: int64 (256,) or (65536,), pixels of each label; 0 for a label that has no name to write. The last, no label,
+            does not count.
         class_names: name of each label.
         line_px: height of a line of text in pixels.
         taken: boxes to keep clear of.
@@ -58,7 +59,7 @@ def place_names(
     step = max(1, line_px // SAMPLES_PER_LINE)
     # The median takes out specks.
     sampled = np.asarray(cv2.medianBlur(np.ascontiguousarray(labels[step // 2 :: step, step // 2 :: step]), 3))
-    large = np.flatnonzero(areas[:IGNORE_LABEL] >= LEAST_SHARE * labels.size)
+    large = np.flatnonzero(areas[:-1] >= LEAST_SHARE * labels.size)
     placed: list[PlacedName] = []
     for label in large[np.argsort(areas[large], kind="stable")].tolist():
         text = shortened(class_names[label])

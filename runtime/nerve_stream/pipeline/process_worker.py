@@ -284,7 +284,10 @@ class ProcessWorker(Worker):
         )
 
     def _open_hung(self) -> HungError:
-        return HungError(f"the worker process did not open its segmenter within {self._open_timeout_s:g} s")
+        return HungError(
+            f"the worker process did not open its segmenter within {self._open_timeout_s:g} s; embed a long class list "
+            "ahead of time with nerve-vocab"
+        )
 
     def _settle_all(self, error: BaseException) -> None:
         with self._changed:

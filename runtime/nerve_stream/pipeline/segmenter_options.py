@@ -5,6 +5,7 @@ from pathlib import Path
 
 from nerve_runtime import EVERY_FRAME, Constants, Readout, Segmenter, Temporal
 from nerve_runtime.backends import BackendOptions
+from nerve_runtime.vocabulary import EmbeddingProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class SegmenterOptions:
     readout: Readout | None = None
     cache_dir: str | None = "default"
     strict: bool = False
+    progress: EmbeddingProgress | None = None
 
     def open(self) -> Segmenter:
         """Open the segmenter; raises what `Segmenter.open` raises."""

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from nerve_runtime import FrameResult, UsageError
+from nerve_runtime import FrameResult, Labels, UsageError, label_dtype
 from nerve_runtime.atomic import link_target, refuse_existing, resource_errors, write_bytes_whole
 from nerve_runtime.opencv import cv2
 from nerve_stream.drawing.colours import class_colours
@@ -33,12 +33,14 @@ def mask_name(index: int, picture: Picture | None = None) -> str:
 
 
 class MaskFolder(Sink):
-    """A folder of PNGs, one a frame: pixel values are labels, 255 is no label; `classes.json` says what they mean.
+    """A folder of PNGs, one a frame: pixel values are labels; `classes.json` says what they mean.
+
+    PNGs have 8 bit and 255 is no label; beyond 254 classes they have 16 bit and it is 65535.
 
     A frame that is an image file gives a mask of the file's own name, one of a video `frame_000012.png`.
 
-    Format "labels" has one channel of 8 bit, which every reader gives as it is. Format "palette" adds the colours of the
-    overlay: image viewers show them, Pillow and NumPy still read labels, OpenCV gives colours (H, W, 3).
+    Format "labels" has one channel, which every reader gives as it is. Format "palette", for up to 254 classes, adds the
+    colours of the overlay: image viewers show them, Pillow and NumPy still read labels, OpenCV gives colours (H, W, 3).
 
     Masks are written beside the folder and moved into it at the end; masks of video frames that an earlier run left there
     are removed then. With `resume` each is moved at once and stays after an error.
@@ -152,6 +154,19 @@ def refuse_mask_format(mask_format: str) -> None:
         raise UsageError(f"mask format is {mask_format!r}, expected {' or '.join(get_args(MaskFormat))}")
 
 
+def refuse_mask_classes(mask_format: MaskFormat, classes: int) -> None:
+    """Refuse a format of masks that cannot number so many classes.
+
+    Raises:
+        UsageError: the format is "palette" and there are more than 254 classes.
+    """
+    if mask_format == "palette" and label_dtype(classes) != np.uint8:
+        raise UsageError(
+            f"masks with a palette have 256 colours at most and there are {classes} classes; leave out "
+            "--mask-format palette (mask_format in Python): masks of labels then have 16 bit"
+        )
+
+
 def refuse_mask_folder(path: Path, *, force: bool) -> None:
     """Refuse a folder that masks and their `classes.json` cannot be written to.
 
@@ -171,7 +186,12 @@ def masks_in(folder: Path) -> dict[int, Path]:
 
 
 def mask_png(result: FrameResult, mask_format: MaskFormat) -> bytes:
-    """The labels of a frame as a PNG of that format."""
+    """The labels of a frame as a PNG of that format.
+
+    Raises:
+        UsageError: there are too many classes for a palette.
+    """
+    refuse_mask_classes(mask_format, len(result.class_names))
     if mask_format == "palette":
         return indexed_png(result.labels, class_colours(result.class_names))
     return label_png(result.labels)
@@ -187,16 +207,21 @@ def classes_json(class_names: tuple[str, ...]) -> bytes:
     return (json.dumps(classes, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def label_png(labels: UInt8Array) -> bytes:
-    """A PNG of one grey channel whose levels are `labels`, uint8 (H, W)."""
+def label_png(labels: Labels) -> bytes:
+    """A PNG of one grey channel whose levels are `labels`, (H, W): of 8 bit for uint8, of 16 bit for uint16."""
     return cv2.imencode(".png", labels)[1].tobytes()
 
 
-def indexed_png(labels: UInt8Array, colours: UInt8Array) -> bytes:
+def indexed_png(labels: Labels, colours: UInt8Array) -> bytes:
     """A PNG with a palette, which OpenCV cannot write: `labels` uint8 (H, W) are the pixels, `colours` uint8 (256, 3).
+
+    Raises:
+        UsageError: the labels are not uint8.
 
     Source: PNG specification, chunks IHDR (colour type 3), PLTE, IDAT, IEND.
     """
+    if labels.dtype != np.uint8:
+        raise UsageError(f"a palette has 256 colours at most, the labels are {labels.dtype}, expected uint8")
     height, width = labels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     rows = np.zeros((height, width + 1), dtype=np.uint8)  # each row starts with its filter: 0, none

@@ -15,6 +15,8 @@ import nerve_export
 import nerve_ref
 from nerve_export import plan as plan_module
 from nerve_export.cli import dry_run
+from nerve_export.graphs.sizes import sizes_of
+from nerve_export.graphs.stages import TABLE, fixed_readout_spec
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights, tool_versions
 from nerve_export.presets.files import presets
 from nerve_ref.weights import architectures
@@ -107,8 +109,8 @@ def test_another_size_keeps_the_size_of_patches_and_cells() -> None:
     [
         ({"preset": "huge"}, "--preset is 'huge', expected one of: tiny"),
         ({"opset": 21}, r"--opset is 21, expected 23 \(default\) or 20"),
-        ({"max_classes": 1}, "--max-classes is 1, expected 2 to 254: labels are 8 bit"),
-        ({"max_classes": 255}, "--max-classes is 255, expected 2 to 254"),
+        ({"max_classes": 1}, "--max-classes is 1, expected 2 to 65534: labels are 16 bit at most"),
+        ({"max_classes": 65535}, "--max-classes is 65535, expected 2 to 65534"),
         ({"size_hw": (100, 128)}, "--size is 100 128, expected multiples of 64 pixels"),
         ({"size_hw": (128, 0)}, "--size is 128 0, expected multiples of 64"),
         ({"size_hw": (-64, 64)}, "--size is -64 64, expected multiples of 64"),
@@ -128,6 +130,16 @@ def test_the_key_is_the_same_for_the_same_plan() -> None:
 
 def test_where_the_bundle_goes_does_not_change_the_key() -> None:
     assert key_of(planned(out=Path("there"))) == key_of(planned())
+
+
+@pytest.mark.parametrize(("max_classes", "dtype"), [(2, "uint8"), (254, "uint8"), (255, "uint16"), (1203, "uint16")])
+def test_labels_have_as_many_bits_as_the_most_classes_need(max_classes: int, dtype: str) -> None:
+    plan = planned(max_classes=max_classes)
+    sizes = sizes_of(plan.backbones, plan.params, plan.max_classes)
+    for stage in ("readout", "readout_guided", "frame"):
+        labels, confidence, *_ = TABLE[stage].spec(sizes).outputs
+        assert (labels.name, labels.dtype, confidence.dtype) == ("labels", dtype, "uint8")
+    assert fixed_readout_spec(sizes, plan.params).outputs[0].dtype == dtype
 
 
 @pytest.mark.parametrize("flags", [{"opset": 20}, {"steps": 8}, {"max_classes": 20}, {"size_hw": (192, 128)}])

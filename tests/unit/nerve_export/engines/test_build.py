@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 from nerve_export.cli import engines as engines_cli
 from nerve_export.cli.engines import engines
 from nerve_export.engines import build as engine_build
-from nerve_export.engines.build import build_engines, plan_engines
+from nerve_export.engines import compile as engine
+from nerve_export.engines.build import build_engines, plan_engines, targets_for_classes
+from nerve_export.engines.compile import resolve_targets
 from nerve_runtime.backends.tensorrt.engine_records import Machine, fitting_engine, this_os_arch
 from nerve_runtime.backends.tensorrt.library import import_library
 from nerve_runtime.bundle.ledger import Ledger
@@ -87,6 +89,28 @@ def build(bundle: Path, ledger: Ledger, *stages: Any, **options: Any) -> tuple[M
     records, facts = build_engines(bundle, manifest, ["rtx-sm89"], stages or None, ledger=ledger, **options)
     engines_cli._install(bundle, manifest, records)
     return load_manifest(bundle), facts
+
+
+def test_a_bundle_of_16_bit_labels_gets_no_engines(tmp_path: Path, ledger: Ledger) -> None:
+    wide = make_fake_bundle(tmp_path / "wide", max_classes=255)
+    for target in ("rtx-sm89", "tensorrt-sm87"):
+        with pytest.raises(
+            CompatibilityError, match="no engines can be compiled of a bundle for 255 classes: TensorRT"
+        ):
+            build_engines(wide, load_manifest(wide), [target], ledger=ledger)
+    assert plan_engines(wide, load_manifest(wide), []) == []
+
+
+def test_auto_compiles_nothing_for_16_bit_labels_and_a_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "TensorRT has no 16-bit labels, and its engines take 32 classes at most"
+    monkeypatch.setattr(engine, "gpu_capability", lambda: "sm89")
+    assert targets_for_classes("auto", 255) == ((), f"graphs for ONNX Runtime only: {why}")
+    assert targets_for_classes("ort", 255) == resolve_targets("ort")
+    with pytest.raises(CompatibilityError, match=f"no engines .* of a bundle for 255 classes: {why}; use --target ort"):
+        targets_for_classes("rtx:sm89", 255)
+    assert targets_for_classes("rtx:sm89", 254) == resolve_targets("rtx:sm89")
+    with pytest.raises(UsageError, match="--target is 'rtx'"):
+        targets_for_classes("rtx", 255)
 
 
 def test_engines_are_compiled_listed_noted_and_fit_the_machine_they_are_for(

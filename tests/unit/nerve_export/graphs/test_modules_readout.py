@@ -87,6 +87,32 @@ def test_the_guide_moves_labels_where_colours_say_so() -> None:
     assert torch.equal(labels, (torch.arange(48) >= 20).to(torch.uint8).expand(32, 48))
 
 
+def test_labels_of_16_bit_are_those_of_8_and_number_more_classes() -> None:
+    P, frame, size = random_scores(9, classes=300), random_frame(10), torch.tensor([32, 48])
+    P[:, 0] = float("nan")
+    for narrow, wide in (
+        (ReadoutStage(GRID_HW)(P, size, scalar(0.0)), ReadoutStage(GRID_HW, "uint16")(P, size, scalar(0.0))),
+        (
+            FixedReadoutStage(GRID_HW, WORKING_HW)(P, scalar(0.0)),
+            FixedReadoutStage(GRID_HW, WORKING_HW, "uint16")(P, scalar(0.0)),
+        ),
+        (
+            GuidedReadoutStage(GRID_HW, WORKING_HW, WIDTH)(P, frame, size, scalar(0.0)),
+            GuidedReadoutStage(GRID_HW, WORKING_HW, WIDTH, "uint16")(P, frame, size, scalar(0.0)),
+        ),
+        (
+            FixedGuidedReadoutStage(GRID_HW, WORKING_HW, WIDTH)(P, frame, scalar(0.0)),
+            FixedGuidedReadoutStage(GRID_HW, WORKING_HW, WIDTH, "uint16")(P, frame, scalar(0.0)),
+        ),
+    ):
+        labels = wide[0].numpy()
+        assert (narrow[0].dtype, wide[0].dtype) == (torch.uint8, torch.uint16)
+        assert (labels.astype("uint8") == narrow[0].numpy()).all()
+        assert labels[0, 0] == 65535
+        assert 255 < labels[labels != 65535].max() < 300
+        assert torch.equal(narrow[1], wide[1])
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.3, 1.0])
 def test_what_is_below_the_threshold_becomes_background(threshold: float) -> None:
     P = random_scores(6) ** 0.3

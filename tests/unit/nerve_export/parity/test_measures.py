@@ -65,6 +65,18 @@ def test_confidence_may_differ_by_one_level_and_labels_not_at_all() -> None:
     assert not compared("frame", "labels", 0, expected, found, TIGHT, slack=2).passed
 
 
+def test_labels_of_16_bit_are_compared_as_labels_and_no_label_is_no_label() -> None:
+    expected = np.zeros(200, np.uint8)
+    expected[:2] = 255
+    found = expected.astype(np.uint16)
+    assert not compared("readout", "labels", 0, expected, found, TIGHT).passed, "255 is a class of 16-bit labels"
+    found[:2] = 65535
+    result = compared("readout", "labels", 0, expected, found, TIGHT)
+    assert (result.passed, result.agreement, result.cosine) == (True, 1.0, None)
+    found[2:4] = 256
+    assert not compared("readout", "labels", 0, expected, found, TIGHT).passed
+
+
 def test_levels_do_not_wrap_around() -> None:
     expected, found = np.full(10, 255, np.uint8), np.zeros(10, np.uint8)
     result = compared("readout", "confidence", 0, expected, found, TIGHT)
