@@ -142,7 +142,8 @@ def _label_colours(result: FrameResult) -> UInt8Array:
     table = class_colours(result.class_names)
     if result.labels.dtype == np.uint8:
         return np.asarray(cv2.applyColorMap(result.labels, table[:, None]), dtype=np.uint8)
-    return np.asarray(table[result.labels])  # OpenCV has no table of more than 256 colours
+    # OpenCV has no table of more than 256 colours; `take` needs half the time of `table[labels]`.
+    return np.asarray(np.take(table, result.labels, axis=0))
 
 
 def _brightness(rgb: UInt8Array) -> UInt8Array:
