@@ -35,6 +35,11 @@ WAYS = {
 }
 
 
+def slow_but(way: str, quick: str) -> Any:
+    """One way goes with the quick tests, the others with the slow ones."""
+    return way if way == quick else pytest.param(way, marks=pytest.mark.slow)
+
+
 class CrossingSession(Session):
     """Gives every output as an array, and so gets every input as one."""
 
@@ -85,7 +90,7 @@ def all_labels(bundle: Path, backend: Backend, temporal: Temporal) -> list[Array
     return [np.stack([result.labels, result.confidence]) for result in results]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [slow_but(way, "follow") for way in WAYS])
 def test_tensors_that_stay_give_the_labels_of_tensors_that_cross(bundle: Path, manifest: Manifest, way: str) -> None:
     found = all_labels(bundle, OrtBackend(bundle, manifest, ONE_THREAD), WAYS[way])
     expected = all_labels(bundle, CrossingBackend(bundle, manifest), WAYS[way])
@@ -94,7 +99,7 @@ def test_tensors_that_stay_give_the_labels_of_tensors_that_cross(bundle: Path, m
     assert len({planes.tobytes() for planes in found}) > len(found) // 3, "or equal frames would prove little"
 
 
-@pytest.mark.parametrize("way", ["cold", "follow", "exact"])
+@pytest.mark.parametrize("way", [slow_but(way, "follow") for way in ("cold", "follow", "exact")])
 def test_streams_and_device_memory_give_the_same_labels(bundle: Path, manifest: Manifest, way: str) -> None:
     backend = FakeCudaBackend(bundle, manifest, ONE_THREAD)
     found = all_labels(bundle, backend, WAYS[way])

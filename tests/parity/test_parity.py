@@ -72,7 +72,7 @@ def test_the_taps_come_in_the_order_of_the_method(report: ParityReport) -> None:
     heads = [f"{letter}{layer}" for layer in range(3) for letter in "qk"]
     expected = ["text_embeddings", "latent", *heads, "features", "seed_scores", "head_affinity", "local_weights"]
     expected += ["head_entropies", "head_weights", "affinity", "local_affinity", "closed_sum", "carried_scores"]
-    expected += ["label_scores", "labels", "confidence"]
+    expected += ["label_scores", "labels", "confidence", "finite"]
     expected += ["label_scores_cold", "labels_cold"]
     assert list(dict.fromkeys(tensors)) == expected
 

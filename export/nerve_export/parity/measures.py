@@ -19,6 +19,7 @@ METHOD_ORDER = (
     "latent",
     "q",
     "features",
+    "patch_features",
     "seed_scores",
     "head_affinity",
     "local_weights",
@@ -31,6 +32,7 @@ METHOD_ORDER = (
     "label_scores",
     "labels",
     "confidence",
+    "finite",
 )
 """Tensors in the order in which the method makes them; "q" stands for the queries and keys of all layers."""
 HEADS = re.compile(r"([qk])(\d+)")
