@@ -29,7 +29,7 @@ ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive
 	tiles-256 tiles-384
 TIMED := video latency memory cost
 
-.PHONY: help demo test test-slow true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -43,7 +43,10 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.linked bundle ## run the tests that take longer
-	@$(PY) -m pytest -q -m "slow and not true_size" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "slow and not presets and not true_size" $(PYTEST_ARGS)
+
+presets: $(VENV)/.linked ## build every kind of network that no preset names, with parity (about ten minutes)
+	@$(PY) -m pytest -q -m presets $(PYTEST_ARGS)
 
 check: format-check lint types contracts test ## all that a change must pass
 

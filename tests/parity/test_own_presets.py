@@ -25,6 +25,9 @@ from tests.data.own_presets import DIFFUSION, EVERY_KIND, written
 
 pytestmark = [pytest.mark.slow, pytest.mark.onnx]
 
+IN_EVERY_RUN = ("diffusion", "dinov3", "one-tower")
+"""The kinds that `make test-slow` builds: one of each provider; `make presets` builds the rest."""
+
 
 def agreed(result: BuildResult) -> None:
     assert result.parity is not None
@@ -34,7 +37,9 @@ def agreed(result: BuildResult) -> None:
     assert min(floats) > 0.99999
 
 
-@pytest.mark.parametrize("name", EVERY_KIND)
+@pytest.mark.parametrize(
+    "name", [name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.presets) for name in EVERY_KIND]
+)
 def test_a_file_builds_a_bundle_that_agrees_and_can_be_compared_again(name: str, tmp_path: Path) -> None:
     preset = written(tmp_path, EVERY_KIND[name])
     plan = make_plan(str(preset), random_seed=3, out=tmp_path / "bundle")
@@ -50,6 +55,7 @@ def test_a_file_builds_a_bundle_that_agrees_and_can_be_compared_again(name: str,
     assert any(taps.iterdir())
 
 
+@pytest.mark.presets
 @pytest.mark.parametrize("name", ["dinov3", "one-tower"])
 def test_half_precision_turns_queries_and_keys_too(name: str, tmp_path: Path) -> None:
     plan = make_plan(str(written(tmp_path, EVERY_KIND[name])), random_seed=3, precision="fp16", out=tmp_path / "bundle")
