@@ -59,7 +59,7 @@ class Allocation:
             if node.operator not in (*SAME_SIZE, "Gather"):
                 return "has constants for all its inputs; the exporter computes such nodes itself"
             sizes = [self.constants[name].elements for name in inputs]
-            elements = math.prod(sizes) if node.operator == "Gather" else max(sizes)
+            elements = math.prod(sizes) if node.operator == "Gather" else max(sizes, default=1)
             if not self._sizes((elements,)):
                 return f"makes up to {elements} elements of constants, more than any graph of ours needs"
             self.constants.update(dict.fromkeys(node.outputs, Constant(elements)))
