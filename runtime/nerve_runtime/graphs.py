@@ -100,7 +100,9 @@ class Graphs:
         if "walk_carried" in stages:
             stages = (*stages, _near_affinity(manifest))
         if "finite" not in manifest.stages[READOUT_STAGES[readout]].spec.names[1]:
-            raise BundleError("the bundle's graph readout has no output 'finite'; build it again with this version")
+            raise BundleError(
+                f"the bundle's graph {READOUT_STAGES[readout]} has no output 'finite'; build it again with this version"
+            )
         self._sessions: dict[StageName, Session] = {stage: backend.open_session(stage) for stage in stages}
         # A compiled engine has one context; two videos, or two threads of one, must not run it at once.
         self._locks = {stage: threading.Lock() for stage in stages}

@@ -159,19 +159,9 @@ class GuidedReadoutStage(nn.Module):
         return (*labels_of(maps, threshold, self.label_dtype), all_finite(label_scores))
 
 
-class FixedGuidedReadoutStage(nn.Module):
+class FixedGuidedReadoutStage(GuidedReadoutStage):
     """As `GuidedReadoutStage`, at the size of the frame: an end of the single-graph form."""
 
-    def __init__(
-        self,
-        grid_hw: tuple[int, int],
-        working_hw: tuple[int, int],
-        colour_width: float,
-        label_dtype: LabelDtype = "uint8",
-    ) -> None:
-        super().__init__()
-        self.maps, self.label_dtype = GuidedMaps(grid_hw, working_hw, colour_width), label_dtype
-
-    def forward(self, label_scores: Tensor, frame: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, label_scores: Tensor, frame: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # no size to give
         """Read out at the size of the frame."""
         return labels_of(self.maps(label_scores, frame), threshold, self.label_dtype)

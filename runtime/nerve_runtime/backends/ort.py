@@ -163,7 +163,11 @@ class OrtBackend(Backend):
         return options
 
     def upload(self, array: Array) -> OrtTensor:
-        """Make an `OrtValue` of an array: on the processor without a copy, so that the array must stay as it is."""
+        """Make an `OrtValue` of an array: on the processor without a copy, so that the array must stay as it is.
+
+        Raises:
+            ResourceError: the device has no room.
+        """
         array = _contiguous(array)
         device = self._options.providers
         try:

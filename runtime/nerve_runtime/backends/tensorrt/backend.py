@@ -152,7 +152,12 @@ class TrtBackend(Backend):
         )
 
     def upload(self, array: Array) -> Tensor:
-        """Copy an array to the device; the host does not wait."""
+        """Copy an array to the device; the host does not wait.
+
+        Raises:
+            UsageError: the back end was closed.
+            ResourceError: there is no room.
+        """
         return self._device.upload(array)
 
     def release_unused(self) -> None:
