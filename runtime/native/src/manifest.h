@@ -1,0 +1,80 @@
+// The bundle's manifest.json, checked as nerve_runtime/bundle/manifest.py does. Specified line by line in the README.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace nerve {
+
+struct FileRecord {
+    uint64_t bytes;
+    std::string sha256;  // 64 digits, lower case
+};
+
+using Axis = std::variant<int64_t, std::string>;  // a size, or a letter that means the same size throughout a stage
+
+struct TensorSpec {
+    std::string name;
+    std::string dtype;  // uint8, uint16, bool, int64 or float32
+    std::vector<Axis> axes;
+};
+
+struct StageRecord {
+    std::string onnx;
+    std::vector<std::string> external_data;
+    std::vector<TensorSpec> inputs;
+    std::vector<TensorSpec> outputs;
+};
+
+struct Method {
+    double tau, alpha, beta, head_temperature, threshold;
+    std::string readout;  // bilinear or guided
+    int steps, warm_steps;
+};
+
+struct Geometry {
+    int working_hw[2];
+    int grid_hw[2];
+    int pooled_keys, heads, text_width, max_classes;
+
+    int tokens() const { return grid_hw[0] * grid_hw[1]; }
+};
+
+// How class names become token ids.
+struct VocabularyRecord {
+    std::string tokenizer;  // file of the bundle
+    int context_length;
+    std::string end_token;
+    std::optional<std::string> unknown_token;
+    std::map<std::string, std::vector<std::string>> template_sets;
+    std::string default_template_set;
+};
+
+struct EngineRecord {
+    std::string stage, target, path, onnx_sha256, backend_version, gpu, os_arch, parity;
+};
+
+struct Manifest {
+    bool random_weights;
+    int opset;
+    std::string precision;
+    Geometry geometry;
+    Method method;
+    VocabularyRecord vocabulary;
+    std::map<std::string, StageRecord> stages;
+    std::vector<EngineRecord> engines;
+    std::map<std::string, FileRecord> files;
+};
+
+// Read and check `folder`/manifest.json; files are checked by verify_file, before any parser sees them.
+// Raises BundleError.
+Manifest load_manifest(const std::string& folder);
+
+// The path of a file of the bundle, after comparing its size and SHA-256 with the manifest. Raises BundleError.
+std::string verify_file(const std::string& folder, const Manifest& manifest, const std::string& relative);
+
+}  // namespace nerve
