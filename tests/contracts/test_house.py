@@ -83,7 +83,7 @@ def test_a_folder_of_a_building_machine_is_found(home: str) -> None:
     assert HOME.search(f"open('/{home}/file')".encode())
 
 
-@pytest.mark.parametrize("extra", ["export", "ort", "parity", "bench", "stream"])
+@pytest.mark.parametrize("extra", ["export", "ort", "parity", "bench", "stream", "native"])
 def test_the_pins_of_development_lie_in_the_declared_ranges(extra: str) -> None:
     project = settings()["project"]
     pins = _pins("dev.txt")
