@@ -36,6 +36,7 @@ ARM := build/native-aarch64
 ARM_ONNXRUNTIME := $(ARM)/onnxruntime
 # How long the native parsers are fuzzed.
 SECONDS ?= 600
+CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
 .PHONY: help demo test test-slow native test-native native-aarch64 fuzz-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
@@ -53,11 +54,11 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 test-slow: $(VENV)/.linked bundle ## run the tests that take longer
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
 
-# $(call build_native,PRESET) builds one of runtime/native/CMakePresets.json; the compiler is only heard when it fails.
+# $(call build_native,PRESET,MORE WORDS) builds one of runtime/native/CMakePresets.json; the compiler is only heard when it fails.
 define build_native
 mkdir -p build
 (cd runtime/native \
-	&& "$(CURDIR)/$(BIN)/cmake" --preset $(1) -DNLOHMANN_INCLUDE_DIR="$$("$(CURDIR)/$(PY)" -m tests.native.building)" \
+	&& "$(CURDIR)/$(BIN)/cmake" --preset $(1) -DNLOHMANN_INCLUDE_DIR="$$("$(CURDIR)/$(PY)" -m tests.native.building)" $(2) \
 	&& "$(CURDIR)/$(BIN)/cmake" --build --preset $(1) --parallel 2) > build/native-$(1).txt 2>&1 \
 	|| { cat build/native-$(1).txt >&2; exit 1; }
 endef
@@ -72,14 +73,18 @@ test-native: bundle native ## run the tests of the native library, with sanitize
 	@$(PY) -m pytest -q -m native $(PYTEST_ARGS) tests/native
 
 native-aarch64: $(VENV)/.linked $(NATIVE_HEADERS)/onnxruntime_c_api.h $(ARM_ONNXRUNTIME)/.fetched ## build the native library for 64-bit ARM
+	@command -v aarch64-linux-gnu-g++ > /dev/null \
+		|| { echo "the compiler for ARM is missing; on Debian: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }
 	@$(call build_native,aarch64)
 	@echo "library: $(ARM)/libnerve.so"
 
 fuzz-native: $(VENV)/.linked bundle $(NATIVE_HEADERS)/onnxruntime_c_api.h ## feed mutated files to the native parsers for SECONDS=600
-	@$(call build_native,fuzz)
+	@command -v $(CLANG) > /dev/null || { echo "clang is missing; on Debian: apt install clang, or name yours:" \
+		"make fuzz-native CLANG=clang-18" >&2; exit 1; }
+	@$(call build_native,fuzz,-DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(subst clang,clang++,$(CLANG)))
 	@$(PY) -m tests.native.fuzz_seeds build/native-fuzz/seeds
 	@mkdir -p build/native-fuzz/corpus
-	@cd build/native-fuzz && ./fuzz_parsers -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
+	@cd build/native-fuzz && . seeds/settings.sh && ./fuzz_parsers -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
 		-dict=seeds/dictionary.txt -print_final_stats=1 corpus seeds/corpus
 
 $(NATIVE_HEADERS)/onnxruntime_c_api.h:

@@ -101,6 +101,11 @@ def test_who_embeds_the_thin_runtime_gets_nothing_of_the_application() -> None:
     assert _pins("embed.txt").keys() & {"av", "prometheus-client", "psutil", "rich", "typer"} == set()
 
 
+def test_the_native_library_has_the_version_of_the_package() -> None:
+    text = (ROOT / "runtime" / "native" / "CMakeLists.txt").read_text()
+    assert re.findall(r"project\(nerve VERSION (\S+) ", text) == [settings()["project"]["version"]]
+
+
 def test_a_device_gets_no_pytorch() -> None:
     assert _pins("run.txt").keys() & {"torch", "transformers", "diffusers", "onnx", "jaxtyping"} == set()
 

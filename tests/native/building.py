@@ -15,7 +15,12 @@ NATIVE = ROOT / "runtime" / "native"
 INCLUDE = NATIVE / "include"
 BUILD = ROOT / "build"
 HEADERS = BUILD / "native-headers"
-BUILD_FOLDERS = {"release": BUILD / "native", "asan": BUILD / "native-asan", "tsan": BUILD / "native-tsan"}
+BUILD_FOLDERS = {
+    "release": BUILD / "native",
+    "asan": BUILD / "native-asan",
+    "tsan": BUILD / "native-tsan",
+    "aarch64": BUILD / "native-aarch64",
+}
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 ASAN = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 TSAN = ("-fsanitize=thread", "-g")

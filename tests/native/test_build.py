@@ -3,11 +3,12 @@
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.native.building import INCLUDE, NATIVE, STRICT, build, cmake, run
+from tests.native.building import ASAN, INCLUDE, NATIVE, STRICT, TSAN, build, cmake, compiled, run
 
 pytestmark = pytest.mark.native
 SIZE_LIMIT_BYTES = 300_000
@@ -180,6 +181,43 @@ def test_nothing_that_was_installed_names_a_folder_of_the_building_machine(insta
 def test_a_sanitized_library_calls_its_sanitizer(fixture: str, call: str, request: pytest.FixtureRequest) -> None:
     library: Path = request.getfixturevalue(fixture)
     assert call in run("nm", "-D", "--undefined-only", library)
+
+
+LEAK = "#include <stdlib.h>\nint main(void) { volatile char *lost = malloc(9); lost = NULL; return lost != NULL; }\n"
+RACE = """
+#include <pthread.h>
+#include <stddef.h>
+static int counter;
+static void *count(void *unused) { ++counter; return unused; }
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, count, NULL);
+    ++counter;
+    return pthread_join(thread, NULL);
+}
+"""
+
+
+@pytest.mark.parametrize(("options", "text", "found"), [
+    (ASAN, LEAK, "detected memory leaks"), (TSAN, RACE, "data race"),
+])  # fmt: skip
+def test_the_sanitizers_find_mistakes_on_this_machine(
+    options: tuple[str, ...], text: str, found: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mistake.c").write_text(text)
+    run("gcc", *options, tmp_path / "mistake.c", "-o", tmp_path / "mistake", "-lpthread")
+    ended = subprocess.run([str(tmp_path / "mistake")], capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert found in ended.stderr
+
+
+@pytest.mark.parametrize(("fixture", "options"), [("asan_library", ASAN), ("tsan_library", TSAN)])
+def test_a_program_runs_clean_with_a_sanitized_library(
+    fixture: str, options: tuple[str, ...], request: pytest.FixtureRequest, greeting: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.c").write_text(C_PROGRAM)
+    library: Path = request.getfixturevalue(fixture)
+    assert run(compiled(tmp_path / "program", tmp_path / "program.c", library, *options)) == greeting
 
 
 def test_headers_that_are_missing_are_asked_for(native_library: Path, tmp_path: Path) -> None:

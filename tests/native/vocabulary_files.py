@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nerve_runtime.backends import BackendOptions, open_backend
 from nerve_runtime.bundle import load_manifest
-from nerve_runtime.vocabulary import ClassList, TextEncoder, text_sha256
+from nerve_runtime.vocabulary import TextEncoder, text_sha256
 from nerve_stream.vocabulary_file import save_vocabulary
 
 CLASSES = ("ladybug", "grass", "sky")
