@@ -38,7 +38,7 @@ ARM_ONNXRUNTIME := $(ARM)/onnxruntime
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native native-aarch64 fuzz-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow native test-native native-arm fuzz-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -69,10 +69,10 @@ native: $(VENV)/.linked $(NATIVE_HEADERS)/onnxruntime_c_api.h ## build the libra
 	@echo "library: $(NATIVE)/libnerve.so ($$(($$(stat -c %s $(NATIVE)/stripped.so) / 1000)) kB stripped)"
 
 test-native: bundle native ## run the tests of the native library, with sanitizers, and for ARM where its compiler is installed
-	@if command -v aarch64-linux-gnu-g++ > /dev/null; then $(MAKE) native-aarch64; fi
+	@if command -v aarch64-linux-gnu-g++ > /dev/null; then $(MAKE) native-arm; fi
 	@$(PY) -m pytest -q -m native $(PYTEST_ARGS) tests/native
 
-native-aarch64: $(VENV)/.linked $(NATIVE_HEADERS)/onnxruntime_c_api.h $(ARM_ONNXRUNTIME)/.fetched ## build the native library for 64-bit ARM
+native-arm: $(VENV)/.linked $(NATIVE_HEADERS)/onnxruntime_c_api.h $(ARM_ONNXRUNTIME)/.fetched ## build the native library for 64-bit ARM
 	@command -v aarch64-linux-gnu-g++ > /dev/null \
 		|| { echo "the compiler for ARM is missing; on Debian: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }
 	@$(call build_native,aarch64)

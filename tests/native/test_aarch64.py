@@ -45,7 +45,7 @@ def _missing() -> str | None:
     if subprocess.run([*AS_ROOT_OF_ITS_OWN, "true"], check=False, capture_output=True).returncode:
         return "this machine lets nobody mount a file for one process: unshare --map-root-user --mount fails"
     if not (ARM / "onnxruntime" / ".fetched").is_file():
-        return "there is no ONNX Runtime for ARM in build/native-aarch64: run make native-aarch64"
+        return "there is no ONNX Runtime for ARM in build/native-aarch64: run make native-arm"
     return missing_for_build()
 
 
