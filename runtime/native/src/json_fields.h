@@ -11,6 +11,9 @@ namespace nerve {
 
 using Json = nlohmann::json;
 
+// The document that a text holds. Raises std::invalid_argument, which says where it is none.
+Json parse_json(const std::string& text);
+
 // A value that is not what it should be.
 struct InvalidField {
     std::string where;  // keys and indices joined by dots, empty for the whole document

@@ -1,6 +1,7 @@
 #include "manifest.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "error.h"
 #include "json_fields.h"
@@ -238,8 +239,8 @@ Manifest read_manifest(const Field& document) {
 Manifest parse_manifest(const std::string& path, const std::string& content) {
     const std::string not_valid = path + " is not a valid manifest: ";
     try {
-        return read_manifest(Field(Json::parse(content), ""));
-    } catch (const Json::exception& error) {
+        return read_manifest(Field(parse_json(content), ""));
+    } catch (const std::invalid_argument& error) {
         throw BundleError(not_valid + "manifest: Invalid JSON: " + error.what() + "; rebuild the bundle");
     } catch (const InvalidField& invalid) {
         const std::string where = invalid.where.empty() ? "manifest" : invalid.where;

@@ -244,7 +244,9 @@ nerve_code nerve_grey(const nerve_segmenter* segmenter, const nerve_frame* frame
 }
 
 nerve_code nerve_segment(nerve_segmenter* segmenter, const nerve_frame* frame, nerve_result* result) {
-    return guarded([&] { nerve::segment(segmenter, frame, result); });
+    const nerve_code code = guarded([&] { nerve::segment(segmenter, frame, result); });
+    if (code != NERVE_OK) nerve_reset(segmenter);
+    return code;
 }
 
 void nerve_reset(nerve_segmenter* segmenter) {
