@@ -59,12 +59,19 @@ def build(preset: str, folder: Path | None = None, *options: str, source: Path =
         source: the folder with CMakeLists.txt.
     """
     folder = folder or BUILD_FOLDERS[preset]
-    json = json_headers()
     folder.parent.mkdir(exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        found = () if json is None else (f"-DNLOHMANN_INCLUDE_DIR={json}",)
-        run(cmake() or "cmake", "--preset", preset, "-B", folder, *found, *options, cwd=source)
+        configure(folder, *options, preset=preset, source=source)
         run(cmake() or "cmake", "--build", folder, "--parallel", "2", cwd=source)
+    return folder
+
+
+def configure(folder: Path, *options: str, preset: str = "release", source: Path = NATIVE) -> Path:
+    """Prepare a build, see `build`."""
+    json = json_headers()
+    words = [*options, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    words += [] if json is None else [f"-DNLOHMANN_INCLUDE_DIR={json}"]
+    run(cmake() or "cmake", "--preset", preset, "-B", folder, *words, cwd=source)
     return folder
 
 

@@ -1,5 +1,6 @@
 """Write what the native parsers' fuzzing starts from: `python -m tests.native.fuzz_seeds FOLDER`."""
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -32,7 +33,10 @@ def write_seeds(folder: Path) -> None:
     vocabulary = write_vocabulary(BUNDLE, folder / "vocabulary.npz")
     (corpus / "manifest").write_bytes(b"m" + (BUNDLE / "manifest.json").read_bytes())
     (corpus / "vocabulary").write_bytes(b"v" + vocabulary.read_bytes())
-    (folder / "dictionary.txt").write_text("".join(f'"{word}"\n' for word in WORDS))
+    keys = sorted(
+        {word.decode() for word in re.findall(rb'"([a-z_0-9]{2,32})"', (BUNDLE / "manifest.json").read_bytes())}
+    )
+    (folder / "dictionary.txt").write_text("".join(f'"{word}"\n' for word in (*WORDS, *keys)))
     settings = {"NERVE_FUZZ_TEXT_SHA256": text_sha256(manifest), "NERVE_FUZZ_WIDTH": str(manifest.geometry.text_width)}
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in settings.items()]
     (folder / "settings.sh").write_text("".join(lines))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.building import ASAN, INCLUDE, NATIVE, STRICT, TSAN, build, cmake, compiled, run
+from tests.native.building import ASAN, INCLUDE, NATIVE, STRICT, TSAN, build, cmake, compiled, configure, run
 
 pytestmark = pytest.mark.native
 SIZE_LIMIT_BYTES = 300_000
@@ -233,3 +233,16 @@ def test_headers_that_are_too_old_are_refused(native_library: Path, tmp_path: Pa
     command = (cmake() or "", "--preset", "release", "-B", tmp_path / "build", f"-DONNXRUNTIME_INCLUDE_DIR={tmp_path}")
     said = " ".join(run(*command, cwd=NATIVE, code=1).split())
     assert "are of ONNX Runtime 1.17, expected 1.21 or later" in said
+
+
+def test_tensorrt_is_used_where_its_headers_are_found_and_only_then(native_library: Path, tmp_path: Path) -> None:
+    shutil.copytree(NATIVE, tmp_path / "native")
+    (tmp_path / "native" / "src" / "nvinfer.cc").touch()
+    (tmp_path / "NvInfer.h").touch()
+    (tmp_path / "cuda_runtime_api.h").touch()
+    headers = f"-DONNXRUNTIME_INCLUDE_DIR={native_library.parents[1] / 'native-headers'}"
+    for option, expected in (("-DNERVE_NVINFER=ON", "ON"), ("-DNERVE_NVINFER=OFF", "OFF")):
+        folder = configure(
+            tmp_path / expected, headers, f"-DNVINFER_INCLUDE_DIR={tmp_path}", option, source=tmp_path / "native"
+        )
+        assert ("NERVE_HAVE_NVINFER=1" in (folder / "compile_commands.json").read_text()) == (expected == "ON")
