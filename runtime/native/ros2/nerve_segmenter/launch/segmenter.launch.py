@@ -1,6 +1,6 @@
 """Start the segmenter on a camera's images.
 
-    ros2 launch nerve_segmenter segmenter.launch.py bundle:=/opt/bundles/fast image:=/camera/image_raw classes:="road; car"
+ros2 launch nerve_segmenter segmenter.launch.py bundle:=/opt/bundles/fast image:=/camera/image_raw classes:="road; car"
 """
 
 from launch import LaunchDescription
