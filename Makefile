@@ -29,7 +29,16 @@ ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive
 	tiles-256 tiles-384
 TIMED := video latency memory cost
 
-.PHONY: help demo test test-slow presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+NATIVE := build/native
+NATIVE_HEADERS := build/native-headers
+# An ONNX Runtime for 64-bit ARM, which an emulator runs here.
+ARM := build/native-aarch64
+ARM_ONNXRUNTIME := $(ARM)/onnxruntime
+# How long the native parsers are fuzzed.
+SECONDS ?= 600
+CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
+
+.PHONY: help demo test test-slow native test-native native-arm fuzz-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -40,10 +49,54 @@ demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segm
 	@echo "overlay: $(DEMO)/overlay.mp4"
 
 test: $(VENV)/.linked bundle ## run every test that takes seconds
-	@$(PY) -m pytest -q -m "not slow and not true_size" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.linked bundle ## run the tests that take longer
-	@$(PY) -m pytest -q -m "slow and not presets and not true_size" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
+
+# $(call build_native,PRESET,MORE WORDS) builds one of runtime/native/CMakePresets.json; the compiler is only heard when it fails.
+define build_native
+mkdir -p build
+(cd runtime/native \
+	&& "$(CURDIR)/$(BIN)/cmake" --preset $(1) -DNLOHMANN_INCLUDE_DIR="$$("$(CURDIR)/$(PY)" -m tests.native.building)" $(2) \
+	&& "$(CURDIR)/$(BIN)/cmake" --build --preset $(1) --parallel 2) > build/native-$(1).txt 2>&1 \
+	|| { cat build/native-$(1).txt >&2; exit 1; }
+endef
+
+native: $(VENV)/.linked $(NATIVE_HEADERS)/onnxruntime_c_api.h ## build the library for C and C++, libnerve.so
+	@$(call build_native,release)
+	@strip -o $(NATIVE)/stripped.so $(NATIVE)/libnerve.so
+	@echo "library: $(NATIVE)/libnerve.so ($$(($$(stat -c %s $(NATIVE)/stripped.so) / 1000)) kB stripped)"
+
+test-native: bundle native ## run the tests of the native library, with sanitizers, and for ARM where its compiler is installed
+	@if command -v aarch64-linux-gnu-g++ > /dev/null; then $(MAKE) native-arm; fi
+	@$(PY) -m pytest -q -m native $(PYTEST_ARGS) tests/native
+
+native-arm: $(VENV)/.linked $(NATIVE_HEADERS)/onnxruntime_c_api.h $(ARM_ONNXRUNTIME)/.fetched ## build the native library for 64-bit ARM
+	@command -v aarch64-linux-gnu-g++ > /dev/null \
+		|| { echo "the compiler for ARM is missing; on Debian: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }
+	@$(call build_native,aarch64)
+	@echo "library: $(ARM)/libnerve.so"
+
+fuzz-native: $(VENV)/.linked bundle $(NATIVE_HEADERS)/onnxruntime_c_api.h ## feed mutated files to the native parsers for SECONDS=600
+	@command -v $(CLANG) > /dev/null || { echo "clang is missing; on Debian: apt install clang, or name yours:" \
+		"make fuzz-native CLANG=clang-18" >&2; exit 1; }
+	@$(call build_native,fuzz,-DCMAKE_C_COMPILER=$(CLANG) -DCMAKE_CXX_COMPILER=$(subst clang,clang++,$(CLANG)))
+	@$(PY) -m tests.native.fuzz_seeds build/native-fuzz/seeds
+	@mkdir -p build/native-fuzz/corpus
+	@cd build/native-fuzz && . seeds/settings.sh && ./fuzz_parsers -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
+		-dict=seeds/dictionary.txt -print_final_stats=1 corpus seeds/corpus
+
+$(NATIVE_HEADERS)/onnxruntime_c_api.h:
+	@runtime/native/tools/fetch_headers.sh $(NATIVE_HEADERS)
+
+# The release that requirements/dev.txt names: the same numbers are expected of both.
+$(ARM_ONNXRUNTIME)/.fetched: requirements/dev.txt | $(VENV)/.linked
+	@rm -rf $(ARM_ONNXRUNTIME) && mkdir -p $(ARM_ONNXRUNTIME)
+	@$(PIP) download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --python-version 3.11 \
+		--dest $(ARM_ONNXRUNTIME) $$(grep '^onnxruntime==' requirements/dev.txt)
+	@cd $(ARM_ONNXRUNTIME) && "$(CURDIR)/$(PY)" -m zipfile -e *.whl unpacked && rm *.whl
+	@touch $@
 
 presets: $(VENV)/.linked ## build every kind of network that no preset names, with parity (about ten minutes)
 	@$(PY) -m pytest -q -m presets $(PYTEST_ARGS)
@@ -80,7 +133,7 @@ endurance: $(VENV)/.linked bundle ## run live sources, load, soak and a ten-minu
 	@$(PY) -m tests.long_video build/long-video
 
 coverage: $(VENV)/.linked bundle ## measure how much of the runtime the tests reach
-	@$(PY) -m pytest -q -m "not slow and not true_size" --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "not slow and not true_size and not native" --cov --cov-report=term $(PYTEST_ARGS)
 
 # The builder answers at once when nothing changed, so a bundle is never older than the code that is tested.
 bundle: $(VENV)/.linked ## build bundles/tiny

@@ -83,7 +83,7 @@ def test_a_folder_of_a_building_machine_is_found(home: str) -> None:
     assert HOME.search(f"open('/{home}/file')".encode())
 
 
-@pytest.mark.parametrize("extra", ["export", "ort", "parity", "bench", "stream"])
+@pytest.mark.parametrize("extra", ["export", "ort", "parity", "bench", "stream", "native"])
 def test_the_pins_of_development_lie_in_the_declared_ranges(extra: str) -> None:
     project = settings()["project"]
     pins = _pins("dev.txt")
@@ -99,6 +99,11 @@ def test_a_device_gets_the_same_versions_as_development() -> None:
 
 def test_who_embeds_the_thin_runtime_gets_nothing_of_the_application() -> None:
     assert _pins("embed.txt").keys() & {"av", "prometheus-client", "psutil", "rich", "typer"} == set()
+
+
+def test_the_native_library_has_the_version_of_the_package() -> None:
+    text = (ROOT / "runtime" / "native" / "CMakeLists.txt").read_text()
+    assert re.findall(r"project\(nerve VERSION (\S+) ", text) == [settings()["project"]["version"]]
 
 
 def test_a_device_gets_no_pytorch() -> None:

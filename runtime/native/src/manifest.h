@@ -70,11 +70,17 @@ struct Manifest {
     std::map<std::string, FileRecord> files;
 };
 
+// Check the content of a manifest.json; `path` is named in messages. Raises BundleError.
+Manifest parse_manifest(const std::string& path, const std::string& content);
+
 // Read and check `folder`/manifest.json; files are checked by verify_file, before any parser sees them.
 // Raises BundleError.
 Manifest load_manifest(const std::string& folder);
 
 // The path of a file of the bundle, after comparing its size and SHA-256 with the manifest. Raises BundleError.
 std::string verify_file(const std::string& folder, const Manifest& manifest, const std::string& relative);
+
+// Every file that the manifest lists, but compiled engines. Raises BundleError.
+void verify_files(const std::string& folder, const Manifest& manifest);
 
 }  // namespace nerve

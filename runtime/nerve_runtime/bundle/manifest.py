@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,13 +12,13 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from nerve_runtime.bundle.spec import READOUT_STAGES, Readout, StageName, StageSpec, StrictModel
 from nerve_runtime.errors import BundleError
 from nerve_runtime.labels import CLASSES_LIMIT, label_dtype
+from nerve_runtime.own_sha256 import NO_SHA256, OwnSha256
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 MANIFEST_LIMIT_BYTES = 4_000_000
 UNPORTABLE = frozenset('\\:*?"<>|')  # not allowed in names on every system, or of a meaning of their own
-NO_SHA256 = "0" * 64
-OWN_SHA256 = re.compile(rb'"manifest_sha256": "([0-9a-f]{64})"')
+MANIFEST_SHA256 = OwnSha256(b'"manifest_sha256": "')
 REQUIRED_STAGES: frozenset[StageName] = frozenset(
     {"text", "scores", "attention", "mix", "walk", "walk_warm", "readout"}
 )
@@ -280,28 +279,22 @@ def load_manifest(bundle: Path) -> Manifest:
 
 def _refuse_changed(path: Path, content: bytes) -> None:
     """Compare a manifest with its own hash; one written by hand may have none."""
-    written = OWN_SHA256.findall(content)
+    written = MANIFEST_SHA256.written(content)
     if len(written) > 1:
         raise BundleError(
             f"{path} is not a valid manifest: it has manifest_sha256 {len(written)} times; rebuild the bundle"
         )
-    if written and written[0].decode() != _own_sha256(content):
+    if written and written[0] != MANIFEST_SHA256.of(content):
         raise BundleError(
-            f"{path} was changed after it was written: its sha256 is {_own_sha256(content)[:12]}..., its manifest_sha256 says "
-            f"{written[0][:12].decode()}...; copy the bundle again, or rebuild it"
+            f"{path} was changed after it was written: its sha256 is {MANIFEST_SHA256.of(content)[:12]}..., "
+            f"its manifest_sha256 says {written[0][:12]}...; copy the bundle again, or rebuild it"
         )
-
-
-def _own_sha256(content: bytes) -> str:
-    blank = OWN_SHA256.sub(f'"manifest_sha256": "{NO_SHA256}"'.encode(), content)
-    return hashlib.sha256(blank).hexdigest()
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """The content of `manifest.json`, with its own hash in it."""
     blank = manifest.model_copy(update={"manifest_sha256": NO_SHA256})
-    content = f"{blank.model_dump_json(indent=2)}\n".encode()
-    return OWN_SHA256.sub(f'"manifest_sha256": "{_own_sha256(content)}"'.encode(), content)
+    return MANIFEST_SHA256.filled_in(f"{blank.model_dump_json(indent=2)}\n".encode())
 
 
 def _refuse_link(path: Path) -> None:

@@ -27,7 +27,7 @@ READOUT_STAGES: Mapping[Readout, StageName] = {"bilinear": "readout", "guided": 
 class StrictModel(BaseModel):
     """Frozen, and without fields or numbers that nobody expects."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class TensorSpec(StrictModel):

@@ -1,15 +1,12 @@
-"""Class names to text embeddings: prompts, averaging over templates, a disk cache by content, vocabulary files."""
+"""Class names to text embeddings: prompts, averaging over templates, a disk cache by content."""
 
 import hashlib
 import io
 import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +14,9 @@ from numpy.typing import NDArray
 from nerve_runtime.atomic import write_bytes_whole
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import NumericError, ResourceError, UsageError
-from nerve_runtime.labels import CLASSES_LIMIT
 from nerve_runtime.vocabulary.class_list import ClassList, refuse_odd_characters, strings_of
 
 PROMPTS_PER_RUN = 256  # bounds the memory of the text graph whatever the length of the list
-VOCABULARY_FILE_LIMIT_BYTES = 200_000_000
 NORM_FLOOR = 1e-12
 DIGEST_BYTES = 32
 
@@ -142,62 +137,6 @@ def pad_classes(bank: TextBank, slots: int) -> TextBank:
     rows = np.concatenate([bank.class_rows, np.repeat(bank.class_rows[:1], spare, axis=0)])
     mask = np.concatenate([bank.class_mask, np.zeros(spare, dtype=np.bool_)])
     return TextBank(bank.text_embeddings, rows, mask, bank.class_names, bank.has_background)
-
-
-def load_vocabulary(path: Path, text_sha: str, text_width: int) -> TextBank:
-    """Read a vocabulary file written by `nerve-vocab` for the same text graph and tokenizer.
-
-    Raises:
-        UsageError: the file is missing, no vocabulary, or made with another bundle's text graph.
-    """
-    if not path.is_file() or path.stat().st_size > VOCABULARY_FILE_LIMIT_BYTES:
-        raise UsageError(
-            f"vocabulary {path} is no file of at most {VOCABULARY_FILE_LIMIT_BYTES} bytes; see nerve-vocab"
-        )
-    try:
-        _refuse_large_contents(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            embeddings, rows = arrays["text_embeddings"], arrays["class_rows"]
-            names = tuple(str(name) for name in arrays["class_names"])
-            made_with, has_background = str(arrays["text_sha256"]), bool(arrays["has_background"])
-    except (ValueError, KeyError, OSError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"vocabulary {path} cannot be read: {error}; write it anew with nerve-vocab") from error
-    if made_with != text_sha:
-        raise UsageError(
-            f"vocabulary {path} was made with text graph {made_with[:12]}..., this bundle has {text_sha[:12]}...; "
-            "write it anew with nerve-vocab"
-        )
-    _refuse_odd_arrays(path, embeddings, rows, names, text_width)
-    for name in names:
-        refuse_odd_characters(f"class {name!r} of vocabulary {path}", name)
-    return TextBank(embeddings, rows, np.ones(len(rows), dtype=np.bool_), names, has_background)
-
-
-def _refuse_large_contents(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        unpacked_bytes = sum(member.file_size for member in archive.infolist())
-    if unpacked_bytes > VOCABULARY_FILE_LIMIT_BYTES:
-        raise ValueError(f"it unpacks to {unpacked_bytes} bytes, expected at most {VOCABULARY_FILE_LIMIT_BYTES}")
-
-
-def _refuse_odd_arrays(
-    path: Path, embeddings: NDArray[Any], rows: NDArray[Any], names: tuple[str, ...], text_width: int
-) -> None:
-    shapes_fit = embeddings.ndim == 2 and embeddings.shape[1] == text_width and rows.ndim == 2 and rows.size > 0
-    fits = (
-        shapes_fit
-        and embeddings.dtype == np.float32
-        and rows.dtype == np.int64
-        and 2 <= len(names) == len(rows) <= CLASSES_LIMIT
-        and 0 <= rows.min() <= rows.max() < len(embeddings)
-        and bool(np.isfinite(embeddings).all())
-    )
-    if not fits:
-        raise UsageError(
-            f"vocabulary {path} holds embeddings {embeddings.dtype} {embeddings.shape}, rows {rows.dtype} {rows.shape} "
-            f"and {len(names)} names, expected finite float32 (r, {text_width}) and int64 (c, k) within them; "
-            "write it anew with nerve-vocab"
-        )
 
 
 def _embed(

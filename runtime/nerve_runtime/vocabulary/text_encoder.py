@@ -17,10 +17,10 @@ from nerve_runtime.vocabulary.text_bank import (
     TextBank,
     build_text_bank,
     chosen_templates,
-    load_vocabulary,
     text_sha256,
 )
 from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
+from nerve_runtime.vocabulary.vocabulary_file import load_vocabulary
 
 Classes = str | Iterable[str] | ClassList | Path
 """`"a; b, c"`, an iterable with one string a class, a checked list, or the path of a vocabulary file (`nerve-vocab`)."""

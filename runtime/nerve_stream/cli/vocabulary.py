@@ -12,15 +12,15 @@ from nerve_stream.redaction import readable
 
 EXAMPLES = """\b
 Example:
-  nerve-vocab meadow.npz --classes "ladybug; road; sky" --bundle bundles/tiny
-  nerve-segment meadow.mp4 --vocabulary meadow.npz --bundle bundles/tiny --overlay out.mp4"""
+  nerve-vocab meadow.safetensors --classes "ladybug; road; sky" --bundle bundles/tiny
+  nerve-segment meadow.mp4 --vocabulary meadow.safetensors --bundle bundles/tiny --overlay out.mp4"""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command(epilog=EXAMPLES)
 def write_vocabulary(
-    output: Annotated[Path, typer.Argument(help="Vocabulary file to write, .npz; a few kilobytes a class.")],
+    output: Annotated[Path, typer.Argument(help="Vocabulary file to write, .safetensors; a few kilobytes a class.")],
     bundle: option.Bundle = None,
     classes: option.ClassesText = None,
     classes_file: option.ClassesFile = None,

@@ -238,14 +238,14 @@ def test_classes_may_come_from_a_list_a_text_a_class_list_or_a_file(
     listed = ClassList.of(CLASSES)
     embeddings = np.eye(3, TEXT_WIDTH, dtype=np.float32)
     bank = build_text_bank(listed, ["{}"], lambda prompts: embeddings, "", None)
-    save_vocabulary(tmp_path / "names.npz", bank, text_sha256(manifest))
-    for classes in ("red; grass; sky", list(CLASSES), listed, tmp_path / "names.npz"):
+    save_vocabulary(tmp_path / "names.safetensors", bank, text_sha256(manifest))
+    for classes in ("red; grass; sky", list(CLASSES), listed, tmp_path / "names.safetensors"):
         backend = FakeBackend(manifest)
         with opened(bundle, classes=classes, backend=backend) as segmenter:
             assert segmenter.class_names == CLASSES
             assert segmenter.segment(halves()).valid
         assert backend.runs.get("text", 0) == (0 if isinstance(classes, Path) else 1)
-    for fixed in (listed, tmp_path / "names.npz"):
+    for fixed in (listed, tmp_path / "names.safetensors"):
         with pytest.raises(UsageError, match="background words are part of a"):
             opened(bundle, classes=fixed, background=["tennis"])
 

@@ -1,8 +1,5 @@
-import io
 import logging
-import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +9,15 @@ from numpy.typing import NDArray
 
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import NumericError, UsageError
-from nerve_runtime.vocabulary import text_bank
 from nerve_runtime.vocabulary.class_list import ClassList
 from nerve_runtime.vocabulary.text_bank import (
     TextBank,
     build_text_bank,
     chosen_templates,
     class_rows,
-    load_vocabulary,
     pad_classes,
     text_sha256,
 )
-from nerve_stream.vocabulary_file import save_vocabulary
 
 SHA = "a" * 64
 
@@ -163,87 +157,6 @@ def test_padding_masks_the_new_slots_and_moves_no_class() -> None:
     assert padded.class_names == ("zebra", "road")
     with pytest.raises(UsageError, match="2 classes do not fit the 1 slots of this engine"):
         pad_classes(bank, 1)
-
-
-def test_a_vocabulary_file_gives_back_what_was_saved(tmp_path: Path) -> None:
-    bank = bank_of(["zebra, horse", "caf\u00e9"])
-    path = tmp_path / "names.npz"
-    save_vocabulary(path, bank, SHA)
-    loaded = load_vocabulary(path, SHA, 2)
-    np.testing.assert_array_equal(loaded.text_embeddings, bank.text_embeddings)
-    np.testing.assert_array_equal(loaded.class_rows, bank.class_rows)
-    assert loaded.class_names == ("zebra", "caf\u00e9")
-    assert not loaded.has_background
-
-
-def test_a_vocabulary_of_another_text_graph_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "names.npz"
-    save_vocabulary(path, bank_of(["zebra", "road"]), SHA)
-    with pytest.raises(UsageError, match=r"was made with text graph aaaaaaaaaaaa\.\.\., this bundle has bbbbbbbbbbbb"):
-        load_vocabulary(path, "b" * 64, 2)
-
-
-def test_a_vocabulary_of_another_width_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "names.npz"
-    save_vocabulary(path, bank_of(["zebra", "road"]), SHA)
-    with pytest.raises(UsageError, match=r"holds embeddings float32 \(2, 2\).*expected finite float32 \(r, 5\)"):
-        load_vocabulary(path, SHA, 5)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04broken"])
-def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "names.npz"
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"cannot be read: .*write it anew with nerve-vocab"):
-        load_vocabulary(path, SHA, 2)
-
-
-def test_a_vocabulary_with_pickled_objects_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "names.npz"
-    np.savez(path, text_embeddings=np.array([{}], dtype=object))
-    with pytest.raises(UsageError, match="allow_pickle=False"):
-        load_vocabulary(path, SHA, 2)
-
-
-def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "names.npz"
-    np.savez_compressed(path, text_embeddings=np.zeros((10_000, 2), dtype=np.float32))
-    monkeypatch.setattr(text_bank, "VOCABULARY_FILE_LIMIT_BYTES", 20_000)
-    with pytest.raises(UsageError, match=r"it unpacks to 8\d{4} bytes, expected at most 20000; write it anew"):
-        load_vocabulary(path, SHA, 2)
-
-
-def test_a_vocabulary_that_says_it_holds_terabytes_is_refused(tmp_path: Path) -> None:
-    path, header = tmp_path / "names.npz", io.BytesIO()
-    fields = {"descr": "<f4", "fortran_order": False, "shape": (10**12, 2)}
-    np.lib.format.write_array_header_1_0(header, fields)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("text_embeddings.npy", header.getvalue())
-    with pytest.raises(UsageError, match=r"cannot be read: .*write it anew with nerve-vocab"):
-        load_vocabulary(path, SHA, 2)
-
-
-@pytest.mark.parametrize("place", range(60, 160, 7))
-def test_a_damaged_compressed_vocabulary_is_refused(tmp_path: Path, place: int) -> None:
-    path, bank = tmp_path / "names.npz", bank_of(["zebra", "road"])
-    np.savez_compressed(path, text_embeddings=bank.text_embeddings, class_rows=bank.class_rows)
-    content = bytearray(path.read_bytes())
-    content[place] ^= 0xFF
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"cannot be read: .*write it anew with nerve-vocab"):
-        load_vocabulary(path, SHA, 2)
-
-
-def test_a_vocabulary_with_a_name_that_no_file_takes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "names.npz"
-    save_vocabulary(path, replace(bank_of(["zebra", "road"]), class_names=("zebra", "r\udcff")), SHA)
-    with pytest.raises(UsageError, match=r"holds the character U\+DCFF, expected plain text"):
-        load_vocabulary(path, SHA, 2)
-
-
-def test_a_vocabulary_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="see nerve-vocab"):
-        load_vocabulary(tmp_path / "none.npz", SHA, 2)
 
 
 def test_the_text_hash_changes_with_the_tokenizer(manifest: Manifest) -> None:

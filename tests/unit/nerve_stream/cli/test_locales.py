@@ -69,7 +69,7 @@ def test_an_error_with_such_a_name_is_one_line(bundle: Path, tmp_path: Path) -> 
 
 def test_class_names_are_those_that_were_typed(bundle: Path, tmp_path: Path) -> None:
     words = ("--classes", "red; grün", "--bundle", bundle, "--backend", "fake")
-    ended = run("-m", "nerve_stream.cli.vocabulary", tmp_path / "v.npz", *words, XDG_CACHE_HOME=str(tmp_path))
+    ended = run("-m", "nerve_stream.cli.vocabulary", tmp_path / "v.safetensors", *words, XDG_CACHE_HOME=str(tmp_path))
     assert (ended.returncode, ended.stdout) == (2, b"")
     assert b"is not known to this bundle" in ended.stderr
 

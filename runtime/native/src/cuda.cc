@@ -1,0 +1,70 @@
+#include "cuda.h"
+
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "error.h"
+
+namespace nerve {
+
+namespace {
+
+// The few functions of libcuda.so.1 that a copy takes; their numbers for errors are the driver's.
+struct Driver {
+    int (*init)(unsigned);
+    int (*get_device)(int*, int);
+    int (*retain_context)(void**, int);
+    int (*set_context)(void*);
+    int (*copy_to_device)(uint64_t, const void*, size_t);
+};
+
+template <typename Function>
+void find(void* library, const char* name, Function& function) {
+    function = reinterpret_cast<Function>(dlsym(library, name));
+    if (!function) throw CompatibilityError(std::string("the NVIDIA driver has no ") + name + "; update the driver");
+}
+
+Driver load_driver() {
+    void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!library) throw CompatibilityError("the NVIDIA driver cannot be loaded: " + std::string(dlerror()));
+    Driver driver;
+    find(library, "cuInit", driver.init);
+    find(library, "cuDeviceGet", driver.get_device);
+    find(library, "cuDevicePrimaryCtxRetain", driver.retain_context);
+    find(library, "cuCtxSetCurrent", driver.set_context);
+    find(library, "cuMemcpyHtoD_v2", driver.copy_to_device);
+    return driver;
+}
+
+void check(int code, const char* what) {
+    if (code != 0) throw ResourceError(std::string("the NVIDIA driver cannot ") + what + ": error " + std::to_string(code));
+}
+
+// The primary context of a GPU, which ONNX Runtime uses too; kept until the process ends.
+void* primary_context(const Driver& driver, int device) {
+    static std::mutex mutex;
+    static auto* const contexts = new std::map<int, void*>;
+    const std::lock_guard<std::mutex> lock(mutex);
+    void*& context = (*contexts)[device];
+    if (!context) {
+        int handle = 0;
+        check(driver.init(0), "start");
+        check(driver.get_device(&handle, device), "find the GPU");
+        check(driver.retain_context(&context, handle), "open the GPU");
+    }
+    return context;
+}
+
+}  // namespace
+
+void copy_to_gpu(int device, void* to, const void* from, size_t bytes) {
+    static const Driver driver = load_driver();
+    check(driver.set_context(primary_context(driver, device)), "use the GPU");
+    check(driver.copy_to_device(reinterpret_cast<uint64_t>(to), from, bytes), "copy to the GPU");
+}
+
+}  // namespace nerve

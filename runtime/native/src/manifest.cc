@@ -1,0 +1,251 @@
+#include "manifest.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "error.h"
+#include "json_fields.h"
+#include "manifest_rules.h"
+
+namespace nerve {
+
+namespace {
+
+constexpr int64_t SIDE_LIMIT = 8192;
+constexpr int64_t SIZE_LIMIT = int64_t{1} << 24;
+constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
+constexpr int64_t CLASSES_LIMIT = 65534;
+
+// The path of a file: relative, with forward slashes, inside the bundle.
+std::string read_path(const Field& field) {
+    const std::string path = field.string();
+    if (!is_plain_relative(path)) field.refuse(path_refusal(path));
+    return path;
+}
+
+std::vector<std::string> read_strings(const Field& field) {
+    std::vector<std::string> strings;
+    for (const Field& element : field.elements()) strings.push_back(element.string());
+    return strings;
+}
+
+// Above 0 and below 2^24.
+int read_size(const Field& field) {
+    const int64_t value = field.integer();
+    if (value <= 0) field.refuse("Input should be greater than 0");
+    if (value >= SIZE_LIMIT) field.refuse("Input should be less than " + std::to_string(SIZE_LIMIT));
+    return static_cast<int>(value);
+}
+
+void read_sides(const Field& field, int (&hw)[2]) {
+    const std::vector<Field> sides = field.elements();
+    for (size_t place = 0; place < 2; ++place) {
+        if (place >= sides.size()) throw InvalidField{field.where() + "." + std::to_string(place), "Field required"};
+        const int64_t side = sides[place].integer();
+        if (side <= 0) sides[place].refuse("Input should be greater than 0");
+        if (side > SIDE_LIMIT) sides[place].refuse("Input should be less than or equal to " + std::to_string(SIDE_LIMIT));
+        hw[place] = static_cast<int>(side);
+    }
+    if (sides.size() > 2)
+        field.refuse("Tuple should have at most 2 items after validation, not " + std::to_string(sides.size()));
+}
+
+double read_probability(const Field& field) {
+    const double value = field.at_least(0);
+    if (value > 1) field.refuse("Input should be less than or equal to 1");
+    return value;
+}
+
+TensorSpec read_tensor(const Field& field) {
+    field.expect_object();
+    TensorSpec spec;
+    spec.name = field.at("name").string();
+    if (spec.name.empty()) field.at("name").refuse("String should have at least 1 character");
+    spec.dtype = field.at("dtype").choice({"uint8", "uint16", "bool", "int64", "float32"});
+    for (const Field& axis : field.at("axes").elements()) {
+        if (axis.json().is_string())
+            spec.axes.emplace_back(axis.string());
+        else if (axis.json().is_number_integer())
+            spec.axes.emplace_back(axis.integer());
+        else
+            throw InvalidField{axis.where() + ".int", "Input should be a valid integer"};
+    }
+    field.refuse_others({"name", "dtype", "axes"});
+    return spec;
+}
+
+std::vector<TensorSpec> read_tensors(const Field& field) {
+    std::vector<TensorSpec> specs;
+    for (const Field& element : field.elements()) specs.push_back(read_tensor(element));
+    return specs;
+}
+
+StageRecord read_stage(const Field& field) {
+    field.expect_object();
+    StageRecord record;
+    record.onnx = read_path(field.at("onnx"));
+    if (field.has("external_data"))
+        for (const Field& path : field.at("external_data").elements()) record.external_data.push_back(read_path(path));
+    const Field spec = field.at("spec");
+    spec.expect_object();
+    record.inputs = read_tensors(spec.at("inputs"));
+    record.outputs = read_tensors(spec.at("outputs"));
+    spec.refuse_others({"inputs", "outputs"});
+    field.at("gmac").at_least(0);
+    field.refuse_others({"onnx", "external_data", "spec", "gmac"});
+    check_tensor_sizes(field, record);
+    return record;
+}
+
+std::map<std::string, StageRecord> read_stages(const Field& field) {
+    field.expect_object();
+    std::map<std::string, StageRecord> stages;
+    for (const auto& [name, json] : field.json().items()) {
+        const std::string where = field.where() + "." + name;
+        Field(Json(name), where + ".[key]")
+            .choice({"text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried",
+                     "solve", "walk_exact", "readout", "readout_guided", "frame"});
+        stages[name] = read_stage(Field(json, where));
+    }
+    return stages;
+}
+
+// Constants that are baked into the graphs; the runtime reads two, the others are for the record.
+void read_baked(const Field& field, Method& method) {
+    field.expect_object();
+    method.steps = static_cast<int>(field.at("steps").integer(1, STEPS_LIMIT));
+    method.warm_steps = static_cast<int>(field.at("warm_steps").integer(1, STEPS_LIMIT));
+    for (const auto& [key, json] : field.json().items()) {
+        const auto all = [&list = json](auto fits) { return std::all_of(list.begin(), list.end(), fits); };
+        const bool is_list = json.is_array() && (all([](const Json& entry) { return entry.is_number_integer(); }) ||
+                                                 all([](const Json& entry) { return entry.is_string(); }));
+        if (!is_list && !json.is_string() && !json.is_number() && !json.is_boolean())
+            throw InvalidField{field.where() + "." + key + ".str", "Input should be a valid string"};
+    }
+}
+
+Method read_method(const Field& field) {
+    field.expect_object();
+    Method method;
+    method.tau = field.at("tau").above(0);
+    method.alpha = field.at("alpha").at_least(0);
+    if (method.alpha >= 1) field.at("alpha").refuse("Input should be less than 1");
+    method.beta = read_probability(field.at("beta"));
+    method.head_temperature = field.at("head_temperature").above(0);
+    method.threshold = read_probability(field.at("threshold"));
+    method.readout = field.has("readout") ? field.at("readout").choice({"bilinear", "guided"}) : "bilinear";
+    read_baked(field.at("baked"), method);
+    field.refuse_others({"tau", "alpha", "beta", "head_temperature", "threshold", "readout", "baked"});
+    return method;
+}
+
+Geometry read_geometry(const Field& field) {
+    field.expect_object();
+    Geometry geometry;
+    read_sides(field.at("working_hw"), geometry.working_hw);
+    read_sides(field.at("grid_hw"), geometry.grid_hw);
+    geometry.pooled_keys = read_size(field.at("pooled_keys"));
+    geometry.heads = read_size(field.at("heads"));
+    geometry.text_width = read_size(field.at("text_width"));
+    geometry.max_classes = static_cast<int>(field.at("max_classes").integer(2, CLASSES_LIMIT));
+    field.refuse_others({"working_hw", "grid_hw", "pooled_keys", "heads", "text_width", "max_classes"});
+    return geometry;
+}
+
+VocabularyRecord read_vocabulary(const Field& field) {
+    field.expect_object();
+    VocabularyRecord record;
+    record.tokenizer = read_path(field.at("tokenizer"));
+    record.context_length = read_size(field.at("context_length"));
+    record.end_token = field.at("end_token").string();
+    if (field.has("unknown_token") && !field.at("unknown_token").json().is_null())
+        record.unknown_token = field.at("unknown_token").string();
+    if (field.has("synthetic")) field.at("synthetic").boolean();
+    const Field sets = field.at("template_sets");
+    sets.expect_object();
+    for (const auto& [name, json] : sets.json().items())
+        record.template_sets[name] = read_strings(Field(json, sets.where() + "." + name));
+    record.default_template_set = field.at("default_template_set").string();
+    field.refuse_others({"tokenizer", "context_length", "end_token", "unknown_token", "synthetic", "template_sets",
+                         "default_template_set"});
+    check_templates(field, record);
+    return record;
+}
+
+void check_weights(const Field& field) {
+    for (const Field& weight : field.elements()) {
+        weight.expect_object();
+        for (const char* key : {"role", "source", "revision"}) weight.at(key).string();
+        weight.at("sha256").sha256();
+        weight.at("licence").string();
+        weight.refuse_others({"role", "source", "revision", "sha256", "licence"});
+    }
+}
+
+std::map<std::string, FileRecord> read_files(const Field& field) {
+    field.expect_object();
+    std::map<std::string, FileRecord> files;
+    for (const auto& [path, json] : field.json().items()) {
+        const Field record(json, field.where() + "." + path);
+        if (!is_plain_relative(path)) throw InvalidField{record.where() + ".[key]", path_refusal(path)};
+        record.expect_object();
+        const int64_t bytes = record.at("bytes").integer();
+        if (bytes < 0) record.at("bytes").refuse("Input should be greater than or equal to 0");
+        files[path] = {static_cast<uint64_t>(bytes), record.at("sha256").sha256()};
+        record.refuse_others({"bytes", "sha256"});
+    }
+    return files;
+}
+
+void check_tool_versions(const Field& field) {
+    field.expect_object();
+    for (const auto& [name, json] : field.json().items()) Field(json, field.where() + "." + name).string();
+}
+
+int read_number_of(const Field& field, std::initializer_list<int> choices, const std::string& expected) {
+    for (const int choice : choices)
+        if (field.json() == choice) return choice;
+    field.refuse("Input should be " + expected);
+}
+
+Manifest read_manifest(const Field& document) {
+    document.expect_object();
+    Manifest manifest;
+    read_number_of(document.at("format_version"), {1}, "1");
+    document.at("preset").string();
+    manifest.random_weights = document.has("random_seed") && !document.at("random_seed").json().is_null();
+    if (manifest.random_weights) document.at("random_seed").integer();
+    manifest.opset = read_number_of(document.at("opset"), {20, 23}, "20 or 23");
+    manifest.precision = document.at("precision").choice({"fp32", "fp16", "bf16"});
+    document.at("plan_key").sha256();
+    manifest.geometry = read_geometry(document.at("geometry"));
+    manifest.method = read_method(document.at("method"));
+    manifest.vocabulary = read_vocabulary(document.at("vocabulary"));
+    manifest.stages = read_stages(document.at("stages"));
+    check_weights(document.at("weights"));
+    if (document.has("engines")) manifest.engines = read_engines(document.at("engines"));
+    check_tool_versions(document.at("tool_versions"));
+    manifest.files = read_files(document.at("files"));
+    if (document.has("manifest_sha256") && !document.at("manifest_sha256").json().is_null())
+        document.at("manifest_sha256").sha256();
+    document.refuse_others({"format_version", "preset", "random_seed", "opset", "precision", "plan_key", "geometry", "method",
+                            "vocabulary", "stages", "weights", "engines", "tool_versions", "files", "manifest_sha256"});
+    check_whole(document, manifest);
+    return manifest;
+}
+
+}  // namespace
+
+Manifest parse_manifest(const std::string& path, const std::string& content) {
+    const std::string not_valid = path + " is not a valid manifest: ";
+    try {
+        return read_manifest(Field(parse_json(content), ""));
+    } catch (const std::invalid_argument& error) {
+        throw BundleError(not_valid + "manifest: Invalid JSON: " + error.what() + "; rebuild the bundle");
+    } catch (const InvalidField& invalid) {
+        const std::string where = invalid.where.empty() ? "manifest" : invalid.where;
+        throw BundleError(not_valid + where + ": " + invalid.message + "; rebuild the bundle");
+    }
+}
+
+}  // namespace nerve

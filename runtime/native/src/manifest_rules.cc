@@ -1,0 +1,249 @@
+#include "manifest_rules.h"
+
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "unicode.h"
+
+namespace nerve {
+
+namespace {
+
+constexpr int64_t TENSOR_ELEMENTS_LIMIT = int64_t{1} << 31;
+constexpr int CLASSES_LIMIT_8_BIT = 254;
+const char* const UNPORTABLE = "\\:*?\"<>|";  // not allowed in names on every system, or of a meaning of their own
+
+using Shape = std::vector<std::optional<int64_t>>;  // nothing: a size that the geometry does not fix
+
+// As Python writes a tuple.
+std::string tuple_text(const std::vector<std::string>& entries) {
+    std::string text = "(";
+    for (size_t place = 0; place < entries.size(); ++place) text += (place > 0 ? ", " : "") + entries[place];
+    return text + (entries.size() == 1 ? ",)" : ")");
+}
+
+std::string axes_text(const std::vector<Axis>& axes) {
+    std::vector<std::string> entries;
+    for (const Axis& axis : axes) {
+        const int64_t* size = std::get_if<int64_t>(&axis);
+        entries.push_back(size ? std::to_string(*size) : repr(std::get<std::string>(axis)));
+    }
+    return tuple_text(entries);
+}
+
+std::string shape_text(const Shape& shape) {
+    std::vector<std::string> entries;
+    for (const std::optional<int64_t>& size : shape) entries.push_back(size ? std::to_string(*size) : "any");
+    return tuple_text(entries);
+}
+
+// The shapes that a tensor of a name may have in any stage.
+std::map<std::string, std::vector<Shape>> known_shapes(const Geometry& geometry) {
+    const std::optional<int64_t> any, p = geometry.tokens(), m = geometry.pooled_keys, t = geometry.heads, d = geometry.text_width;
+    const std::optional<int64_t> h = geometry.grid_hw[0], w = geometry.grid_hw[1];
+    const std::vector<Shape> scores = {{any, p}}, around = {{4, p}}, tokens = {{p}}, heads = {{t}};
+    return {
+        {"frame", {{1, geometry.working_hw[0], geometry.working_hw[1], 3}}},
+        {"text_embeddings", {{any, d}}},
+        {"seed_scores", scores},
+        {"label_scores", scores},
+        {"previous_scores", scores},
+        {"carried_scores", scores},
+        {"head_affinity", {{t, p, m}, {2, t, p, any}}},
+        {"affinity", {{p, m}, {2, p, any}}},
+        {"local_affinity", {{p, m}}},
+        {"closed_sum", {{m, m}}},
+        {"local_weights", {{8, h, w}}},
+        {"head_weights", heads},
+        {"head_entropies", heads},
+        {"previous_tokens", around},
+        {"previous_weights", around},
+        {"origin_tokens", tokens},
+        {"origin_visible", tokens},
+    };
+}
+
+// Whether every axis that the geometry fixes has that size; a letter stands for any size, so it does not.
+bool agree(const std::vector<Axis>& axes, const Shape& shape) {
+    if (axes.size() != shape.size()) return false;
+    for (size_t place = 0; place < axes.size(); ++place) {
+        const int64_t* size = std::get_if<int64_t>(&axes[place]);
+        if (shape[place] && (!size || *size != *shape[place])) return false;
+    }
+    return true;
+}
+
+[[noreturn]] void refuse_value(const Field& field, const std::string& message) { field.refuse("Value error, " + message); }
+
+void check_axes(const Field& document, const Manifest& manifest) {
+    const auto shapes = known_shapes(manifest.geometry);
+    for (const auto& [stage, record] : manifest.stages) {
+        for (const std::vector<TensorSpec>* specs : {&record.inputs, &record.outputs}) {
+            for (const TensorSpec& tensor : *specs) {
+                const auto expected = shapes.find(tensor.name);
+                if (expected == shapes.end()) continue;
+                const auto fits = [&](const Shape& shape) { return agree(tensor.axes, shape); };
+                if (std::any_of(expected->second.begin(), expected->second.end(), fits)) continue;
+                std::string texts;
+                for (const Shape& shape : expected->second) texts += (texts.empty() ? "" : " or ") + shape_text(shape);
+                refuse_value(document, "tensor " + repr(tensor.name) + " of stage " + repr(stage) + " has axes " +
+                                           axes_text(tensor.axes) + ", geometry says " + texts);
+            }
+        }
+    }
+}
+
+void check_labels(const Field& document, const Manifest& manifest) {
+    const int classes = manifest.geometry.max_classes;
+    const std::string expected = classes <= CLASSES_LIMIT_8_BIT ? "uint8" : "uint16";
+    for (const auto& [stage, record] : manifest.stages)
+        for (const TensorSpec& tensor : record.outputs)
+            if (tensor.name == "labels" && tensor.dtype != expected)
+                refuse_value(document, "tensor 'labels' of stage " + repr(stage) + " is " + tensor.dtype + ", up to " +
+                                           std::to_string(classes) + " classes need " + expected);
+}
+
+std::vector<std::string> named_files(const Manifest& manifest) {
+    std::vector<std::string> named = {manifest.vocabulary.tokenizer};
+    for (const auto& [stage, record] : manifest.stages) {
+        named.push_back(record.onnx);
+        named.insert(named.end(), record.external_data.begin(), record.external_data.end());
+    }
+    for (const EngineRecord& engine : manifest.engines) named.push_back(engine.path);
+    return named;
+}
+
+std::string read_gpu(const Field& field) {
+    const std::string gpu = field.string();
+    const bool fits = (gpu.size() == 4 || gpu.size() == 5) && gpu.compare(0, 2, "sm") == 0 &&
+                      std::all_of(gpu.begin() + 2, gpu.end(), [](char digit) { return digit >= '0' && digit <= '9'; });
+    if (!fits) field.refuse("String should match pattern '^sm\\d{2,3}$'");
+    return gpu;
+}
+
+void check_profile(const Field& engine) {
+    const Field profile = engine.at("profile");
+    profile.expect_object();
+    std::vector<std::pair<std::string, bool>> fitting;
+    for (const auto& [name, json] : profile.json().items()) {
+        std::set<size_t> lengths;
+        const std::vector<Field> sizes = Field(json, profile.where() + "." + name).elements();
+        for (const Field& size : sizes) {
+            for (const Field& number : size.elements()) number.integer();
+            lengths.insert(size.json().size());
+        }
+        fitting.emplace_back(name, sizes.size() == 3 && lengths.size() == 1 && *lengths.begin() > 0);
+    }
+    for (const auto& [name, fits] : fitting)
+        if (!fits)
+            refuse_value(engine, "profile of " + repr(name) +
+                                     " must be three lists of one length: least, usual, greatest sizes");
+}
+
+void check_builder_options(const Field& field) {
+    field.expect_object();
+    for (const auto& [key, json] : field.json().items())
+        if (!json.is_string() && !json.is_number() && !json.is_boolean())
+            throw InvalidField{field.where() + "." + key + ".str", "Input should be a valid string"};
+}
+
+EngineRecord read_engine(const Field& field) {
+    field.expect_object();
+    EngineRecord record;
+    record.stage = field.at("stage").string();
+    record.target = field.at("target").string();
+    record.path = field.at("path").string();
+    if (!is_plain_relative(record.path)) field.at("path").refuse(path_refusal(record.path));
+    field.at("key").sha256();
+    record.onnx_sha256 = field.at("onnx_sha256").sha256();
+    record.backend_version = field.at("backend_version").string();
+    record.gpu = read_gpu(field.at("gpu"));
+    record.os_arch = field.at("os_arch").string();
+    if (record.os_arch.empty()) field.at("os_arch").refuse("String should have at least 1 character");
+    field.at("precision").string();
+    check_builder_options(field.at("builder_options"));
+    record.parity = field.has("parity") ? field.at("parity").choice({"passed", "failed", "not run"}) : "not run";
+    field.refuse_others({"stage", "target", "path", "key", "onnx_sha256", "backend_version", "gpu", "os_arch", "precision",
+                         "profile", "builder_options", "parity"});
+    check_profile(field);
+    return record;
+}
+
+}  // namespace
+
+bool is_plain_relative(const std::string& path) {
+    if (path.empty() || path.front() == '/') return false;
+    for (const char letter : path)
+        if (static_cast<unsigned char>(letter) < ' ' || std::string(UNPORTABLE).find(letter) != std::string::npos) return false;
+    for (size_t start = 0; start <= path.size();) {
+        const size_t end = std::min(path.find('/', start), path.size());
+        const std::string part = path.substr(start, end - start);
+        if (part.empty() || part == "." || part == "..") return false;
+        start = end + 1;
+    }
+    return true;
+}
+
+std::string path_refusal(const std::string& path) {
+    return "Value error, path " + repr(path) + " must be relative, with forward slashes, and stay inside the bundle";
+}
+
+void check_tensor_sizes(const Field& stage, const StageRecord& record) {
+    for (const std::vector<TensorSpec>* specs : {&record.inputs, &record.outputs}) {
+        for (const TensorSpec& tensor : *specs) {
+            int64_t elements = 1;
+            for (const Axis& axis : tensor.axes) {
+                const int64_t* size = std::get_if<int64_t>(&axis);
+                if (!size) continue;
+                elements = *size < 1 || *size > TENSOR_ELEMENTS_LIMIT / elements ? 0 : elements * *size;
+                if (elements == 0)
+                    refuse_value(stage, "tensor " + repr(tensor.name) + " has axes " + axes_text(tensor.axes) +
+                                            ", which no tensor of ours has");
+            }
+        }
+    }
+}
+
+void check_templates(const Field& vocabulary, const VocabularyRecord& record) {
+    if (record.template_sets.count(record.default_template_set) == 0)
+        refuse_value(vocabulary, "default_template_set " + repr(record.default_template_set) + " is not in template_sets");
+    for (const auto& [name, templates] : record.template_sets) {
+        const auto holds_no_place = [](const std::string& text) {
+            const size_t first = text.find("{}");
+            return first == std::string::npos || text.find("{}", first + 2) != std::string::npos;
+        };
+        if (templates.empty() || std::any_of(templates.begin(), templates.end(), holds_no_place)) {
+            const size_t shown = std::min<size_t>(3, templates.size());
+            refuse_value(vocabulary, "template set " + repr(name) + " needs templates, each with {} once, it has " +
+                                         repr(std::vector<std::string>(templates.begin(), templates.begin() + shown)));
+        }
+    }
+}
+
+std::vector<EngineRecord> read_engines(const Field& field) {
+    std::vector<EngineRecord> engines;
+    for (const Field& element : field.elements()) engines.push_back(read_engine(element));
+    return engines;
+}
+
+void check_whole(const Field& document, const Manifest& manifest) {
+    std::vector<std::string> missing, unlisted;
+    for (const char* stage : {"attention", "mix", "readout", "scores", "text", "walk", "walk_warm"})
+        if (manifest.stages.count(stage) == 0) missing.push_back(stage);
+    if (!missing.empty()) refuse_value(document, "stages " + repr(missing) + " are missing");
+    const std::string readout = manifest.method.readout == "guided" ? "readout_guided" : "readout";
+    if (manifest.stages.count(readout) == 0)
+        refuse_value(document,
+                     "method.readout is " + repr(manifest.method.readout) + ", but there is no stage " + repr(readout));
+    std::set<std::string> named;
+    for (const std::string& path : named_files(manifest))
+        if (manifest.files.count(path) == 0) named.insert(path);
+    unlisted.assign(named.begin(), named.end());
+    if (!unlisted.empty())
+        refuse_value(document, "files " + repr(unlisted) + " are named but not listed under 'files'");
+    check_axes(document, manifest);
+    check_labels(document, manifest);
+}
+
+}  // namespace nerve

@@ -1,0 +1,130 @@
+// Files of a bundle against its manifest: no link, of the right size, of the right SHA-256.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <system_error>
+
+#include "error.h"
+#include "manifest.h"
+#include "sha256.h"
+
+namespace nerve {
+
+namespace {
+
+constexpr const char* MANIFEST_NAME = "manifest.json";
+constexpr size_t MANIFEST_LIMIT_BYTES = 4'000'000;
+constexpr size_t DIGITS = 64;
+constexpr size_t DIGITS_SHOWN = 12;
+const std::string OWN_SHA256_KEY = "\"manifest_sha256\": \"";
+
+[[noreturn]] void refuse_unreadable(const std::string& what, int number) {
+    throw BundleError(what + " cannot be read: " + std::strerror(number) + "; check its path and rights");
+}
+
+// Of a file, without following a link at its end where `link` says so; nothing where there is none.
+bool read_status(const std::string& path, bool link, const std::string& what, struct stat& status) {
+    if ((link ? lstat(path.c_str(), &status) : stat(path.c_str(), &status)) == 0) return true;
+    if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP) refuse_unreadable(what, errno);
+    return false;
+}
+
+void refuse_link(const std::string& path, const std::string& what) {
+    struct stat status;
+    if (read_status(path, true, what, status) && S_ISLNK(status.st_mode))
+        throw BundleError(path + " is a symbolic link; a bundle holds real files only. From a hub cache, download with "
+                                 "local_dir=...");
+}
+
+bool is_digits(const std::string& content, size_t start) {
+    for (size_t place = start; place < start + DIGITS; ++place) {
+        const char letter = content[place];
+        if (!((letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'f'))) return false;
+    }
+    return content[start + DIGITS] == '"';
+}
+
+// Compares a manifest with its own hash; one written by hand may have none.
+void refuse_changed(const std::string& path, const std::string& content) {
+    std::vector<size_t> places;
+    for (size_t at = content.find(OWN_SHA256_KEY); at != std::string::npos; at = content.find(OWN_SHA256_KEY, at + 1)) {
+        const size_t start = at + OWN_SHA256_KEY.size();
+        if (start + DIGITS < content.size() && is_digits(content, start)) places.push_back(start);
+    }
+    if (places.size() > 1)
+        throw BundleError(path + " is not a valid manifest: it has manifest_sha256 " + std::to_string(places.size()) +
+                          " times; rebuild the bundle");
+    if (places.empty()) return;
+    const std::string written = content.substr(places[0], DIGITS);
+    std::string blank = content;
+    blank.replace(places[0], DIGITS, DIGITS, '0');
+    const std::string found = sha256_hex(blank.data(), blank.size());
+    if (found != written)
+        throw BundleError(path + " was changed after it was written: its sha256 is " + found.substr(0, DIGITS_SHOWN) +
+                          "..., its manifest_sha256 says " + written.substr(0, DIGITS_SHOWN) +
+                          "...; copy the bundle again, or rebuild it");
+}
+
+std::string read_whole(const std::string& path, size_t bytes, const std::string& what) {
+    std::ifstream stream(path, std::ios::binary);
+    if (!stream) refuse_unreadable(what, errno);
+    std::string content(bytes, '\0');
+    stream.read(content.data(), static_cast<std::streamsize>(bytes));
+    content.resize(static_cast<size_t>(stream.gcount()));
+    if (stream.bad()) refuse_unreadable(what, errno);
+    return content;
+}
+
+}  // namespace
+
+Manifest load_manifest(const std::string& folder) {
+    const std::string path = folder + "/" + MANIFEST_NAME, what = "bundle " + folder;
+    struct stat status;
+    refuse_link(path, what);
+    if (!read_status(path, false, what, status) || !S_ISREG(status.st_mode))
+        throw BundleError(folder + " is not a bundle: it has no " + MANIFEST_NAME + "; make one with: nerve-build");
+    if (static_cast<size_t>(status.st_size) > MANIFEST_LIMIT_BYTES)
+        throw BundleError(path + " is " + std::to_string(status.st_size) + " bytes, expected at most " +
+                          std::to_string(MANIFEST_LIMIT_BYTES));
+    const std::string content = read_whole(path, static_cast<size_t>(status.st_size), what);
+    refuse_changed(path, content);
+    return parse_manifest(path, content);
+}
+
+std::string verify_file(const std::string& folder, const Manifest& manifest, const std::string& relative) {
+    const std::string path = folder + "/" + relative;
+    const FileRecord& record = manifest.files.at(relative);
+    for (size_t end = path.size(); end > folder.size() && end != std::string::npos; end = path.rfind('/', end - 1))
+        refuse_link(path.substr(0, end), path);
+    struct stat status;
+    if (!read_status(path, false, path, status) || !S_ISREG(status.st_mode))
+        throw BundleError(path + " is missing or no plain file, but the manifest lists it; copy the whole bundle again");
+    if (status.st_nlink > 1)
+        throw BundleError(path + " is a hard link to a file elsewhere; a bundle holds files of its own, copy it");
+    if (static_cast<uint64_t>(status.st_size) != record.bytes)
+        throw BundleError(path + ": size " + std::to_string(status.st_size) + " bytes != manifest " +
+                          std::to_string(record.bytes) + "; copy the bundle again");
+    std::string found;
+    try {
+        found = sha256_of_file(path);
+    } catch (const std::system_error& error) {
+        refuse_unreadable(path, error.code().value());
+    }
+    if (found != record.sha256)
+        throw BundleError(path + ": sha256 " + found.substr(0, DIGITS_SHOWN) + "... != manifest " +
+                          record.sha256.substr(0, DIGITS_SHOWN) +
+                          "...; the file was changed, copy the bundle again or build it with --force");
+    return path;
+}
+
+void verify_files(const std::string& folder, const Manifest& manifest) {
+    std::vector<std::string> engines;
+    for (const EngineRecord& engine : manifest.engines) engines.push_back(engine.path);
+    for (const auto& [relative, record] : manifest.files)
+        if (std::find(engines.begin(), engines.end(), relative) == engines.end()) verify_file(folder, manifest, relative);
+}
+
+}  // namespace nerve

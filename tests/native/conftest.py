@@ -1,0 +1,83 @@
+"""What the tests of the native library share: the library itself, built once, and the ONNX Runtime that it opens."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.native.building import build, is_placeholder, missing_for_build
+
+
+def _built(preset: str) -> Path:
+    missing = missing_for_build()
+    if missing is not None:
+        pytest.skip(missing)
+    return build(preset) / "libnerve.so"
+
+
+@pytest.fixture(scope="session")
+def native_library() -> Path:
+    """libnerve.so as it is released."""
+    return _built("release")
+
+
+@pytest.fixture(scope="session")
+def asan_library() -> Path:
+    """libnerve.so with the address, undefined behaviour and leak sanitizers; a program links it with `building.ASAN`."""
+    return _built("asan")
+
+
+@pytest.fixture(scope="session")
+def tsan_library() -> Path:
+    """libnerve.so with the thread sanitizer; a program links it with `building.TSAN`."""
+    return _built("tsan")
+
+
+@pytest.fixture(scope="session")
+def whole_library(native_library: Path) -> Path:
+    """libnerve.so as it is released, where it can open bundles."""
+    if is_placeholder(native_library):
+        pytest.skip("the library is a placeholder, which opens no bundle")
+    return native_library
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_library() -> Path:
+    """The ONNX Runtime that the PyPI package brings."""
+    found = find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        pytest.skip("not installed: onnxruntime")
+    (library,) = (Path(found.origin).parent / "capi").glob("libonnxruntime.so.1.*")
+    return library
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle() -> Path:
+    """bundles/tiny of this checkout."""
+    from tests.data.tiny_bundle import tiny_bundle_folder
+
+    return tiny_bundle_folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_vocabulary(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary file of three classes for `tiny_bundle`."""
+    from tests.native.vocabulary_files import write_vocabulary
+
+    return write_vocabulary(tiny_bundle, tmp_path_factory.mktemp("vocabulary") / "words.npz")
+
+
+@pytest.fixture(scope="session")
+def picture_ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of the benchmark's world as binary PPM pictures, 144 high and 200 wide, in one file."""
+    import cv2
+
+    from nerve_bench.world import make_scene
+
+    path = tmp_path_factory.mktemp("picture") / "scenes.ppm"
+    with path.open("wb") as file:
+        for seed in (1, 2):
+            rgb = cv2.resize(np.ascontiguousarray(make_scene(seed).rgb), (200, 144), interpolation=cv2.INTER_AREA)
+            file.write(b"P6 200 144 255\n" + rgb.tobytes())
+    return path

@@ -1,0 +1,54 @@
+"""Programs that were built with an older header go on working with a newer library."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.native.building import ASAN, INCLUDE, STRICT, compiled, is_placeholder, run
+
+pytestmark = pytest.mark.native
+OLD_PROGRAM = Path(__file__).with_name("old_params.c")
+NERVE_BUNDLE = 3
+LAYOUT = """
+#include "nerve/nerve.h"
+#define AT(type, field, bytes) _Static_assert(offsetof(type, field) == bytes, #type "." #field " moved")
+AT(nerve_params, onnxruntime, 8);
+AT(nerve_params, provider, 40);
+AT(nerve_params, keyframe_every, 68);
+AT(nerve_params, scores_every, 72);
+AT(nerve_params, longest_s, 80);
+AT(nerve_params, threshold, 144);
+AT(nerve_info, random_weights, 28);
+AT(nerve_frame, flow, 48);
+AT(nerve_result, total_ms, 48);
+int main(void) { return 0; }
+"""
+
+
+@pytest.fixture(scope="module")
+def old_program(asan_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """old_params.c with the address sanitizer."""
+    return compiled(tmp_path_factory.mktemp("old") / "old_params", OLD_PROGRAM, asan_library, *ASAN)
+
+
+def test_no_field_of_the_structs_has_moved(tmp_path: Path) -> None:
+    source = tmp_path / "layout.c"
+    source.write_text(LAYOUT)
+    run("gcc", "-std=c11", *STRICT, f"-I{INCLUDE}", "-fsyntax-only", source)
+
+
+def test_a_field_that_moved_would_be_seen(tmp_path: Path) -> None:
+    source = tmp_path / "layout.c"
+    source.write_text(LAYOUT.replace("longest_s, 80", "longest_s, 76"))
+    assert "nerve_params.longest_s moved" in run("gcc", f"-I{INCLUDE}", "-fsyntax-only", source, code=1)
+
+
+def test_an_older_struct_is_filled_in_without_a_byte_behind_it(old_program: Path, asan_library: Path) -> None:
+    codes = run(old_program).splitlines()[-1].split()
+    expected = 1 if is_placeholder(asan_library) else NERVE_BUNDLE
+    assert codes == [str(expected)] * 2
+
+
+@pytest.mark.usefixtures("whole_library")
+def test_an_older_program_opens_a_bundle(old_program: Path, onnxruntime_library: Path, tiny_bundle: Path) -> None:
+    assert run(old_program, onnxruntime_library, tiny_bundle).splitlines()[-1] == "0 0"

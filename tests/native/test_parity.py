@@ -1,0 +1,169 @@
+"""C and C++ give the labels that Python gives, on every pixel, in every way of going on from frame to frame."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nerve_runtime import Constants, Segmenter, Temporal
+from nerve_runtime.backends import BackendOptions
+from nerve_runtime.frames import UInt8Array
+from tests.native.binding import READOUTS, NativeSegmenter, open_library, params_for
+from tests.native.parity_set import (
+    BACKGROUND,
+    CHANGE_AT,
+    CLASSES,
+    WAYS,
+    case_steps,
+    parity_frames,
+    write_parity_set,
+    write_vocabularies,
+)
+
+pytestmark = pytest.mark.native
+
+
+@pytest.fixture(scope="module")
+def library(whole_library: Path) -> ctypes.CDLL:
+    """The C library, opened."""
+    return open_library(whole_library)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[UInt8Array]:
+    """The frames of the parity set."""
+    return parity_frames()
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The vocabulary files of the parity set."""
+    return write_vocabularies(tiny_bundle, tmp_path_factory.mktemp("vocabularies"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_labels_and_confidence_equal_pythons_on_every_pixel(
+    way: str, library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path],
+    frames: list[UInt8Array],
+) -> None:  # fmt: skip
+    params = params_for(library, onnxruntime_library, WAYS[way], threads=1)
+    keyframes = []
+    with NativeSegmenter.open(library, tiny_bundle, params) as native:
+        used = None
+        for step in case_steps(tiny_bundle, WAYS[way], vocabularies, frames):
+            if step.vocabulary != used:
+                used = step.vocabulary
+                native.set_vocabulary(vocabularies[used])
+            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+            np.testing.assert_array_equal(result.labels, step.result.labels)
+            np.testing.assert_array_equal(result.confidence, step.result.confidence)
+            assert (result.keyframe, result.affinity_age) == (step.result.keyframe, step.result.affinity_age)
+            assert native.class_names == step.result.class_names
+            keyframes.append(result.keyframe)
+    assert all(keyframes) == (way == "cold")
+
+
+def test_the_frames_of_the_set_need_every_decision(tiny_bundle: Path, vocabularies: dict[str, Path]) -> None:
+    steps = list(case_steps(tiny_bundle, WAYS["follow"], vocabularies, parity_frames()))
+    ages = [step.result.affinity_age for step in steps]
+    assert max(ages) == 5
+    assert ages[CHANGE_AT] > 0, "the classes have to change between two keyframes"
+    assert 0 in ages[1:6], "a cut has to come before its time"
+
+
+@pytest.mark.parametrize("readout", ["bilinear", "guided"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_given_as_words_give_pythons_labels(
+    readout: str, name: str, library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, frames: list[UInt8Array]
+) -> None:
+    constants = Constants(alpha=0.9, threshold=0.3 if BACKGROUND[name] else None)
+    params = params_for(
+        library, onnxruntime_library, constants=constants, threads=1, readout=READOUTS.index(readout)
+    )  # fmt: skip
+    with (
+        Segmenter.open(
+            tiny_bundle, CLASSES[name], background=BACKGROUND[name] or (), backend="ort", constants=constants,
+            backend_options=BackendOptions(threads=1), readout=readout, cache_dir=None,
+        ) as segmenter,
+        NativeSegmenter.open(library, tiny_bundle, params) as native,
+    ):  # fmt: skip
+        native.set_classes(CLASSES[name], BACKGROUND[name] or None)
+        for rgb in frames[-3:-1]:
+            expected = segmenter.segment(rgb[..., ::-1], bgr=True)
+            result = native.segment(rgb[..., ::-1].copy(), bgr=True)
+            np.testing.assert_array_equal(result.labels, expected.labels)
+            np.testing.assert_array_equal(result.confidence, expected.confidence)
+        assert native.class_names == segmenter.class_names
+
+
+def test_pixels_with_gaps_between_rows_are_read_as_they_lie(
+    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path], frames: list[UInt8Array]
+) -> None:
+    with NativeSegmenter.open(library, tiny_bundle, params_for(library, onnxruntime_library)) as native:
+        native.set_vocabulary(vocabularies["few"])
+        view = frames[0][20:150, 31:140]
+        with_gaps, without = native.segment(view), native.segment(np.ascontiguousarray(view))
+        upside_down = native.segment(np.flipud(np.flipud(view).copy()))
+    np.testing.assert_array_equal(with_gaps.labels, without.labels)
+    np.testing.assert_array_equal(with_gaps.labels, upside_down.labels)
+
+
+def test_a_second_video_has_frames_of_its_own(
+    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path], frames: list[UInt8Array]
+) -> None:
+    params = params_for(library, onnxruntime_library, Temporal.plain(9))
+    with NativeSegmenter.open(library, tiny_bundle, params) as native:
+        native.set_vocabulary(vocabularies["few"])
+        alone = [native.segment(rgb).labels for rgb in frames[:4]]
+        native.reset()
+        other = native.new_video()
+        with other:
+            mixed = []
+            for number, rgb in enumerate(frames[:4]):
+                mixed.append(native.segment(rgb).labels)
+                assert other.segment(frames[-1 - number]).keyframe == (number in (0, 2))  # two of each size
+    np.testing.assert_array_equal(mixed, alone)
+
+
+def test_a_video_outlives_the_segmenter_that_it_came_from(
+    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path], frames: list[UInt8Array]
+) -> None:
+    native = NativeSegmenter.open(library, tiny_bundle, params_for(library, onnxruntime_library))
+    native.set_vocabulary(vocabularies["few"])
+    expected = native.segment(frames[0]).labels
+    with native.new_video() as video:
+        native.close()
+        np.testing.assert_array_equal(video.segment(frames[0]).labels, expected)
+
+
+def test_the_grey_picture_is_the_one_that_python_measures_motion_on(
+    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, frames: list[UInt8Array]
+) -> None:
+    from nerve_runtime.frames import resize_frame
+    from nerve_runtime.motion import _grey
+
+    with NativeSegmenter.open(library, tiny_bundle, params_for(library, onnxruntime_library)) as native:
+        np.testing.assert_array_equal(native.grey(frames[0]), _grey(resize_frame(frames[0], (128, 128))))
+        info = native.info()
+    assert (info.working_height, info.motion_width, info.max_classes, info.random_weights) == (128, 128, 254, 0)
+
+
+def test_a_cpp_program_gets_the_labels_of_the_set(
+    whole_library: Path, onnxruntime_library: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    from tests.native.building import INCLUDE, STRICT, run
+
+    cases = write_parity_set(tiny_bundle, tmp_path / "set")
+    program = tmp_path / "parity"
+    source = Path(__file__).with_name("parity.cc")
+    run("g++", "-std=c++17", "-O1", *STRICT, f"-I{INCLUDE}", source, "-DNERVE_WITHOUT_OPENCV", whole_library,
+        f"-Wl,-rpath,{whole_library.parent}", "-o", program)  # fmt: skip
+    output = run(program, onnxruntime_library, tiny_bundle, cases)
+    assert output.splitlines()[-1] == f"{len(WAYS)} cases, {len(WAYS) * len(parity_frames())} frames, all labels equal"
+    labels = next((tmp_path / "set").glob("warm-*.pgm"))
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")  # a label that is not there
+    spoilt = subprocess.run([program, onnxruntime_library, tiny_bundle, cases], capture_output=True, text=True, check=False)
+    assert spoilt.returncode == 1
+    assert labels.name in spoilt.stderr
