@@ -187,3 +187,14 @@ extern "C" __attribute__((visibility("default"))) const char* words_answer(const
     }
     return answer.c_str();
 }
+
+#ifdef WORDS_PROGRAM
+#include <iostream>
+#include <iterator>
+
+// The question is the first argument, what is given comes on stdin, the answer goes to stdout.
+int main(int, char** arguments) {
+    const std::string given{std::istreambuf_iterator<char>(std::cin), {}};
+    std::cout << words_answer(arguments[1], given.c_str()) << "\n";
+}
+#endif

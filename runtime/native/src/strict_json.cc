@@ -11,7 +11,7 @@ struct Outline {
     int depth = 0;
 };
 
-Outline outline_of(std::string_view text) {
+Outline outline_of(const std::string& text) {
     Outline outline;
     int open = 0;
     bool in_string = false;
@@ -30,22 +30,46 @@ Outline outline_of(std::string_view text) {
 }
 
 size_t keys_of(const Json& json) {
-    size_t keys = json.is_object() ? json.size() : 0;
-    if (json.is_structured()) {
-        for (const Json& inner : json) keys += keys_of(inner);
+    size_t keys = 0;
+    if (const Json::array_t* array = array_in(&json)) {
+        for (const Json& inner : *array) keys += keys_of(inner);
+    }
+    if (const Json::object_t* object = object_in(&json)) {
+        keys += object->size();
+        for (const auto& field : *object) keys += keys_of(field.second);
     }
     return keys;
 }
 
 }  // namespace
 
-std::optional<Json> strict_json(std::string_view text, int depth_limit) {
-    if (text.substr(0, 1) == "\xef") return std::nullopt;  // a byte order mark, which the library would skip
+std::optional<Json> strict_json(const std::string& text, int depth_limit) {
+    // The library would skip a byte order mark and end at a zero byte; neither is JSON.
+    if (text.compare(0, 1, "\xef") == 0 || text.find('\0') != text.npos) return std::nullopt;
     const Outline outline = outline_of(text);
     if (outline.depth > depth_limit) return std::nullopt;
     Json json = Json::parse(text, nullptr, false);
     if (json.is_discarded() || keys_of(json) != outline.colons) return std::nullopt;
     return json;
+}
+
+const Json* member(const Json& json, const char* key) {
+    const Json::object_t* object = object_in(&json);
+    if (!object) return nullptr;
+    const auto found = object->find(key);
+    return found == object->end() ? nullptr : &found->second;
+}
+
+const std::string* string_in(const Json* json) { return json ? json->get_ptr<const std::string*>() : nullptr; }
+const Json::array_t* array_in(const Json* json) { return json ? json->get_ptr<const Json::array_t*>() : nullptr; }
+const Json::object_t* object_in(const Json* json) { return json ? json->get_ptr<const Json::object_t*>() : nullptr; }
+const uint64_t* number_in(const Json* json) { return json ? json->get_ptr<const uint64_t*>() : nullptr; }
+
+bool is_set(const Json* json) {
+    if (!json || json->is_null()) return false;
+    if (const bool* flag = json->get_ptr<const bool*>()) return *flag;
+    const std::string* text = string_in(json);
+    return !text || !text->empty();
 }
 
 }  // namespace nerve

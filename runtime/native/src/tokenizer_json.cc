@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t FILE_LIMIT_BYTES = 100'000'000;
 constexpr int JSON_DEPTH_LIMIT = 32;
-constexpr int64_t ID_LIMIT = int64_t{1} << 31;
+constexpr uint64_t ID_LIMIT = uint64_t{1} << 31;
 constexpr char CLIP_PATTERN[] = R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)";
 constexpr char CLIP_MARKERS[] = R"(<\|startoftext\|>|<\|endoftext\|>|)";
 
@@ -26,27 +26,39 @@ struct UnknownKind {
 };
 
 const Json& at(const Json& json, const char* key) {
-    if (!json.is_object() || !json.contains(key)) throw NoTokenizer{"it has no field '" + std::string(key) + "'"};
-    return json[key];
+    const Json* field = member(json, key);
+    if (!field) throw NoTokenizer{"it has no field '" + std::string(key) + "'"};
+    return *field;
 }
 
-std::string string_at(const Json& json, const char* key) {
-    if (!at(json, key).is_string()) throw NoTokenizer{"field '" + std::string(key) + "' is no string"};
-    return json[key].get<std::string>();
+const std::string& string_at(const Json& json, const char* key) {
+    const std::string* text = string_in(&at(json, key));
+    if (!text) throw NoTokenizer{"field '" + std::string(key) + "' is no string"};
+    return *text;
 }
 
-// A string that may be left out or null.
-std::string optional_string(const Json& json, const char* key) {
-    return json.contains(key) && !json[key].is_null() ? string_at(json, key) : "";
+const Json::array_t& array_at(const Json& json, const char* key) {
+    const Json::array_t* array = array_in(&at(json, key));
+    if (!array) throw NoTokenizer{"field '" + std::string(key) + "' is no array"};
+    return *array;
 }
 
-bool is_set(const Json& json, const char* key) {
-    return json.contains(key) && !json[key].is_null() && json[key] != false && json[key] != "";
+bool is_flag(const Json& json, const char* key, bool expected, bool otherwise) {
+    const Json* field = member(json, key);
+    return (field ? is_set(field) : otherwise) == expected;
+}
+
+// A pattern as regular expression.
+std::string pattern_at(const Json& json) {
+    const Json* pattern = member(json, "pattern");
+    const std::string* expression = pattern ? string_in(member(*pattern, "Regex")) : nullptr;
+    return expression ? *expression : "";
 }
 
 int64_t id_of_json(const Json& json) {
-    if (!json.is_number_unsigned() || json.get<uint64_t>() >= ID_LIMIT) throw NoTokenizer{"an id is no whole number from 0"};
-    return json.get<int64_t>();
+    const uint64_t* number = number_in(&json);
+    if (!number || *number >= ID_LIMIT) throw NoTokenizer{"an id is no whole number from 0"};
+    return static_cast<int64_t>(*number);
 }
 
 std::string read_whole(const std::string& path) {
@@ -63,49 +75,48 @@ std::string read_whole(const std::string& path) {
     return content;
 }
 
-void append_normalizers(const Json& json, std::vector<Normalizer>& normalizers) {
-    if (json.is_null()) return;
-    const std::string type = string_at(json, "type");
+void append_normalizers(const Json* json, std::vector<Normalizer>& normalizers) {
+    if (!json || json->is_null()) return;
+    const std::string& type = string_at(*json, "type");
     if (type == "Sequence") {
-        for (const Json& inner : at(json, "normalizers")) append_normalizers(inner, normalizers);
+        for (const Json& inner : array_at(*json, "normalizers")) append_normalizers(&inner, normalizers);
         return;
     }
-    const Json pattern = json.value("pattern", Json());
-    const bool joins_spaces = type == "Replace" && pattern == Json{{"Regex", "\\s+"}} && string_at(json, "content") == " ";
+    const bool joins_spaces = type == "Replace" && pattern_at(*json) == "\\s+" && string_at(*json, "content") == " ";
     if (type != "NFC" && type != "Lowercase" && !joins_spaces) throw UnknownKind{"normalizer " + type};
     normalizers.push_back(type == "NFC" ? Normalizer::NFC : joins_spaces ? Normalizer::SPACES : Normalizer::LOWER_CASE);
 }
 
 bool is_byte_level(const Json& json) {
-    return string_at(json, "type") == "ByteLevel" && json.value("add_prefix_space", Json(true)) == false &&
-           json.value("use_regex", Json(true)) == true;
+    return string_at(json, "type") == "ByteLevel" && is_flag(json, "add_prefix_space", false, true) &&
+           is_flag(json, "use_regex", true, true);
 }
 
-Splitting splitting_of(const Json& json) {
-    if (json.is_null()) throw UnknownKind{"no pre-tokenizer"};
-    const std::string type = string_at(json, "type");
+Splitting splitting_of(const Json* json) {
+    if (!json || json->is_null()) throw UnknownKind{"no pre-tokenizer"};
+    const std::string& type = string_at(*json, "type");
     if (type == "Whitespace") return Splitting::WORDS;
-    if (is_byte_level(json)) return Splitting::BYTES;
+    if (is_byte_level(*json)) return Splitting::BYTES;
     if (type != "Sequence") throw UnknownKind{"pre-tokenizer " + type};
-    const Json& parts = at(json, "pretokenizers");
-    if (!parts.is_array() || parts.size() != 2 || string_at(parts[0], "type") != "Split" || !is_byte_level(parts[1]) ||
-        string_at(parts[0], "behavior") != "Removed" || at(parts[0], "invert") != true) {
+    const Json::array_t& parts = array_at(*json, "pretokenizers");
+    if (parts.size() != 2 || string_at(parts[0], "type") != "Split" || !is_byte_level(parts[1]) ||
+        string_at(parts[0], "behavior") != "Removed" || !is_flag(parts[0], "invert", true, false)) {
         throw UnknownKind{"a pre-tokenizer Sequence other than CLIP's"};
     }
-    const Json& pattern = at(parts[0], "pattern");
-    if (pattern == Json{{"Regex", CLIP_PATTERN}}) return Splitting::CLIP;
-    if (pattern == Json{{"Regex", std::string(CLIP_MARKERS) + CLIP_PATTERN}}) return Splitting::CLIP_AND_MARKERS;
+    const std::string pattern = pattern_at(parts[0]);
+    if (pattern == CLIP_PATTERN) return Splitting::CLIP;
+    if (pattern == std::string(CLIP_MARKERS) + CLIP_PATTERN) return Splitting::CLIP_AND_MARKERS;
     throw UnknownKind{"a pre-tokenizer Split by a pattern other than CLIP's"};
 }
 
 void read_vocabulary(const Json& json, TokenizerModel& model) {
-    if (!at(json, "vocab").is_object()) throw NoTokenizer{"field 'vocab' is no object"};
-    for (const auto& [token, id] : json["vocab"].items()) model.vocabulary[token] = id_of_json(id);
-    const std::string unknown = optional_string(json, "unk_token");
-    if (json.contains("unk_token") && json["unk_token"].is_string()) {
-        model.unknown_id = model.id_of(unknown);
-        if (model.unknown_id == NO_TOKEN) throw NoTokenizer{"its unknown token " + repr(unknown) + " is not in its vocabulary"};
-    }
+    const Json::object_t* tokens = object_in(&at(json, "vocab"));
+    if (!tokens) throw NoTokenizer{"field 'vocab' is no object"};
+    for (const auto& [token, id] : *tokens) model.vocabulary[token] = id_of_json(id);
+    const std::string* unknown = string_in(member(json, "unk_token"));
+    if (!unknown) return;
+    model.unknown_id = model.id_of(*unknown);
+    if (model.unknown_id == NO_TOKEN) throw NoTokenizer{"its unknown token " + repr(*unknown) + " is not in its vocabulary"};
 }
 
 // The letter that stands for a byte in the vocabulary: itself where that can be printed, else one from U+0100 on.
@@ -119,34 +130,38 @@ std::array<char32_t, 256> byte_letters() {
     return letters;
 }
 
+// A pair of tokens, as ["a", "b"] or as "a b".
+std::pair<std::string, std::string> pair_of(const Json& json) {
+    const Json::array_t* tokens = array_in(&json);
+    if (tokens && tokens->size() == 2 && string_in(&(*tokens)[0]) && string_in(&(*tokens)[1])) {
+        return {*string_in(&(*tokens)[0]), *string_in(&(*tokens)[1])};
+    }
+    const std::string* text = string_in(&json);
+    const size_t space = text ? text->find(' ') : std::string::npos;
+    if (space == std::string::npos || text->find(' ', space + 1) != std::string::npos) throw NoTokenizer{"a merge is no pair"};
+    return {text->substr(0, space), text->substr(space + 1)};
+}
+
 void read_merges(const Json& json, TokenizerModel& model) {
-    if (!at(json, "merges").is_array()) throw NoTokenizer{"field 'merges' is no array"};
     uint32_t rank = 0;
-    for (const Json& merge : json["merges"]) {
-        std::string first, second;
-        if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string()) {
-            first = merge[0].get<std::string>(), second = merge[1].get<std::string>();
-        } else if (merge.is_string()) {
-            const auto pair = merge.get<std::string>();
-            const size_t space = pair.find(' ');
-            if (space == pair.npos || pair.find(' ', space + 1) != pair.npos) throw NoTokenizer{"a merge is no pair"};
-            first = pair.substr(0, space), second = pair.substr(space + 1);
-        } else {
-            throw NoTokenizer{"a merge is no pair"};
+    for (const Json& merge : array_at(json, "merges")) {
+        const auto [first, second] = pair_of(merge);
+        const std::string merged = first + second;
+        for (const std::string* token : {&first, &second, &merged}) {
+            if (model.id_of(*token) != NO_TOKEN) continue;
+            throw NoTokenizer{"token " + repr(*token) + " of a merge is not in its vocabulary"};
         }
-        for (const std::string& token : {first, second, first + second}) {
-            if (model.id_of(token) == NO_TOKEN) throw NoTokenizer{"token " + repr(token) + " of a merge is not in its vocabulary"};
-        }
-        model.merges[pair_key(model.id_of(first), model.id_of(second))] = {rank++, model.id_of(first + second)};
+        model.merges[pair_key(model.id_of(first), model.id_of(second))] = {rank++, model.id_of(merged)};
     }
 }
 
 void read_byte_pairs(const Json& json, TokenizerModel& model) {
     for (const char* option : {"dropout", "continuing_subword_prefix", "fuse_unk", "byte_fallback", "ignore_merges"}) {
-        if (is_set(json, option)) throw UnknownKind{"a BPE model with " + std::string(option)};
+        if (is_set(member(json, option))) throw UnknownKind{"a BPE model with " + std::string(option)};
     }
     model.has_byte_pairs = true;
-    const std::string suffix = optional_string(json, "end_of_word_suffix");
+    const std::string* given = string_in(member(json, "end_of_word_suffix"));
+    const std::string suffix = given ? *given : "";
     const std::array<char32_t, 256> letters = byte_letters();
     for (size_t byte = 0; byte < letters.size(); ++byte) {
         const std::string letter = encode_utf8(TextView(&letters[byte], 1));
@@ -160,7 +175,7 @@ void read_byte_pairs(const Json& json, TokenizerModel& model) {
 }
 
 void read_model(const Json& json, TokenizerModel& model) {
-    const std::string type = json.contains("type") ? string_at(json, "type") : "without type";
+    const std::string type = member(json, "type") ? string_at(json, "type") : "without type";
     if (type != "WordLevel" && type != "BPE") throw UnknownKind{"model " + type};
     read_vocabulary(json, model);
     const bool has_words = type == "WordLevel";
@@ -170,64 +185,64 @@ void read_model(const Json& json, TokenizerModel& model) {
 }
 
 void read_added_tokens(const Json& json, TokenizerModel& model) {
-    if (!json.is_array()) throw NoTokenizer{"field 'added_tokens' is no array"};
-    for (const Json& token : json) {
-        const std::string content = string_at(token, "content");
+    if (!member(json, "added_tokens")) return;
+    for (const Json& token : array_at(json, "added_tokens")) {
+        const std::string& content = string_at(token, "content");
         for (const char* option : {"single_word", "lstrip", "rstrip"}) {
-            if (is_set(token, option)) throw UnknownKind{"the added token " + repr(content) + " with " + option};
+            if (is_set(member(token, option))) throw UnknownKind{"the added token " + repr(content) + " with " + option};
         }
         const int64_t id = id_of_json(at(token, "id"));
         if (model.id_of(content) != id) throw UnknownKind{"the added token " + repr(content) + " outside its vocabulary"};
-        const bool normalized = is_set(token, "normalized");
+        const bool normalized = is_set(member(token, "normalized"));
         Text text = decode_utf8(content).value_or(U"");
         if (normalized) text = normalized_text(model.normalizers, text, 0).text;
-        if (!text.empty()) model.added_tokens.push_back({text, id, is_set(token, "special"), normalized});
+        if (!text.empty()) model.added_tokens.push_back({text, id, is_set(member(token, "special")), normalized});
     }
 }
 
-// [token, id], as RobertaProcessing has it.
-int64_t id_of_pair(const Json& json) {
-    if (!json.is_array() || json.size() != 2) throw NoTokenizer{"the post-processor's tokens are no pairs"};
-    return id_of_json(json[1]);
+// The id of [token, id], as RobertaProcessing has it.
+int64_t id_of_pair(const Json::array_t& pair) {
+    if (pair.size() != 2) throw NoTokenizer{"the post-processor's tokens are no pairs"};
+    return id_of_json(pair[1]);
 }
 
 void read_template(const Json& json, TokenizerModel& model) {
     bool is_after = false;
-    for (const Json& piece : at(json, "single")) {
-        if (piece.is_object() && piece.contains("Sequence")) {
+    for (const Json& piece : array_at(json, "single")) {
+        if (member(piece, "Sequence")) {
             if (is_after) throw UnknownKind{"a post-processor that repeats the prompt"};
             is_after = true;
             continue;
         }
-        const std::string name = string_at(at(piece, "SpecialToken"), "id");
-        for (const Json& id : at(at(at(json, "special_tokens"), name.c_str()), "ids")) {
+        const std::string& name = string_at(at(piece, "SpecialToken"), "id");
+        for (const Json& id : array_at(at(at(json, "special_tokens"), name.c_str()), "ids")) {
             (is_after ? model.after : model.before).push_back(id_of_json(id));
         }
     }
     if (!is_after) throw UnknownKind{"a post-processor that leaves the prompt out"};
 }
 
-void read_post_processor(const Json& json, TokenizerModel& model) {
-    if (json.is_null()) return;
-    const std::string type = string_at(json, "type");
+void read_post_processor(const Json* json, TokenizerModel& model) {
+    if (!json || json->is_null()) return;
+    const std::string& type = string_at(*json, "type");
     if (type == "RobertaProcessing") {
-        model.before = {id_of_pair(at(json, "cls"))};
-        model.after = {id_of_pair(at(json, "sep"))};
+        model.before = {id_of_pair(array_at(*json, "cls"))};
+        model.after = {id_of_pair(array_at(*json, "sep"))};
         return;
     }
     if (type != "TemplateProcessing") throw UnknownKind{"post-processor " + type};
-    read_template(json, model);
+    read_template(*json, model);
 }
 
 TokenizerModel read_tokenizer(const std::string& path) {
     const std::optional<Json> json = strict_json(read_whole(path), JSON_DEPTH_LIMIT);
-    if (!json || !json->is_object()) throw NoTokenizer{"it is no JSON object"};
+    if (!json) throw NoTokenizer{"it is no JSON"};
     TokenizerModel model;
-    append_normalizers(json->value("normalizer", Json()), model.normalizers);
-    model.splitting = splitting_of(json->value("pre_tokenizer", Json()));
+    append_normalizers(member(*json, "normalizer"), model.normalizers);
+    model.splitting = splitting_of(member(*json, "pre_tokenizer"));
     read_model(at(*json, "model"), model);
-    read_added_tokens(json->value("added_tokens", Json::array()), model);
-    read_post_processor(json->value("post_processor", Json()), model);
+    read_added_tokens(*json, model);
+    read_post_processor(member(*json, "post_processor"), model);
     return model;
 }
 
@@ -250,8 +265,6 @@ TokenizerModel load_tokenizer(const std::string& path) {
         return read_tokenizer(path);
     } catch (const NoTokenizer& error) {
         throw BundleError(path + " is not a tokenizer.json: " + error.reason + "; rebuild the bundle");
-    } catch (const Json::exception&) {
-        throw BundleError(path + " is not a tokenizer.json: a field is of another type; rebuild the bundle");
     } catch (const UnknownKind& error) {
         throw BundleError(path + " is a tokenizer with " + error.part +
                           ", which the C library does not know; use a vocabulary file written by nerve-vocab");
