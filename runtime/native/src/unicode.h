@@ -58,5 +58,6 @@ std::string repr(const std::vector<Text>& texts);
 
 // The same of UTF-8; bytes that are none are shown as question marks.
 std::string repr(std::string_view bytes);
+std::string repr(const std::vector<std::string>& texts);
 
 }  // namespace nerve
