@@ -82,7 +82,9 @@ def clip_tokenizer(path: Path, *, markers: bool = False, roberta: bool = True) -
     trainer = trainers.BpeTrainer(
         vocab_size=1200, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
     )
-    trained.train_from_iterator([*MADE * 3, "a photo of the roads of rome", "zebras, dogs and cafés", "der Straße"], trainer)
+    trained.train_from_iterator(
+        [*MADE * 3, "a photo of the roads of rome", "zebras, dogs and cafés", "der Straße"], trainer
+    )
     merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
@@ -99,7 +101,9 @@ def clip_tokenizer(path: Path, *, markers: bool = False, roberta: bool = True) -
     tokenizer.decoder = decoders.ByteLevel()
     start, end = vocabulary[START], vocabulary[END]
     template = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=[(START, start), (END, end)])
-    tokenizer.post_processor = processors.RobertaProcessing((END, end), (START, start), False, False) if roberta else template
+    tokenizer.post_processor = (
+        processors.RobertaProcessing((END, end), (START, start), False, False) if roberta else template
+    )
     tokenizer.save(str(path))
     return path
 
@@ -123,7 +127,9 @@ def mutated(content: bytes, seed: int) -> bytes:
             changed[place] = draw.choice(b'0123456789[]{}",:.-e\\nt ')
         elif kind == 2:
             del changed[place : place + draw.randrange(1, 9)]
-            changed[:8] = (int.from_bytes(changed[:8], "little") - draw.randrange(2)).to_bytes(9, "little", signed=True)[:8]
+            changed[:8] = (int.from_bytes(changed[:8], "little") - draw.randrange(2)).to_bytes(
+                9, "little", signed=True
+            )[:8]
         elif kind == 3:
             changed[place:place] = changed[place : place + draw.randrange(1, 30)]
         else:
