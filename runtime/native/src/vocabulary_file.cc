@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "error.h"
+#include "json.h"
 #include "sha256.h"
-#include "strict_json.h"
 #include "vocabulary.h"
 
 namespace nerve {

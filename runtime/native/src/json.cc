@@ -1,6 +1,7 @@
-#include "strict_json.h"
+#include "json.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace nerve {
 namespace {
@@ -11,7 +12,7 @@ struct Outline {
     int depth = 0;
 };
 
-Outline outline_of(const std::string& text) {
+Outline outline_of(std::string_view text) {
     Outline outline;
     int open = 0;
     bool in_string = false;
@@ -43,14 +44,26 @@ size_t keys_of(const Json& json) {
 
 }  // namespace
 
-std::optional<Json> strict_json(const std::string& text, int depth_limit) {
-    // The library would skip a byte order mark and end at a zero byte; neither is JSON.
-    if (text.compare(0, 1, "\xef") == 0 || text.find('\0') != text.npos) return std::nullopt;
+Json parse_json(std::string_view text) {
+    // The parser would skip a byte order mark and end at a zero byte; neither is JSON.
+    if (text.substr(0, 1) == "\xef") throw std::invalid_argument("it begins with a byte order mark");
+    if (text.find('\0') != text.npos) throw std::invalid_argument("it holds a zero byte");
+    try {
+        return Json::parse(text.data(), text.data() + text.size());
+    } catch (const Json::exception& error) {
+        throw std::invalid_argument(error.what());
+    }
+}
+
+std::optional<Json> strict_json(std::string_view text, int depth_limit) {
     const Outline outline = outline_of(text);
     if (outline.depth > depth_limit) return std::nullopt;
-    Json json = Json::parse(text, nullptr, false);
-    if (json.is_discarded() || keys_of(json) != outline.colons) return std::nullopt;
-    return json;
+    try {
+        Json json = parse_json(text);
+        if (keys_of(json) == outline.colons) return json;
+    } catch (const std::invalid_argument&) {  // the caller's message says all that there is to say
+    }
+    return std::nullopt;
 }
 
 const Json* member(const Json& json, const char* key) {

@@ -1,17 +1,22 @@
-// JSON that cannot mean two things or nest without end.
+// The one place that is compiled with the JSON parser, which takes 50 kB.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace nerve {
 
 using Json = nlohmann::json;
 
-// The value of a JSON text; none for what is no JSON, has a key twice in one object, or is nested deeper than the limit.
-std::optional<Json> strict_json(const std::string& text, int depth_limit);
+// The value of a JSON text. Raises std::invalid_argument, which says where it is none.
+Json parse_json(std::string_view text);
+
+// The value of a JSON text that cannot mean two things or nest without end; none for what is no JSON, has a key twice in
+// one object, or is nested deeper than the limit.
+std::optional<Json> strict_json(std::string_view text, int depth_limit);
 
 // A field of an object; nullptr for one that is not there, and for what is no object.
 const Json* member(const Json& json, const char* key);
