@@ -78,6 +78,15 @@ Json class_lists(const Json& given) {
     return answers;
 }
 
+Json class_list_of_bytes(const Json& given) {
+    try {
+        class_list_of(from_hex(given["classes"].get<std::string>()), std::nullopt, 254, false, nullptr);
+    } catch (const Error& error) {
+        return {{"code", error.code}, {"error", error.what()}};
+    }
+    return nullptr;
+}
+
 Json tokens(const Json& given) {
     VocabularyRecord record;
     record.context_length = given["context_length"].get<int>();
@@ -166,6 +175,7 @@ Json answer_to(const std::string& question, const Json& given) {
     if (question == "properties") return properties(given);
     if (question == "is_utf8") return is_utf8(given);
     if (question == "class_lists") return class_lists(given);
+    if (question == "class_list_of_bytes") return class_list_of_bytes(given);
     if (question == "tokens") return tokens(given);
     if (question == "vocabulary_files") return vocabulary_files(given);
     if (question == "text_bank") return text_bank(given);
@@ -187,3 +197,14 @@ extern "C" __attribute__((visibility("default"))) const char* words_answer(const
     }
     return answer.c_str();
 }
+
+#ifdef WORDS_PROGRAM
+#include <iostream>
+#include <iterator>
+
+// The question is the first argument, what is given comes on stdin, the answer goes to stdout.
+int main(int, char** arguments) {
+    const std::string given{std::istreambuf_iterator<char>(std::cin), {}};
+    std::cout << words_answer(arguments[1], given.c_str()) << "\n";
+}
+#endif

@@ -353,14 +353,17 @@ std::string repr(TextView text) {
 }
 
 std::string repr(const std::vector<Text>& texts) {
-    std::string shown = "[";
-    for (const Text& text : texts) shown += (shown.size() > 1 ? ", " : "") + repr(TextView(text));
-    return shown + "]";
+    std::vector<std::string> encoded;
+    for (const Text& text : texts) encoded.push_back(encode_utf8(text));
+    return repr(encoded);
 }
 
 std::string repr(const std::vector<std::string>& texts) {
     std::string shown = "[";
-    for (const std::string& text : texts) shown += (shown.size() > 1 ? ", " : "") + repr(std::string_view(text));
+    for (const std::string& text : texts) {
+        if (shown.size() > 1) shown += ", ";
+        shown += repr(std::string_view(text));
+    }
     return shown + "]";
 }
 

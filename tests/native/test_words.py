@@ -1,0 +1,406 @@
+"""Class names, prompts and vocabulary files: C++ gives Python's words, ids, bits and errors."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from nerve_ref.weights.random import synthetic_tokenizer
+from nerve_runtime.bundle.manifest import Manifest, load_manifest
+from nerve_runtime.vocabulary import ClassList, TextBank, vocabulary_bytes
+from nerve_runtime.vocabulary.text_bank import build_text_bank
+from nerve_runtime.vocabulary.tokenizer import PromptTokenizer
+from nerve_runtime.vocabulary.vocabulary_file import VOCABULARY_SHA256
+from tests.data.fake_bundle import make_fake_bundle
+from tests.native.building import ASAN, NATIVE, ROOT, json_headers
+from tests.native.hostile_texts import TEXTS, clip_tokenizer, mutated, random_class_lists, random_texts
+from tests.native.words_library import Reference, Words, answers_of_program, bank_answer, compiled_words, outcome
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(json_headers() is None, reason="not installed: nlohmann-json"),
+]
+SHA = "a" * 64
+EMBEDDINGS = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+ROWS = np.array([[0, 1], [2, 2]], dtype=np.int64)
+BANK = TextBank(EMBEDDINGS, ROWS, np.ones(2, dtype=np.bool_), ("zebra", "caf\u00e9"), has_background=False)
+METADATA = {
+    "format": "nerve-vocabulary",
+    "version": "1",
+    "class_names": '["zebra", "road"]',
+    "has_background": "false",
+    "text_sha256": SHA,
+    "sha256": "0" * 64,
+}
+TINY_TOKENIZER = ROOT / "nerve_ref/models/tiny/clip/tokenizer.json"
+MUTATIONS = 2000
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
+    return Words(compiled_words(tmp_path_factory.mktemp("words") / "words.so", "-shared"))
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return load_manifest(make_fake_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> "dict[str, Tokenizers]":
+    folder = tmp_path_factory.mktemp("tokenizers")
+    synthetic_tokenizer(300, 77).save(str(folder / "bytes.json"))
+    made = {
+        "words": Tokenizers(manifest, TINY_TOKENIZER, 40, "<end>", "<unk>"),
+        "bytes": Tokenizers(manifest, folder / "bytes.json", 77, "<|endoftext|>"),
+        "clip": Tokenizers(manifest, clip_tokenizer(folder / "clip.json"), 77, "<|endoftext|>"),
+        "short": Tokenizers(manifest, clip_tokenizer(folder / "short.json", roberta=False), 12, "<|endoftext|>"),
+        "markers": Tokenizers(manifest, clip_tokenizer(folder / "markers.json", markers=True), 77, "<|endoftext|>"),
+    }
+    return made
+
+
+class Tokenizers:
+    """One tokenizer.json, read by both."""
+
+    def __init__(self, manifest: Manifest, path: Path, length: int, end: str, unknown: str | None = None) -> None:
+        self.given: dict[str, Any] = {
+            "path": str(path),
+            "context_length": length,
+            "end_token": end,
+            "unknown_token": unknown,
+        }
+        record = {"context_length": length, "end_token": end, "unknown_token": unknown}
+        self.python = PromptTokenizer(path, manifest.vocabulary.model_copy(update=record))
+
+
+def test_hashes_are_those_of_hashlib(words: Words) -> None:
+    contents = [bytes(range(256)) * 2 for _ in range(140)]
+    contents = [content[:length] for length, content in enumerate(contents)]
+    expected = [[hashlib.sha256(content).hexdigest()] * 2 for content in contents]
+    assert words.ask("hashes", contents=[content.hex() for content in contents]) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["c3", "c328", "a0", "e282", "eda080", "edbfbf", "c080", "e0809f", "f4908080", "f888808080", "fe", "ff41"],
+)
+def test_bytes_that_are_no_utf8_are_refused(words: Words, content: str) -> None:
+    assert words.ask("is_utf8", texts=[content]) == [False]
+    with pytest.raises(UnicodeDecodeError):
+        bytes.fromhex(content).decode()
+
+
+def test_a_class_list_that_is_no_utf8_is_refused(words: Words) -> None:
+    assert words.ask("class_list_of_bytes", classes="646f673bff") == {
+        "code": 2,
+        "error": "the class list is no UTF-8, expected plain text; save or type it as UTF-8",
+    }
+
+
+def test_the_tables_are_those_of_the_script(words: Words) -> None:
+    if words.ask("unicode_version") != unicodedata.unidata_version:
+        pytest.skip(f"the tables are of Unicode {words.ask('unicode_version')}, this Python has another")
+    script = f"import runpy; print(runpy.run_path({str(NATIVE / 'tools/unicode_tables.py')!r})['tables'](), end='')"
+    made = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert made == (NATIVE / "src/unicode_tables.inc").read_text(encoding="utf-8")
+
+
+def test_every_character_is_of_the_kinds_that_python_says(words: Words) -> None:
+    if words.ask("unicode_version") != unicodedata.unidata_version:
+        pytest.skip(f"the tables are of Unicode {words.ask('unicode_version')}, this Python has another")
+    claims: tuple[Callable[[str], bool], ...] = (str.isspace, str.isalnum, str.isdecimal, str.isprintable)
+    found = words.ask("properties", start=0, end=0x110000)
+    for place, claim in zip((1, 6, 7, 8), claims, strict=True):
+        assert [code for code in range(0x110000) if bool(found[code] >> place & 1) != claim(chr(code))] == []
+    categories = [unicodedata.category(chr(code)) for code in range(0x110000)]
+    for place, first in ((4, "L"), (5, "N")):
+        assert [
+            code for code, kind in enumerate(categories) if bool(found[code] >> place & 1) != (kind[0] == first)
+        ] == []
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=20))
+@example(["\u03a3", "A\u03a3", "A\u03a3.", "A\u03a3B", "\u0130\u03a3'", "a'\"b", "\\\t\x00\U000e0001\u2028"])
+@example(["e\u0323\u0301\u0316" * 200, "\u1100\u1161\u11a8\u11a8", "\u0344\u0308\u0301", "\ufdfa"])
+def test_texts_are_composed_folded_split_and_shown_as_in_python(words: Words, texts: list[str]) -> None:
+    for text, found in zip(texts, words.ask("text_functions", texts=texts), strict=True):
+        assert found == {
+            "nfc": unicodedata.normalize("NFC", text),
+            "nfkc": unicodedata.normalize("NFKC", text),
+            "lower": text.lower(),
+            "casefold": text.casefold(),
+            "stripped": text.strip(),
+            "repr": repr(text),
+            "split": text.split(),
+            "repr_of_words": repr(text.split()),
+        }
+
+
+def same_class_lists(words: Words, manifest: Manifest, lists: Sequence[dict[str, Any]]) -> int:
+    """Compare class lists; returns how many were accepted."""
+    accepted = 0
+    for asked, found in zip(lists, words.ask("class_lists", lists=lists), strict=True):
+        expected = Reference(manifest).class_list(**asked)
+        if "synonyms" in found:
+            found["words"] = [word for synonyms in found.pop("synonyms") for word in synonyms]
+            accepted += 1
+        assert found == expected, asked
+    return accepted
+
+
+@given(TEXTS, st.none() | TEXTS, st.sampled_from([3, 254]), st.booleans())
+@example("a" * 1001 + "; b", None, 254, True)
+@example("a" * 100_000 + "; b", None, 254, False)
+@example(";".join(["a"] * 70_000), None, 254, False)
+@example(" ; ", None, 254, False)
+@example("dog", None, 254, False)
+@example("dog, cat; ", "", 254, False)
+@example("a, it's; A", 'say "no"', 254, False)
+def test_class_lists_are_accepted_and_refused_as_in_python(
+    words: Words, manifest: Manifest, classes: str, background: str | None, most: int, strict: bool
+) -> None:
+    same_class_lists(words, manifest, [{"classes": classes, "background": background, "most": most, "strict": strict}])
+
+
+def test_class_lists_that_are_mostly_fine_are_read_as_in_python(words: Words, manifest: Manifest) -> None:
+    texts = random_class_lists(400, seed=1)
+    backgrounds = [None, *texts[:3]] * 100
+    lists = [
+        {"classes": text, "background": background, "most": 254, "strict": bool(number % 2)}
+        for number, (text, background) in enumerate(zip(texts, backgrounds, strict=True))
+    ]
+    assert same_class_lists(words, manifest, lists) > 100
+
+
+def same_tokens(words: Words, tokenizers: Tokenizers, texts: Sequence[str], *, strict: bool = False) -> int:
+    """Compare token ids of prompts; returns how many were accepted."""
+    found = words.ask("tokens", **tokenizers.given, prompts=[[text] for text in texts], strict=strict)
+    expected = [Reference.tokens(tokenizers.python, [text], strict=strict) for text in texts]
+    assert found == expected
+    return sum("ids" in answer for answer in expected)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "clip", "short", "markers"])
+def test_prompts_have_the_token_ids_of_the_tokenizers_library(
+    words: Words, tokenizers: dict[str, Tokenizers], kind: str
+) -> None:
+    texts = random_texts(300, seed=2)
+    assert same_tokens(words, tokenizers[kind], texts) > 200
+    same_tokens(words, tokenizers[kind], texts, strict=True)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=20))
+def test_any_prompt_has_the_token_ids_of_the_tokenizers_library(
+    words: Words, tokenizers: dict[str, Tokenizers], texts: list[str]
+) -> None:
+    same_tokens(words, tokenizers["clip"], texts)
+
+
+def test_prompts_of_known_words_have_ids_and_others_the_same_hint(
+    words: Words, tokenizers: dict[str, Tokenizers]
+) -> None:
+    known = ["", "a photo of a zebra.", "A PHOTO, road;", "\u0130", "sky sky " * 30, "zebra " * 50 + "unknown", "<end>"]
+    close = [
+        "zebr",
+        "umbrela",
+        "sunflowers",
+        "ROADS",
+        "x",
+        "watermelonwater",
+        "\u03a3\u03a3",
+        "a" * 300,
+        "teh",
+        "pizzza's",
+    ]
+    composed = [unicodedata.normalize("NFC", text) for text in random_texts(200, seed=3)]
+    assert same_tokens(words, tokenizers["words"], [*known, *close, *composed]) > 5
+
+
+def test_a_prompt_of_100_000_characters_is_cut(words: Words, tokenizers: dict[str, Tokenizers]) -> None:
+    for text in ("road " * 20_000, "a" * 100_000, "\u00e9\U0001f600" * 50_000):
+        assert same_tokens(words, tokenizers["clip"], [text]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            {"model": {"type": "Unigram", "vocab": []}},
+            "a tokenizer with model Unigram, which the C library does not know",
+        ),
+        ({"normalizer": {"type": "NFD"}}, "a tokenizer with normalizer NFD, which the C library does not know"),
+        ({"pre_tokenizer": {"type": "Digits"}}, "a tokenizer with pre-tokenizer Digits, which the C library does not"),
+        ({"pre_tokenizer": None}, "a tokenizer with no pre-tokenizer, which the C library does not know"),
+        (
+            {"post_processor": {"type": "Bert"}},
+            "a tokenizer with post-processor Bert, which the C library does not know",
+        ),
+        ({"model": 7}, "is a tokenizer with model without type, which the C library does not know"),
+        ({"added_tokens": 7}, "is not a tokenizer.json: field 'added_tokens' is no array; rebuild the bundle"),
+    ],
+)
+def test_a_tokenizer_of_another_kind_is_named_with_what_to_do(
+    words: Words, tmp_path: Path, change: dict[str, Any], expected: str
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(TINY_TOKENIZER.read_text()) | change))
+    found = words.ask(
+        "tokens", path=str(path), context_length=40, end_token="<end>", unknown_token=None, prompts=[], strict=False
+    )
+    assert found["code"] == 3
+    assert expected in found["error"]
+    assert "C library" not in expected or found["error"].endswith("; use a vocabulary file written by nerve-vocab")
+
+
+def test_a_token_that_the_manifest_names_has_to_be_there(words: Words) -> None:
+    given_words = {"path": str(TINY_TOKENIZER), "context_length": 40, "prompts": [], "strict": False}
+    found = words.ask("tokens", **given_words, end_token="<it's>", unknown_token=None)
+    message = f'{TINY_TOKENIZER} has no token "<it\'s>", which the manifest names; rebuild the bundle'
+    assert found == {"code": 3, "error": message}
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 7, 8, 9, 100, 128, 129, 300, 512, 768]),
+    st.sampled_from([1, 3, 80]), st.lists(st.integers(1, 4), min_size=1, max_size=9), st.sampled_from([1e-25, 1, 1e19, 5e37]),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_rows_of_a_text_bank_are_those_of_numpy_to_the_last_bit(
+    words: Words, seed: int, width: int, templates: int, synonyms: list[int], scale: float
+) -> None:
+    names = [[f"word {number} {place}" for place in range(count)] for number, count in enumerate(synonyms)]
+    texts = [f"{number} {{}}!" for number in range(templates)]
+    rows = np.random.default_rng(seed).standard_normal((sum(synonyms) * templates, width)) * scale
+    embeddings = rows.astype(np.float32)
+    runs: list[list[str]] = []
+
+    def encode(prompts: Sequence[str]) -> Any:
+        start = sum(map(len, runs))
+        runs.append(list(prompts))
+        return embeddings[start : start + len(prompts)]
+
+    found = words.ask(
+        "text_bank",
+        embeddings=embeddings.tobytes().hex(),
+        width=width,
+        synonyms=names,
+        has_background=False,
+        templates=texts,
+    )
+
+    def expected() -> dict[str, Any]:
+        with np.errstate(all="ignore"):
+            bank = build_text_bank(ClassList(tuple(map(tuple, names))), texts, encode, SHA, None)
+        held = bank_answer(bank.text_embeddings, bank.class_rows, list(bank.class_names), bank.has_background)
+        return held | {"runs": runs}
+
+    assert found | {"warnings": []} == outcome(expected)
+
+
+def fitted(metadata: dict[str, str] | None = None, **tensors: Any) -> bytes:
+    """A vocabulary file whose hash fits."""
+    held = {"text_embeddings": EMBEDDINGS, "class_rows": ROWS, **tensors}
+    return VOCABULARY_SHA256.filled_in(save(held, METADATA | (metadata or {})))
+
+
+BAD_FILES = {
+    "empty": b"",
+    "short": b"text",
+    "zip": b"PK\x03\x04broken",
+    "huge header": b"\xff" * 8 + b"{}",
+    "no header": b"\x00" * 8 + b"{}",
+    "cut": vocabulary_bytes(BANK, SHA)[:-1],
+    "changed": vocabulary_bytes(BANK, SHA)[:-1] + b"\x01",
+    "longer": VOCABULARY_SHA256.filled_in(vocabulary_bytes(BANK, SHA) + b"\0"),
+    "other safetensors": save({"weight": EMBEDDINGS}),
+    "two hashes": fitted({"more": "x"}).replace(b'"more":"x"', b'"sha256":"' + b"0" * 64 + b'"'),
+    "a key twice": VOCABULARY_SHA256.filled_in(fitted({"versiom": "1"}).replace(b'"versiom"', b'"version"')),
+    "a zero byte in the header": VOCABULARY_SHA256.filled_in(fitted({"a": "b"}).replace(b'{"__m', b'\0"__m')),
+    "other format": fitted({"format": "it's"}),
+    "other version": fitted({"version": "2\n"}),
+    "names no JSON": fitted({"class_names": "zebra"}),
+    "names no list": fitted({"class_names": '{"zebra": 1}'}),
+    "names with a number": fitted({"class_names": '["zebra", 7]'}),
+    "names with half a pair": fitted({"class_names": '["zebra", "\\udcff"]'}),
+    "names that nest": fitted({"class_names": "[" * 100_000}),
+    "one name": fitted({"class_names": '["zebra"]'}),
+    "a name with a control character": fitted({"class_names": '["zebra", "r\\u0007\\"d"]'}),
+    "background": fitted({"has_background": "no"}),
+    "other text graph": fitted({"text_sha256": "\u00e9" * 64}),
+    "one tensor more": fitted(more=ROWS),
+    "halves": fitted(text_embeddings=EMBEDDINGS.astype(np.float16)),
+    "one axis": fitted(text_embeddings=EMBEDDINGS[0]),
+    "no axis": fitted(class_rows=np.array(3)),
+    "no rows": fitted(text_embeddings=EMBEDDINGS[:0]),
+    "not finite": fitted(text_embeddings=np.full((3, 2), np.inf, dtype=np.float32)),
+    "a row too far": fitted(class_rows=ROWS + 1),
+    "a row before": fitted(class_rows=ROWS - 1),
+    "no words": fitted(class_rows=ROWS[:, :0]),
+    "a class less": fitted(class_rows=ROWS[:1]),
+    "other width": fitted(text_embeddings=np.ones((3, 3), dtype=np.float32)),
+    "whole": vocabulary_bytes(BANK, SHA),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_vocabulary_files_are_read_and_refused_as_in_python(words: Words, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "names.safetensors"
+    path.write_bytes(BAD_FILES[kind])
+    (found,) = words.ask("vocabulary_files", paths=[str(path)], text_sha256=SHA, text_width=2)
+    assert found == Reference.vocabulary_file(path, SHA, 2)
+    assert ("error" in found) == (kind != "whole")
+
+
+def test_a_vocabulary_that_is_no_file_or_too_large_is_refused_as_in_python(words: Words, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as stream:
+        stream.truncate(200_000_001)
+    paths = [tmp_path / "none", tmp_path, large, large / "below"]
+    found = words.ask("vocabulary_files", paths=[str(path) for path in paths], text_sha256=SHA, text_width=2)
+    assert found == [Reference.vocabulary_file(path, SHA, 2) for path in paths]
+    assert all("is no file of at most 200000000 bytes; see nerve-vocab" in answer["error"] for answer in found)
+
+
+@pytest.mark.slow
+def test_2000_mutated_vocabulary_files_end_as_in_python_under_sanitizers(tmp_path: Path) -> None:
+    program = compiled_words(tmp_path / "words", "-DWORDS_PROGRAM", *ASAN)
+    content, paths = fitted(), []
+    for seed in range(MUTATIONS):
+        path = tmp_path / f"{seed}.safetensors"
+        path.write_bytes(mutated(content, seed))
+        paths.append(path)
+    found = answers_of_program(
+        program, "vocabulary_files", paths=[str(path) for path in paths], text_sha256=SHA, text_width=2
+    )
+    expected = [Reference.vocabulary_file(path, SHA, 2) for path in paths]
+    different = {path.name: pair for path, *pair in zip(paths, found, expected, strict=True) if pair[0] != pair[1]}
+    assert different == {}
+
+
+@pytest.mark.slow
+def test_hostile_words_break_nothing_under_sanitizers(
+    tmp_path: Path, tokenizers: dict[str, Tokenizers], manifest: Manifest
+) -> None:
+    program = compiled_words(tmp_path / "words", "-DWORDS_PROGRAM", *ASAN)
+    texts = [*random_texts(300, seed=4), "a" * 100_000, "e\u0301\u0323" * 30_000]
+    lists = [{"classes": text, "background": None, "most": 254, "strict": False} for text in texts]
+    assert len(answers_of_program(program, "class_lists", lists=lists)) == len(texts)
+    for kind in tokenizers.values():
+        found = answers_of_program(program, "tokens", **kind.given, prompts=[[text] for text in texts], strict=False)
+        assert len(found) == len(texts)
+    damaged = tmp_path / "tokenizer.json"
+    for seed in range(100):
+        damaged.write_bytes(mutated(Path(tokenizers["clip"].given["path"]).read_bytes(), seed))
+        answers_of_program(
+            program, "tokens", **tokenizers["clip"].given | {"path": str(damaged)}, prompts=[["a"]], strict=False
+        )
