@@ -93,7 +93,7 @@ void JsonParser::parse_object(Json& json) {
         skip_spaces();
     } while (take(","));
     if (!take("}")) refuse({"expected ',' or '}'"});
-    std::vector<std::string_view> keys(json.keys_.begin(), json.keys_.end());
+    std::vector<std::string> keys = json.keys_;
     std::sort(keys.begin(), keys.end());
     if (std::adjacent_find(keys.begin(), keys.end()) != keys.end()) refuse({"a key twice in the object that ends"});
 }

@@ -109,7 +109,7 @@ std::string read_gpu(const Field& field) {
 
 void check_profile(const Field& engine) {
     const Field profile = engine.at("profile");
-    std::vector<bool> fitting;
+    std::vector<char> fitting;
     for (const Field& ranges : profile.values()) {
         std::set<size_t> lengths;
         for (const Field& sizes : ranges.elements()) {

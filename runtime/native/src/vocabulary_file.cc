@@ -30,9 +30,10 @@ struct Tensor {
 };
 
 struct Parsed {
-    std::map<std::string, std::string> metadata;
-    std::map<std::string, Tensor> tensors;
+    Json header;
     std::string_view numbers;
+
+    const Json& metadata() const { return header["__metadata__"]; }
 };
 
 // The header is not what the format allows; told to the caller in one sentence for all of these.
@@ -150,45 +151,34 @@ Tensor tensor_of(const Json& entry) {
     return tensor;
 }
 
-// The tensors lie one after another and fill the file.
+// The tensors lie one after another and fill the file; what holds more than two is refused for that.
 void refuse_holes(const Parsed& file) {
-    std::vector<std::pair<uint64_t, uint64_t>> spans;
-    for (const auto& [name, tensor] : file.tensors) spans.emplace_back(tensor.start, tensor.end);
-    std::sort(spans.begin(), spans.end());
+    std::vector<Tensor> tensors;
+    for (size_t place = 0; place < file.header.keys().size(); ++place)
+        if (file.header.keys()[place] != "__metadata__") tensors.push_back(tensor_of(file.header.elements()[place]));
+    if (tensors.size() > 2) return;
+    if (tensors.size() == 2 && tensors[1].start < tensors[0].start) std::swap(tensors[0], tensors[1]);
     uint64_t end = 0;
-    for (const auto& span : spans) {
-        if (span.first != end) throw InvalidFile();
-        end = span.second;
+    for (const Tensor& tensor : tensors) {
+        if (tensor.start != end) throw InvalidFile();
+        end = tensor.end;
     }
     if (end != file.numbers.size()) throw InvalidFile();
 }
 
-std::map<std::string, std::string> metadata_of(const Json& entry) {
-    std::map<std::string, std::string> metadata;
-    if (entry.is_null()) return metadata;
-    if (!entry.is_object()) throw InvalidFile();
-    for (size_t place = 0; place < entry.keys().size(); ++place) {
-        const Json& text = entry.elements()[place];
+void check_metadata(const Json& metadata) {
+    if (!metadata.is_object() && !metadata.is_null()) throw InvalidFile();
+    for (const Json& text : metadata.elements())
         if (!text.is_string()) throw InvalidFile();
-        metadata[entry.keys()[place]] = text.string();
-    }
-    return metadata;
 }
 
-Parsed parsed(const std::string& path, const std::string& content) {
+Parsed parsed(const std::string& path, std::string_view content) {
     try {
         const uint64_t length = header_bytes(content);
         if (length > HEADER_LIMIT_BYTES) throw InvalidFile();
-        const Json header = valid_json(content.substr(LENGTH_BYTES, length));
-        if (!header.is_object()) throw InvalidFile();
-        Parsed file{{}, {}, std::string_view(content).substr(LENGTH_BYTES + length)};
-        for (size_t place = 0; place < header.keys().size(); ++place) {
-            const std::string& name = header.keys()[place];
-            if (name == "__metadata__")
-                file.metadata = metadata_of(header.elements()[place]);
-            else
-                file.tensors[name] = tensor_of(header.elements()[place]);
-        }
+        const Parsed file = {valid_json(content.substr(LENGTH_BYTES, length)), content.substr(LENGTH_BYTES + length)};
+        if (!file.header.is_object()) throw InvalidFile();
+        check_metadata(file.metadata());
         refuse_holes(file);
         return file;
     } catch (const InvalidFile&) {
@@ -197,14 +187,11 @@ Parsed parsed(const std::string& path, const std::string& content) {
 }
 
 std::string shown_entry(const Parsed& file, const char* key) {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? "None" : repr(found->second);
+    const Json* found = file.metadata().find(key);
+    return found ? repr(found->string()) : "None";
 }
 
-std::string entry_of(const Parsed& file, const char* key) {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? "" : found->second;
-}
+const std::string& entry_of(const Parsed& file, const char* key) { return file.metadata()[key].string(); }
 
 std::vector<std::string> class_names_of(const std::string& path, const Parsed& file) {
     try {
@@ -247,11 +234,10 @@ bool fits(const TextBank& bank) {
 }
 
 void fill_arrays(const std::string& path, const Parsed& file, int text_width, TextBank& bank) {
-    const auto embeddings = file.tensors.find("text_embeddings"), rows = file.tensors.find("class_rows");
-    if (file.tensors.size() != 2 || embeddings == file.tensors.end() || rows == file.tensors.end()) {
+    const Json *embeddings = file.header.find("text_embeddings"), *rows = file.header.find("class_rows");
+    if (file.header.keys().size() != 3 || !embeddings || !rows || file.metadata().is_null())
         refuse(path, {"does not hold the tensors text_embeddings and class_rows, and only these"});
-    }
-    const Tensor &words = embeddings->second, &classes = rows->second;
+    const Tensor words = tensor_of(*embeddings), classes = tensor_of(*rows);
     const size_t names = bank.class_names.size();
     if (words.dtype == "F32" && classes.dtype == "I64" && words.shape.size() == 2 && classes.shape.size() == 2 &&
         words.shape[1] == static_cast<uint64_t>(text_width) && names >= 2 && names == classes.shape[0] &&
