@@ -6,6 +6,7 @@ import subprocess
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ MUTATIONS = 2000
 @pytest.fixture(scope="session")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
     return Words(compiled_words(tmp_path_factory.mktemp("words") / "words.so", "-shared"))
+
+
+@pytest.fixture(scope="session")
+def sanitized_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled_words(tmp_path_factory.mktemp("words") / "words", "-DWORDS_PROGRAM", *ASAN)
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +137,21 @@ def test_every_character_is_of_the_kinds_that_python_says(words: Words) -> None:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=20))
-@example(["\u03a3", "A\u03a3", "A\u03a3.", "A\u03a3B", "\u0130\u03a3'", "a'\"b", "\\\t\x00\U000e0001\u2028"])
+@example(
+    [
+        "\u03a3",
+        "A\u03a3",
+        "A\u03a3.",
+        "A\u03a3B",
+        "A.\u03a3",
+        "A\u00ad\u03a3",
+        "A\u03a3.B",
+        "1\u03a3",
+        "\u0130\u03a3'",
+        "a'\"b",
+        "\\\t\x00\U000e0001\u2028",
+    ]
+)
 @example(["e\u0323\u0301\u0316" * 200, "\u1100\u1161\u11a8\u11a8", "\u0344\u0308\u0301", "\ufdfa"])
 def test_texts_are_composed_folded_split_and_shown_as_in_python(words: Words, texts: list[str]) -> None:
     for text, found in zip(texts, words.ask("text_functions", texts=texts), strict=True):
@@ -165,6 +185,10 @@ def same_class_lists(words: Words, manifest: Manifest, lists: Sequence[dict[str,
 @example(";".join(["a"] * 70_000), None, 254, False)
 @example(" ; ", None, 254, False)
 @example("dog", None, 254, False)
+@example("fir; \ufb01r", None, 254, False)
+@example("fir; \uff46\uff49\uff52", None, 254, False)
+@example("stra\u00dfe, a; STRASSE", None, 254, False)
+@example("a; Background", "other", 254, False)
 @example("dog, cat; ", "", 254, False)
 @example("a, it's; A", 'say "no"', 254, False)
 def test_class_lists_are_accepted_and_refused_as_in_python(
@@ -225,6 +249,18 @@ def test_prompts_of_known_words_have_ids_and_others_the_same_hint(
     ]
     composed = [unicodedata.normalize("NFC", text) for text in random_texts(200, seed=3)]
     assert same_tokens(words, tokenizers["words"], [*known, *close, *composed]) > 5
+
+
+@given(
+    st.text("abc", max_size=12) | st.text("abcd", min_size=195, max_size=230),
+    st.lists(st.text("abc", max_size=12), max_size=9),
+)
+@example("a" * 210 + "b", ["a" * 150 + "b" * 30, "ba" * 100])
+@example("abcd", ["abce", "abcf", "bbcd"])
+def test_the_hint_is_that_of_difflib(words: Words, word: str, known: list[str]) -> None:
+    known += [word[:100], word[50:] * 2, word[::-1]]
+    close = get_close_matches(word, known, n=1)
+    assert words.ask("close_match", word=word, known=known) == (close[0] if close else None)
 
 
 def test_a_prompt_of_100_000_characters_is_cut(words: Words, tokenizers: dict[str, Tokenizers]) -> None:
@@ -313,6 +349,7 @@ def fitted(metadata: dict[str, str] | None = None, **tensors: Any) -> bytes:
     return VOCABULARY_SHA256.filled_in(save(held, METADATA | (metadata or {})))
 
 
+PADDED = next(content for length in range(8) if b"]}} " in (content := fitted({"more": "x" * length})))
 BAD_FILES = {
     "empty": b"",
     "short": b"text",
@@ -325,7 +362,7 @@ BAD_FILES = {
     "other safetensors": save({"weight": EMBEDDINGS}),
     "two hashes": fitted({"more": "x"}).replace(b'"more":"x"', b'"sha256":"' + b"0" * 64 + b'"'),
     "a key twice": VOCABULARY_SHA256.filled_in(fitted({"versiom": "1"}).replace(b'"versiom"', b'"version"')),
-    "a zero byte in the header": VOCABULARY_SHA256.filled_in(fitted({"a": "b"}).replace(b'{"__m', b'\0"__m')),
+    "a zero byte after the header": VOCABULARY_SHA256.filled_in(PADDED.replace(b"]}} ", b"]}}\0", 1)),
     "other format": fitted({"format": "it's"}),
     "other version": fitted({"version": "2\n"}),
     "names no JSON": fitted({"class_names": "zebra"}),
@@ -372,15 +409,16 @@ def test_a_vocabulary_that_is_no_file_or_too_large_is_refused_as_in_python(words
 
 
 @pytest.mark.slow
-def test_2000_mutated_vocabulary_files_end_as_in_python_under_sanitizers(tmp_path: Path) -> None:
-    program = compiled_words(tmp_path / "words", "-DWORDS_PROGRAM", *ASAN)
+def test_2000_mutated_vocabulary_files_end_as_in_python_under_sanitizers(
+    sanitized_program: Path, tmp_path: Path
+) -> None:
     content, paths = fitted(), []
     for seed in range(MUTATIONS):
         path = tmp_path / f"{seed}.safetensors"
         path.write_bytes(mutated(content, seed))
         paths.append(path)
     found = answers_of_program(
-        program, "vocabulary_files", paths=[str(path) for path in paths], text_sha256=SHA, text_width=2
+        sanitized_program, "vocabulary_files", paths=[str(path) for path in paths], text_sha256=SHA, text_width=2
     )
     expected = [Reference.vocabulary_file(path, SHA, 2) for path in paths]
     different = {path.name: pair for path, *pair in zip(paths, found, expected, strict=True) if pair[0] != pair[1]}
@@ -389,14 +427,15 @@ def test_2000_mutated_vocabulary_files_end_as_in_python_under_sanitizers(tmp_pat
 
 @pytest.mark.slow
 def test_hostile_words_break_nothing_under_sanitizers(
-    tmp_path: Path, tokenizers: dict[str, Tokenizers], manifest: Manifest
+    sanitized_program: Path, tmp_path: Path, tokenizers: dict[str, Tokenizers]
 ) -> None:
-    program = compiled_words(tmp_path / "words", "-DWORDS_PROGRAM", *ASAN)
     texts = [*random_texts(300, seed=4), "a" * 100_000, "e\u0301\u0323" * 30_000]
     lists = [{"classes": text, "background": None, "most": 254, "strict": False} for text in texts]
-    assert len(answers_of_program(program, "class_lists", lists=lists)) == len(texts)
+    assert len(answers_of_program(sanitized_program, "class_lists", lists=lists)) == len(texts)
     for kind in tokenizers.values():
-        found = answers_of_program(program, "tokens", **kind.given, prompts=[[text] for text in texts], strict=False)
+        found = answers_of_program(
+            sanitized_program, "tokens", **kind.given, prompts=[[text] for text in texts], strict=False
+        )
         assert len(found) == len(texts)
     damaged = tmp_path / "tokenizer.json"
     for seed in range(100):
