@@ -28,8 +28,14 @@ MADE = (
     "cafe\u0301", "e\u0301\u0323", "e\u0323\u0301", "\uac01", "\u1100\u1161\u11a8", "\U0001f469\u200d\U0001f680", "\u200d",
     "\u0440\u043e\u0430d", "\u0391lpha", "p\u0430per", "x\u00b2", "\u2167", "\u0663", START, END, "<|ENDOFTEXT|>", "<end>",
     "<start_of_text>", "<|endoftext|", "<unk>", "\x00", "\x07", "\x7f", "\x1b[31m", "\n", "\u200b", "\ufeff", "\ue000",
-    "background", "_", "__init__", "{}", "\\", '"', "1,000", "3.5", "\u00bd", "a" * 70, "." * 90, "!<|endoftext|>!!",
+    "background", "_", "__init__", "{}", "\\", '"', "1,000", "3.5", "\u00bd", "a" * 70, "banandana", "abracadabracadab", "mississippissing", "anananas", "." * 90, "!<|endoftext|>!!",
 )  # fmt: skip
+
+
+SENTENCES = (
+    "a photo of the roads of rome", "zebras, dogs and caf\u00e9s", "der Stra\u00dfe", "banana bandana banal canal", "ananas",
+    "photograph of a soccer ball on the road", "abracadabra cadabra abrac", "mississippi missing issues", "a bad photo of the dog",
+) * 4  # fmt: skip
 
 
 def parts() -> st.SearchStrategy[str]:
@@ -82,9 +88,7 @@ def clip_tokenizer(path: Path, *, markers: bool = False, roberta: bool = True) -
     trainer = trainers.BpeTrainer(
         vocab_size=1200, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
     )
-    trained.train_from_iterator(
-        [*MADE * 3, "a photo of the roads of rome", "zebras, dogs and cafés", "der Straße"], trainer
-    )
+    trained.train_from_iterator([*MADE * 3, *SENTENCES], trainer)
     merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges), START, END]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "class_list.h"
+#include "close_matches.h"
 #include "error.h"
 #include "sha256.h"
 #include "tokenizer.h"
@@ -170,6 +171,13 @@ Json hashes(const Json& given) {
     return answers;
 }
 
+Json close_match_of(const Json& given) {
+    std::vector<Text> known;
+    for (const Json& word : given["known"]) known.push_back(decoded(word));
+    const std::optional<Text> close = close_match(decoded(given["word"]), known);
+    return close ? Json(encode_utf8(*close)) : Json(nullptr);
+}
+
 Json answer_to(const std::string& question, const Json& given) {
     if (question == "text_functions") return text_functions(given);
     if (question == "properties") return properties(given);
@@ -178,6 +186,7 @@ Json answer_to(const std::string& question, const Json& given) {
     if (question == "class_list_of_bytes") return class_list_of_bytes(given);
     if (question == "tokens") return tokens(given);
     if (question == "vocabulary_files") return vocabulary_files(given);
+    if (question == "close_match") return close_match_of(given);
     if (question == "text_bank") return text_bank(given);
     if (question == "hashes") return hashes(given);
     if (question == "unicode_version") return unicode_version();
