@@ -10,6 +10,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ CLASSES = {
 }
 BACKGROUND = {"few": "asphalt", "many": ""}
 FRAMES = 14
-CHANGE_AT = 9
+CUT_AT = 4
+CHANGE_AT = 8
 """The frame from which on the other vocabulary is used."""
 OTHER_SIZE_FROM = 12
 FRAME_S = Fraction(1, 25)
@@ -74,7 +76,8 @@ class Recorder:
 
 def parity_frames() -> list[UInt8Array]:
     """A clip with a cut in it, whose last frames are of another size."""
-    frames = [np.ascontiguousarray(frame.rgb) for frame in moving_scene(3, FRAMES, cuts=1)]
+    shots = chain(moving_scene(3, CUT_AT, cuts=0), moving_scene(4, FRAMES - CUT_AT, cuts=0))
+    frames = [np.ascontiguousarray(frame.rgb) for frame in shots]
     return [
         np.asarray(cv2.resize(rgb, (331, 187)), dtype=np.uint8) if number >= OTHER_SIZE_FROM else rgb
         for number, rgb in enumerate(frames)

