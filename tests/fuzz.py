@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -188,10 +188,12 @@ def work(first: int, last: int, bundle: Path) -> None:
             sys.stdout.flush()
 
 
-def watch(first: int, last: int, bundle: Path, outcomes: Counter[str]) -> int:
-    """Run a worker from one case on; returns the case to go on with."""
-    command = [sys.executable, "-m", "tests.fuzz", str(last), str(bundle), str(first)]
-    worker = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def watch(command: Sequence[str], first: int, last: int, outcomes: Counter[str], **options: Any) -> int:
+    """Run a worker, `command` and the number of its first case; returns the case to go on with."""
+    command = [*command, str(first)]
+    worker = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options
+    )
     lines: Queue[str | None] = Queue()
     Thread(target=_forward, args=(worker, lines), daemon=True).start()
     running, patience_s = first, START_S
@@ -231,10 +233,15 @@ def main() -> int:
     if len(sys.argv) > 3:
         work(int(sys.argv[3]), cases, bundle)
         return 0
+    return run_all([sys.executable, "-m", "tests.fuzz", str(cases), str(bundle)], cases)
+
+
+def run_all(command: Sequence[str], cases: int, **options: Any) -> int:
+    """Run workers until all cases are done and print how they ended; 1 if any was more than a refusal."""
     outcomes: Counter[str] = Counter()
     started, following = time.monotonic(), 0
     while following < cases:
-        following = watch(following, cases, bundle, outcomes)
+        following = watch(command, following, cases, outcomes, **options)
     bad = [outcome for outcome in outcomes if any(word in outcome for word in ("BUG", "HANG", "SIGNAL"))]
     for outcome, count in sorted(outcomes.items()):
         sys.stdout.write(f"{count:6d}  {outcome}\n")

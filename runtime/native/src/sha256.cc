@@ -175,13 +175,13 @@ std::string Sha256::hex() {
     return digits;
 }
 
-std::string sha256_of(const void* bytes, size_t count) {
+std::string sha256_hex(const void* bytes, size_t count) {
     Sha256 hash;
     hash.update(bytes, count);
     return hash.hex();
 }
 
-std::string file_sha256(const std::string& path) {
+std::string sha256_of_file(const std::string& path) {
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
     if (!file) throw std::system_error(errno, std::generic_category());
     Sha256 hash;

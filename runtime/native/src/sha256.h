@@ -23,9 +23,9 @@ class Sha256 {
 };
 
 // The hash of a buffer: 64 digits, lower case.
-std::string sha256_of(const void* bytes, size_t count);
+std::string sha256_hex(const void* bytes, size_t count);
 
 // The hash of a file's bytes. Raises std::system_error with the errno of what failed.
-std::string file_sha256(const std::string& path);
+std::string sha256_of_file(const std::string& path);
 
 }  // namespace nerve

@@ -1,0 +1,15 @@
+// JSON that cannot mean two things or nest without end.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
+
+namespace nerve {
+
+using Json = nlohmann::json;
+
+// The value of a JSON text; none for what is no JSON, has a key twice in one object, or is nested deeper than the limit.
+std::optional<Json> strict_json(std::string_view text, int depth_limit);
+
+}  // namespace nerve

@@ -1,0 +1,287 @@
+// Reading what nerve-vocab writes, in the order and with the words of nerve_runtime/vocabulary/vocabulary_file.py.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "error.h"
+#include "sha256.h"
+#include "strict_json.h"
+#include "vocabulary.h"
+
+namespace nerve {
+namespace {
+
+constexpr uint64_t FILE_LIMIT_BYTES = 200'000'000, HEADER_LIMIT_BYTES = 100'000'000;
+constexpr size_t LENGTH_BYTES = 8, SHA256_DIGITS = 64, DIGITS_SHOWN = 12;
+constexpr int JSON_DEPTH_LIMIT = 8;  // the header has 3
+constexpr std::string_view FORMAT = "nerve-vocabulary", VERSION = "1", ZIP_START = "PK\x03\x04";
+constexpr std::string_view BEFORE_SHA256 = "\"sha256\":\"";
+constexpr char ANEW[] = "write it anew with nerve-vocab";
+
+struct Tensor {
+    std::string dtype;
+    std::vector<uint64_t> shape;
+    uint64_t start, end;  // bytes, counted from the end of the header
+};
+
+struct Parsed {
+    std::map<std::string, std::string> metadata;
+    std::map<std::string, Tensor> tensors;
+    std::string_view numbers;
+};
+
+// The header is not what the format allows; told to the caller in one sentence for all of these.
+struct InvalidFile {};
+
+[[noreturn]] void refuse(const std::string& path, const std::string& why) {
+    throw UsageError("vocabulary " + path + " " + why + "; " + ANEW);
+}
+
+std::string read_whole(const std::string& path) {
+    struct stat found {};
+    const bool is_there = ::stat(path.c_str(), &found) == 0;
+    if (!is_there && errno == EACCES) {
+        throw UsageError("vocabulary " + path + " cannot be read: " + std::strerror(EACCES) + "; check its rights");
+    }
+    if (!is_there || !S_ISREG(found.st_mode) || static_cast<uint64_t>(found.st_size) > FILE_LIMIT_BYTES) {
+        throw UsageError("vocabulary " + path + " is no file of at most " + std::to_string(FILE_LIMIT_BYTES) +
+                         " bytes; see nerve-vocab");
+    }
+    std::string content(static_cast<size_t>(found.st_size), '\0');
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+    if (file) content.resize(std::fread(content.data(), 1, content.size(), file.get()));
+    if (!file || std::ferror(file.get())) {
+        throw UsageError("vocabulary " + path + " cannot be read: " + std::strerror(errno) + "; check its rights");
+    }
+    return content;
+}
+
+uint64_t header_bytes(std::string_view content) {
+    uint64_t count = 0;
+    for (size_t i = std::min(content.size(), LENGTH_BYTES); i-- > 0;) count = count << 8 | static_cast<uint8_t>(content[i]);
+    return count;
+}
+
+// Where the digits of each hash stand that the file holds of itself.
+std::vector<size_t> own_hashes(std::string_view content) {
+    std::vector<size_t> places;
+    for (size_t at = content.find(BEFORE_SHA256); at != content.npos; at = content.find(BEFORE_SHA256, at)) {
+        const size_t digits = at + BEFORE_SHA256.size();
+        const bool is_whole = content.find_first_not_of("0123456789abcdef", digits) == digits + SHA256_DIGITS &&
+                              content[digits + SHA256_DIGITS] == '"';
+        if (is_whole) places.push_back(digits);
+        at = is_whole ? digits + SHA256_DIGITS + 1 : at + 1;
+    }
+    return places;
+}
+
+void refuse_changed(const std::string& path, std::string_view content) {
+    if (content.substr(0, ZIP_START.size()) == ZIP_START) {
+        refuse(path, "is a file of numpy, as nerve-vocab wrote before version 1 of the format");
+    }
+    if (content.size() <= LENGTH_BYTES || content[LENGTH_BYTES] != '{' ||
+        header_bytes(content) > content.size() - LENGTH_BYTES) {
+        refuse(path, "is no safetensors file, or was cut");
+    }
+    const std::vector<size_t> places = own_hashes(content);
+    if (places.size() != 1) {
+        refuse(path, "is no file of nerve-vocab: it holds its own sha256 " + std::to_string(places.size()) +
+                         " times, expected once");
+    }
+    Sha256 hash;
+    hash.update(content.data(), places[0]);
+    hash.update(std::string(SHA256_DIGITS, '0').data(), SHA256_DIGITS);
+    const std::string_view rest = content.substr(places[0] + SHA256_DIGITS);
+    hash.update(rest.data(), rest.size());
+    const std::string computed = hash.hex(), written(content.substr(places[0], SHA256_DIGITS));
+    if (written != computed) {
+        throw UsageError("vocabulary " + path + " was changed or cut after it was written: its sha256 is " +
+                         computed.substr(0, DIGITS_SHOWN) + "..., it says " + written.substr(0, DIGITS_SHOWN) +
+                         "...; copy it again, or " + ANEW);
+    }
+}
+
+Json valid_json(std::string_view text) {
+    std::optional<Json> json = strict_json(text, JSON_DEPTH_LIMIT);
+    if (!json) throw InvalidFile();
+    return *std::move(json);
+}
+
+uint64_t bits_of(const std::string& dtype) {
+    static const std::map<std::string, uint64_t> BITS = {
+        {"F4", 4},       {"F6_E2M3", 6},  {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8},
+        {"F8_E4M3", 8},  {"F8_E8M0", 8},  {"I16", 16},    {"U16", 16}, {"F16", 16}, {"BF16", 16}, {"I32", 32},
+        {"U32", 32},     {"F32", 32},     {"C64", 64},    {"F64", 64}, {"I64", 64}, {"U64", 64},  {"F8_E5M2FNUZ", 8},
+        {"F8_E4M3FNUZ", 8}};
+    const auto found = BITS.find(dtype);
+    if (found == BITS.end()) throw InvalidFile();
+    return found->second;
+}
+
+std::vector<uint64_t> sizes_of(const Json& entry, const char* key) {
+    if (!entry.contains(key) || !entry[key].is_array()) throw InvalidFile();
+    std::vector<uint64_t> sizes;
+    for (const Json& size : entry[key]) {
+        if (!size.is_number_unsigned()) throw InvalidFile();
+        sizes.push_back(size.get<uint64_t>());
+    }
+    return sizes;
+}
+
+Tensor tensor_of(const Json& entry) {
+    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string()) throw InvalidFile();
+    const std::vector<uint64_t> offsets = sizes_of(entry, "data_offsets");
+    if (offsets.size() != 2) throw InvalidFile();
+    Tensor tensor{entry["dtype"].get<std::string>(), sizes_of(entry, "shape"), offsets[0], offsets[1]};
+    uint64_t elements = 1, bits = 0;
+    for (const uint64_t size : tensor.shape) {
+        if (__builtin_mul_overflow(elements, size, &elements)) throw InvalidFile();
+    }
+    if (__builtin_mul_overflow(elements, bits_of(tensor.dtype), &bits) || bits % 8 != 0) throw InvalidFile();
+    if (tensor.end < tensor.start || tensor.end - tensor.start != bits / 8) throw InvalidFile();
+    return tensor;
+}
+
+// The tensors lie one after another and fill the file.
+void refuse_holes(const Parsed& file) {
+    std::vector<std::pair<uint64_t, uint64_t>> spans;
+    for (const auto& [name, tensor] : file.tensors) spans.emplace_back(tensor.start, tensor.end);
+    std::sort(spans.begin(), spans.end());
+    uint64_t end = 0;
+    for (const auto& span : spans) {
+        if (span.first != end) throw InvalidFile();
+        end = span.second;
+    }
+    if (end != file.numbers.size()) throw InvalidFile();
+}
+
+Parsed parsed(const std::string& path, std::string_view content) {
+    try {
+        const uint64_t length = header_bytes(content);
+        if (length > HEADER_LIMIT_BYTES) throw InvalidFile();
+        const Json header = valid_json(content.substr(LENGTH_BYTES, length));
+        if (!header.is_object()) throw InvalidFile();
+        Parsed file{{}, {}, content.substr(LENGTH_BYTES + length)};
+        for (const auto& [key, entry] : header.items()) {
+            if (key != "__metadata__") {
+                file.tensors.emplace(key, tensor_of(entry));
+                continue;
+            }
+            if (!entry.is_object() && !entry.is_null()) throw InvalidFile();
+            for (const auto& [name, text] : entry.items()) {
+                if (!text.is_string()) throw InvalidFile();
+                file.metadata.emplace(name, text.get<std::string>());
+            }
+        }
+        refuse_holes(file);
+        return file;
+    } catch (const InvalidFile&) {
+        refuse(path, "is no valid safetensors file");
+    }
+}
+
+std::string shown_entry(const Parsed& file, const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? "None" : repr(found->second);
+}
+
+std::string entry_of(const Parsed& file, const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? "" : found->second;
+}
+
+std::vector<std::string> class_names_of(const std::string& path, const Parsed& file) {
+    try {
+        std::vector<std::string> names;
+        const Json listed = valid_json(entry_of(file, "class_names"));
+        if (!listed.is_array()) throw InvalidFile();
+        for (const Json& name : listed) {
+            if (!name.is_string()) throw InvalidFile();
+            names.push_back(name.get<std::string>());
+        }
+        return names;
+    } catch (const InvalidFile&) {
+        refuse(path, "has class_names that are no JSON list of strings");
+    }
+}
+
+void refuse_other_formats(const std::string& path, const Parsed& file) {
+    if (entry_of(file, "format") == FORMAT && entry_of(file, "version") == VERSION) return;
+    refuse(path, "has format " + shown_entry(file, "format") + " version " + shown_entry(file, "version") + ", expected " +
+                     repr(FORMAT) + " version " + repr(VERSION));
+}
+
+void refuse_other_text_graph(const std::string& path, const Parsed& file, const std::string& text_sha256) {
+    const std::string made_with = entry_of(file, "text_sha256");
+    if (made_with == text_sha256) return;
+    const std::string shown = encode_utf8(decode_utf8(made_with).value_or(U"").substr(0, DIGITS_SHOWN));
+    refuse(path, "was made with text graph " + shown + "..., this bundle has " + text_sha256.substr(0, DIGITS_SHOWN) + "...");
+}
+
+// As Python shows the type and the axes of an array: "F32 (3, 2)".
+std::string shown_tensor(const Tensor& tensor) {
+    std::string axes;
+    for (const uint64_t size : tensor.shape) axes += (axes.empty() ? "" : ", ") + std::to_string(size);
+    return tensor.dtype + " (" + axes + (tensor.shape.size() == 1 ? ",)" : ")");
+}
+
+bool fits(const TextBank& bank) {
+    const auto is_row = [&](int64_t row) { return row >= 0 && row < bank.rows; };
+    return std::all_of(bank.class_rows.begin(), bank.class_rows.end(), is_row) &&
+           std::all_of(bank.text_embeddings.begin(), bank.text_embeddings.end(), [](float x) { return std::isfinite(x); });
+}
+
+void fill_arrays(const std::string& path, const Parsed& file, int text_width, TextBank& bank) {
+    const auto embeddings = file.tensors.find("text_embeddings"), rows = file.tensors.find("class_rows");
+    if (file.tensors.size() != 2 || embeddings == file.tensors.end() || rows == file.tensors.end()) {
+        refuse(path, "does not hold the tensors text_embeddings and class_rows, and only these");
+    }
+    const Tensor &words = embeddings->second, &classes = rows->second;
+    const size_t names = bank.class_names.size();
+    if (words.dtype == "F32" && classes.dtype == "I64" && words.shape.size() == 2 && classes.shape.size() == 2 &&
+        words.shape[1] == static_cast<uint64_t>(text_width) && names >= 2 && names == classes.shape[0] &&
+        names <= static_cast<size_t>(CLASSES_LIMIT) && classes.shape[1] > 0) {
+        bank.rows = static_cast<int64_t>(words.shape[0]), bank.width = static_cast<int64_t>(words.shape[1]);
+        bank.classes = static_cast<int64_t>(names), bank.synonyms = static_cast<int64_t>(classes.shape[1]);
+        bank.text_embeddings.resize((words.end - words.start) / sizeof(float));
+        bank.class_rows.resize((classes.end - classes.start) / sizeof(int64_t));
+        const auto fill = [&](void* numbers, const Tensor& tensor) {  // processors of this library are little-endian
+            if (tensor.end > tensor.start) std::memcpy(numbers, &file.numbers[tensor.start], tensor.end - tensor.start);
+        };
+        fill(bank.text_embeddings.data(), words);
+        fill(bank.class_rows.data(), classes);
+        if (fits(bank)) return;
+    }
+    refuse(path, "holds embeddings " + shown_tensor(words) + ", rows " + shown_tensor(classes) + " and " +
+                     std::to_string(names) + " names, expected finite F32 (r, " + std::to_string(text_width) +
+                     ") and I64 (c, k) within them");
+}
+
+}  // namespace
+
+TextBank load_vocabulary(const std::string& path, const std::string& text_sha256, int text_width) {
+    const std::string content = read_whole(path);
+    refuse_changed(path, content);
+    const Parsed file = parsed(path, content);
+    refuse_other_formats(path, file);
+    TextBank bank;
+    bank.class_names = class_names_of(path, file);
+    const std::string background = entry_of(file, "has_background");
+    if (background != "true" && background != "false") {
+        refuse(path, "has has_background " + shown_entry(file, "has_background") + ", expected 'true' or 'false'");
+    }
+    bank.has_background = background == "true";
+    refuse_other_text_graph(path, file, text_sha256);
+    fill_arrays(path, file, text_width, bank);
+    for (const std::string& name : bank.class_names) {
+        refuse_odd_characters("class " + repr(name) + " of vocabulary " + path, decode_utf8(name).value_or(U""));
+    }
+    return bank;
+}
+
+}  // namespace nerve
