@@ -66,7 +66,7 @@ def tiny_vocabulary(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory)
     """A vocabulary file of three classes for `tiny_bundle`."""
     from tests.native.vocabulary_files import write_vocabulary
 
-    return write_vocabulary(tiny_bundle, tmp_path_factory.mktemp("vocabulary") / "words.npz")
+    return write_vocabulary(tiny_bundle, tmp_path_factory.mktemp("vocabulary") / "words.safetensors")
 
 
 @pytest.fixture(scope="session")
