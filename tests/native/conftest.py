@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.native.building import ASAN, build, is_placeholder, missing_for_build
+from tests.native.building import ASAN, build, missing_for_build
 from tests.native.words_library import Words, compiled_words
 
 
@@ -33,14 +33,6 @@ def asan_library() -> Path:
 def tsan_library() -> Path:
     """libnerve.so with the thread sanitizer; a program links it with `building.TSAN`."""
     return _built("tsan")
-
-
-@pytest.fixture(scope="session")
-def whole_library(native_library: Path) -> Path:
-    """libnerve.so as it is released, where it can open bundles."""
-    if is_placeholder(native_library):
-        pytest.skip("the library is a placeholder, which opens no bundle")
-    return native_library
 
 
 @pytest.fixture(scope="session")

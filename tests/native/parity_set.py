@@ -26,15 +26,14 @@ from nerve_runtime.vocabulary import text_sha256
 from nerve_stream.vocabulary_file import save_vocabulary
 from tests.native.binding import BETWEEN
 
-STILL = {"smoothing": 0.0, "change": 0.0, "cut": 0.0}
 WAYS = {
     "cold": Temporal.plain(1),
     "follow": Temporal(keyframe_every=6),
     "follow_seldom_scores": Temporal(keyframe_every=6, scores_every=2),
     "warm": Temporal.plain(4),
     "warm_smoothed": Temporal(keyframe_every=5, between="warm"),
-    "exact": Temporal(keyframe_every=5, between="exact", **STILL),
-    "hold": Temporal(keyframe_every=5, between="hold", **STILL),
+    "exact": Temporal(keyframe_every=5, between="exact", smoothing=0, change=0, cut=0),
+    "hold": Temporal(keyframe_every=5, between="hold", smoothing=0, change=0, cut=0),
     "short": Temporal(keyframe_every=9, longest_s=0.1),
 }
 CLASSES = {
@@ -109,7 +108,7 @@ def case_steps(
     ) as segmenter:
         tracker = segmenter._video._tracker
         recorder = Recorder(tracker._flow)
-        tracker._flow = recorder
+        tracker._flow = recorder  # type: ignore[assignment]  # in its place
         for number, rgb in enumerate(frames):
             name = "few" if number < CHANGE_AT else "many"
             if number == CHANGE_AT:
