@@ -4,6 +4,7 @@ import ctypes
 import math
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_int32, c_size_t, c_ssize_t, c_void_p
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,6 +84,15 @@ class NativeResult:
     keyframe: bool
     affinity_age: int
     total_ms: float
+
+
+def installed_onnxruntime() -> Path | None:
+    """The library of the PyPI package onnxruntime, None where that is not installed."""
+    found = find_spec("onnxruntime")
+    if found is None or found.origin is None:
+        return None
+    (library,) = (Path(found.origin).parent / "capi").glob("libonnxruntime.so.1.*")
+    return library
 
 
 def open_library(path: Path) -> ctypes.CDLL:

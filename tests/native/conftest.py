@@ -1,11 +1,11 @@
 """What the tests of the native library share: the library itself, built once, and the ONNX Runtime that it opens."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.native.binding import installed_onnxruntime
 from tests.native.building import ASAN, build, missing_for_build
 from tests.native.words_library import Words, compiled_words
 
@@ -38,10 +38,9 @@ def tsan_library() -> Path:
 @pytest.fixture(scope="session")
 def onnxruntime_library() -> Path:
     """The ONNX Runtime that the PyPI package brings."""
-    found = find_spec("onnxruntime")
-    if found is None or found.origin is None:
+    library = installed_onnxruntime()
+    if library is None:
         pytest.skip("not installed: onnxruntime")
-    (library,) = (Path(found.origin).parent / "capi").glob("libonnxruntime.so.1.*")
     return library
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nerve_runtime.motion import Motion
 
 NATIVE = Path(__file__).parents[2] / "runtime" / "native"
-SOURCES = ("area_spans", "image", "motion", "readout", "resize_area", "resize_linear", "sampling", "sums")
+SOURCES = ("area_spans", "error", "image", "motion", "readout", "resize_area", "resize_linear", "sampling", "sums")
 FLAGS = "-std=c++17 -O2 -Wall -Wextra -Wpedantic -Werror -fvisibility=hidden -ffp-contract=off"
 FLAGS_VARIABLE = "NERVE_TEST_CXXFLAGS"
 """Environment variable with further flags for the compiler, such as -fsanitize=address,undefined."""
