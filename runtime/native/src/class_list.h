@@ -7,12 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "labels.h"
 #include "unicode.h"
 
 namespace nerve {
-
-constexpr int CLASSES_LIMIT = 65534;  // most classes, background included: 16-bit labels have 65535 for no label
-constexpr char BACKGROUND_NAME[] = "background";
 
 // Told what is worth knowing; see `warn_or_refuse`.
 using Warn = std::function<void(const std::string&)>;

@@ -1,7 +1,6 @@
 #include "json_fields.h"
 
 #include <cmath>
-#include <stdexcept>
 
 namespace nerve {
 
@@ -14,15 +13,6 @@ std::string plain_number(double value) {
 bool is_lower_hex(char letter) { return (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'f'); }
 
 }  // namespace
-
-// The one place that is compiled with the parser, which takes 50 kB.
-Json parse_json(const std::string& text) {
-    try {
-        return Json::parse(text);
-    } catch (const Json::exception& error) {
-        throw std::invalid_argument(error.what());
-    }
-}
 
 std::string listed_choices(const std::vector<std::string>& choices) {
     std::string text;

@@ -3,16 +3,12 @@
 
 #include <cstdint>
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "json.h"
+
 namespace nerve {
-
-using Json = nlohmann::json;
-
-// The document that a text holds. Raises std::invalid_argument, which says where it is none.
-Json parse_json(const std::string& text);
 
 // A value that is not what it should be.
 struct InvalidField {

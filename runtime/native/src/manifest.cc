@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "json_fields.h"
+#include "labels.h"
 #include "manifest_rules.h"
 
 namespace nerve {
@@ -14,7 +15,6 @@ namespace {
 constexpr int64_t SIDE_LIMIT = 8192;
 constexpr int64_t SIZE_LIMIT = int64_t{1} << 24;
 constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
-constexpr int64_t CLASSES_LIMIT = 65534;
 
 // The path of a file: relative, with forward slashes, inside the bundle.
 std::string read_path(const Field& field) {

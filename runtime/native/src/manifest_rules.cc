@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 
+#include "labels.h"
 #include "unicode.h"
 
 namespace nerve {
@@ -11,7 +12,6 @@ namespace nerve {
 namespace {
 
 constexpr int64_t TENSOR_ELEMENTS_LIMIT = int64_t{1} << 31;
-constexpr int CLASSES_LIMIT_8_BIT = 254;
 const char* const UNPORTABLE = "\\:*?\"<>|";  // not allowed in names on every system, or of a meaning of their own
 
 using Shape = std::vector<std::optional<int64_t>>;  // nothing: a size that the geometry does not fix
@@ -96,7 +96,7 @@ void check_axes(const Field& document, const Manifest& manifest) {
 
 void check_labels(const Field& document, const Manifest& manifest) {
     const int classes = manifest.geometry.max_classes;
-    const std::string expected = classes <= CLASSES_LIMIT_8_BIT ? "uint8" : "uint16";
+    const std::string expected = label_bytes(classes) == 1 ? "uint8" : "uint16";
     for (const auto& [stage, record] : manifest.stages)
         for (const TensorSpec& tensor : record.outputs)
             if (tensor.name == "labels" && tensor.dtype != expected)

@@ -1,7 +1,6 @@
 // An opened bundle, which several videos share, and one video of it with a class list.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <mutex>
 
@@ -10,8 +9,6 @@
 #include "video.h"
 
 namespace nerve {
-
-using Warn = std::function<void(const std::string&)>;
 
 // Class lists to vocabularies, with the bundle's tokenizer and text graph, opened when first needed; for any thread.
 class TextEncoder {

@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "error.h"
-#include "strict_json.h"
+#include "json.h"
 #include "tokenizer_model.h"
 
 namespace nerve {

@@ -358,6 +358,12 @@ std::string repr(const std::vector<Text>& texts) {
     return shown + "]";
 }
 
+std::string repr(const std::vector<std::string>& texts) {
+    std::string shown = "[";
+    for (const std::string& text : texts) shown += (shown.size() > 1 ? ", " : "") + repr(std::string_view(text));
+    return shown + "]";
+}
+
 std::string repr(std::string_view bytes) {
     Text text;
     for (size_t at = 0; at < bytes.size();) {

@@ -10,7 +10,7 @@
 
 #include "error.h"
 #include "sha256.h"
-#include "strict_json.h"
+#include "json.h"
 #include "vocabulary.h"
 
 namespace nerve {

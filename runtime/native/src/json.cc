@@ -1,6 +1,7 @@
-#include "strict_json.h"
+#include "json.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace nerve {
 namespace {
@@ -39,13 +40,24 @@ size_t keys_of(const Json& json) {
 
 }  // namespace
 
+Json parse_json(std::string_view text) {
+    try {
+        return Json::parse(text.data(), text.data() + text.size());
+    } catch (const Json::exception& error) {
+        throw std::invalid_argument(error.what());
+    }
+}
+
 std::optional<Json> strict_json(std::string_view text, int depth_limit) {
     if (text.substr(0, 1) == "\xef") return std::nullopt;  // a byte order mark, which the library would skip
     const Outline outline = outline_of(text);
     if (outline.depth > depth_limit) return std::nullopt;
-    Json json = Json::parse(text, nullptr, false);
-    if (json.is_discarded() || keys_of(json) != outline.colons) return std::nullopt;
-    return json;
+    try {
+        Json json = parse_json(text);
+        if (keys_of(json) == outline.colons) return json;
+    } catch (const std::invalid_argument&) {  // the caller's message says all that there is to say
+    }
+    return std::nullopt;
 }
 
 }  // namespace nerve
