@@ -25,22 +25,9 @@ const DtypeRecord& record_of(ElementType type) {
     return *std::find_if(std::begin(DTYPES), std::end(DTYPES), [&](const DtypeRecord& dtype) { return dtype.type == type; });
 }
 
-// As Python writes a shape.
-std::string shape_text(const Shape& shape) {
-    std::string text = "(";
-    for (size_t place = 0; place < shape.size(); ++place) text += (place > 0 ? ", " : "") + std::to_string(shape[place]);
-    return text + (shape.size() == 1 ? ",)" : ")");
-}
-
 std::string axis_text(const Axis& axis) {
     const int64_t* size = std::get_if<int64_t>(&axis);
     return size ? std::to_string(*size) : std::get<std::string>(axis);
-}
-
-std::string spec_text(const TensorSpec& spec) {
-    std::string text = spec.dtype + " (";
-    for (size_t place = 0; place < spec.axes.size(); ++place) text += (place > 0 ? ", " : "") + axis_text(spec.axes[place]);
-    return text + ")";
 }
 
 template <typename Named>
@@ -130,6 +117,18 @@ Tensors Session::run(const Tensors& inputs, const std::set<std::string>& host) {
         throw BundleError(std::string(error.what()) + "; the graph is not what its manifest says, rebuild the bundle");
     }
     return outputs;
+}
+
+std::string shape_text(const Shape& shape) {
+    std::string text = "(";
+    for (size_t place = 0; place < shape.size(); ++place) text += (place > 0 ? ", " : "") + std::to_string(shape[place]);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+std::string spec_text(const TensorSpec& spec) {
+    std::string text = spec.dtype + " (";
+    for (size_t place = 0; place < spec.axes.size(); ++place) text += (place > 0 ? ", " : "") + axis_text(spec.axes[place]);
+    return text + ")";
 }
 
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage) {

@@ -36,4 +36,12 @@ struct NumericError : Error {
     explicit NumericError(const std::string& message) : Error(NERVE_NUMERIC, message) {}
 };
 
+// Whether a library's message says that memory ran out; none of them has an error type for it.
+inline bool is_out_of_memory(const std::string& message) {
+    for (const char* phrase : {"allocate memory", "bad allocation", "bad_alloc", "could not be allocated", "FAILED_ALLOCATION",
+                               "not enough memory", "out of memory", "OutOfMemory"})
+        if (message.find(phrase) != std::string::npos) return true;
+    return false;
+}
+
 }  // namespace nerve

@@ -122,23 +122,25 @@ std::string read_gpu(const Field& field) {
     return gpu;
 }
 
-void check_profile(const Field& engine) {
+std::map<std::string, SizeRange> read_profile(const Field& engine) {
     const Field profile = engine.at("profile");
     profile.expect_object();
-    std::vector<std::pair<std::string, bool>> fitting;
+    std::map<std::string, std::vector<std::vector<int64_t>>> given;
     for (const auto& [name, json] : profile.json().items()) {
-        std::set<size_t> lengths;
-        const std::vector<Field> sizes = Field(json, profile.where() + "." + name).elements();
-        for (const Field& size : sizes) {
-            for (const Field& number : size.elements()) number.integer();
-            lengths.insert(size.json().size());
+        for (const Field& sizes : Field(json, profile.where() + "." + name).elements()) {
+            std::vector<int64_t>& list = given[name].emplace_back();
+            for (const Field& size : sizes.elements()) list.push_back(size.integer());
         }
-        fitting.emplace_back(name, sizes.size() == 3 && lengths.size() == 1 && *lengths.begin() > 0);
     }
-    for (const auto& [name, fits] : fitting)
-        if (!fits)
+    std::map<std::string, SizeRange> ranges;
+    for (const auto& [name, json] : profile.json().items()) {
+        const std::vector<std::vector<int64_t>>& lists = given[name];
+        if (lists.size() != 3 || lists[0].empty() || lists[1].size() != lists[0].size() || lists[2].size() != lists[0].size())
             refuse_value(engine, "profile of " + repr(name) +
                                      " must be three lists of one length: least, usual, greatest sizes");
+        ranges[name] = {lists[0], lists[1], lists[2]};
+    }
+    return ranges;
 }
 
 void check_builder_options(const Field& field) {
@@ -166,7 +168,7 @@ EngineRecord read_engine(const Field& field) {
     record.parity = field.has("parity") ? field.at("parity").choice({"passed", "failed", "not run"}) : "not run";
     field.refuse_others({"stage", "target", "path", "key", "onnx_sha256", "backend_version", "gpu", "os_arch", "precision",
                          "profile", "builder_options", "parity"});
-    check_profile(field);
+    record.profile = read_profile(field);
     return record;
 }
 

@@ -14,9 +14,6 @@ namespace {
 constexpr const char* CPU = "CPUExecutionProvider";
 constexpr const char* FALLBACK_PHRASE = "fallback to CPU EP has been explicitly disabled";
 
-// ONNX Runtime has no error type for memory that ran out; it writes one of these.
-constexpr const char* MEMORY_PHRASES[] = {"allocate memory",   "bad allocation",    "bad_alloc",     "could not be allocated",
-                                          "FAILED_ALLOCATION", "not enough memory", "out of memory", "OutOfMemory"};
 constexpr const char* NOT_SUPPORTED_PHRASES[] = {"NOT_IMPLEMENTED", "opset", "ir_version", "IR version",
                                                  "is not a registered function/op"};
 
@@ -62,7 +59,7 @@ struct OrtState {
     }
 
     Error refusal(const std::string& text) const {
-        return holds_any(text, MEMORY_PHRASES) ? Error(NERVE_RESOURCE, text) : Error(NERVE_COMPATIBILITY, text);
+        return is_out_of_memory(text) ? Error(NERVE_RESOURCE, text) : Error(NERVE_COMPATIBILITY, text);
     }
 
     void require(OrtStatus* status) const {
@@ -203,7 +200,7 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
 }
 
 Error OrtGraph::run_error(const std::string& message) const {
-    if (holds_any(message, MEMORY_PHRASES))
+    if (is_out_of_memory(message))
         return ResourceError("stage " + repr(stage_) + " ran out of memory: " + message + "; use smaller frames or fewer classes");
     return BundleError("stage " + repr(stage_) + " failed: " + message + "; rebuild the bundle, or report it with this line");
 }
@@ -284,7 +281,7 @@ std::unique_ptr<Session> OrtBackend::open_session(const std::string& stage) {
 Error OrtBackend::open_error(const std::string& file, const std::string& message) const {
     const std::string provider = provider_name(state_->options.provider), library = state_->runtime.name();
     const std::string name = file.substr(file.rfind('/') + 1);
-    if (holds_any(message, MEMORY_PHRASES)) return ResourceError("not enough memory to open " + name + ": " + message);
+    if (is_out_of_memory(message)) return ResourceError("not enough memory to open " + name + ": " + message);
     if (message.find(FALLBACK_PHRASE) != std::string::npos)
         return CompatibilityError(name + " would not run on " + provider + " alone, as asked: " + message +
                                   "; check the driver and libraries of the GPU, or use providers=\"cpu\"");

@@ -1,0 +1,216 @@
+#include "engine_records.h"
+
+#include <fcntl.h>
+#include <pwd.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <stdexcept>
+
+#include "backend.h"
+#include "error.h"
+#include "json_fields.h"
+#include "labels.h"
+#include "sha256.h"
+#include "unicode.h"
+
+namespace nerve {
+
+namespace {
+
+constexpr const char* FAMILY = "tensorrt ";
+constexpr size_t LEDGER_LIMIT_BYTES = 16'000'000;  // a hundred thousand engines
+constexpr size_t PASSWORD_ENTRY_BYTES = 16384;
+
+std::string lower_ascii(std::string text) {
+    for (char& letter : text)
+        if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+    return text;
+}
+
+std::string joined(const std::set<std::string>& texts) {
+    std::string listed;
+    for (const std::string& text : texts) listed += (listed.empty() ? "" : ", ") + text;
+    return listed;
+}
+
+// One hash for a graph and its external data: that of the file, or of all their hashes in the record's order.
+std::string graph_sha256(const Manifest& manifest, const StageRecord& stage) {
+    std::string digests = manifest.files.at(stage.onnx).sha256;
+    for (const std::string& path : stage.external_data) digests += manifest.files.at(path).sha256;
+    return stage.external_data.empty() ? digests : sha256_hex(digests.data(), digests.size());
+}
+
+// A field of engines and what this machine demands of it.
+struct Demand {
+    const char* name;
+    std::string here;
+    std::string EngineRecord::*theirs;
+};
+
+std::string misfit(const std::string& folder, const std::string& stage, const Demand& demand,
+                   const std::set<std::string>& others) {
+    const std::string command = build_command(folder);
+    if (others.empty()) return "the bundle has no TensorRT engine of stage " + repr(stage) + "; build it with: " + command;
+    if (demand.theirs == &EngineRecord::onnx_sha256)
+        return "the engine of stage " + repr(stage) + " was made from another graph than the bundle holds; build it with: " + command;
+    return "the engines of stage " + repr(stage) + " are for " + demand.name + " " + joined(others) + ", this machine has " +
+           demand.here + "; build one for it with: " + command;
+}
+
+bool is_absolute(const char* path) { return path && path[0] == '/'; }
+
+// As platformdirs finds it: a path that is not absolute counts as none.
+std::string home_folder() {
+    const char* home = std::getenv("HOME");
+    if (is_absolute(home)) return home;
+    std::string room(PASSWORD_ENTRY_BYTES, '\0');
+    passwd entry;
+    passwd* found = nullptr;
+    if (getpwuid_r(getuid(), &entry, room.data(), room.size(), &found) == 0 && found) return found->pw_dir;
+    throw ResourceError("this user has no home folder, so the list of engines built here cannot be found; set XDG_DATA_HOME");
+}
+
+[[noreturn]] void refuse_unreadable(const std::string& path, int number) {
+    throw ResourceError("the list of engines built here, " + path + ", cannot be read: [Errno " + std::to_string(number) + "] " +
+                        std::strerror(number) + ": " + repr(path));
+}
+
+[[noreturn]] void refuse_damaged(const std::string& path, size_t bytes) {
+    throw ResourceError("the list of engines built here, " + path + ", is damaged (" + std::to_string(bytes) +
+                        " bytes that are no ledger); delete it, then build the engines again with: nerve-build engines BUNDLE "
+                        "--target auto --force");
+}
+
+// The content of a file; nothing where there is none.
+std::optional<std::string> content_of(const std::string& path) {
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0 && errno == ENOENT) return std::nullopt;
+    if (file < 0) refuse_unreadable(path, errno);
+    std::string content;
+    char part[4096];
+    ssize_t count = 0;
+    while (content.size() <= LEDGER_LIMIT_BYTES && (count = read(file, part, sizeof part)) != 0) {
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) break;
+        content.append(part, static_cast<size_t>(count));
+    }
+    const int number = errno;
+    close(file);
+    if (count < 0) refuse_unreadable(path, number);
+    if (content.size() > LEDGER_LIMIT_BYTES) refuse_damaged(path, content.size());
+    return content;
+}
+
+// The hashes that a ledger lists. Raises InvalidField, std::invalid_argument.
+std::set<std::string> listed_engines(const std::string& content) {
+    const Json json = parse_json(content);
+    const Field document(json, "");
+    document.expect_object();
+    const Field engines = document.at("engines");
+    document.refuse_others({"engines"});
+    engines.expect_object();
+    std::set<std::string> listed;
+    for (const auto& [digits, value] : engines.json().items()) {
+        const Json key = digits;
+        listed.insert(Field(key, "engines").sha256());
+        const Field entry(value, "engines." + digits);
+        entry.expect_object();
+        entry.at("about").string();
+        entry.at("noted_s").integer();
+        entry.refuse_others({"about", "noted_s"});
+    }
+    return listed;
+}
+
+}  // namespace
+
+std::string this_os_arch() {
+    utsname names;
+    if (uname(&names) != 0) throw CompatibilityError("this system does not say what it is: " + std::string(std::strerror(errno)));
+    return lower_ascii(names.sysname) + "-" + lower_ascii(names.machine);
+}
+
+std::string build_command(const std::string& folder) { return "nerve-build engines " + folder + " --target tensorrt"; }
+
+const EngineRecord& fitting_engine(const std::string& folder, const Manifest& manifest, const std::string& stage,
+                                   const Machine& machine) {
+    const std::string graph = graph_sha256(manifest, stage_record(manifest, stage));
+    std::vector<const EngineRecord*> left;
+    for (const EngineRecord& record : manifest.engines)
+        if (record.stage == stage && (record.backend_version + " ").compare(0, std::strlen(FAMILY), FAMILY) == 0)
+            left.push_back(&record);
+    const Demand demands[] = {{"compute capability", machine.gpu, &EngineRecord::gpu},
+                              {"system", machine.os_arch, &EngineRecord::os_arch},
+                              {"version", machine.backend_version(), &EngineRecord::backend_version},
+                              {"graph", graph, &EngineRecord::onnx_sha256}};
+    for (const Demand& demand : demands) {
+        std::set<std::string> others;
+        for (const EngineRecord* record : left) others.insert(record->*demand.theirs);
+        const auto misfits = [&](const EngineRecord* record) { return record->*demand.theirs != demand.here; };
+        left.erase(std::remove_if(left.begin(), left.end(), misfits), left.end());
+        if (left.empty()) throw CompatibilityError(misfit(folder, stage, demand, others));
+    }
+    return *left.back();
+}
+
+const EngineRecord& approved_engine(const std::string& folder, const Manifest& manifest, const std::string& stage,
+                                    const Machine& machine, const std::string& ledger) {
+    const EngineRecord& record = fitting_engine(folder, manifest, stage, machine);
+    const std::string build = build_command(folder) + " --force";
+    if (!ledger_knows(ledger, manifest.files.at(record.path).sha256))
+        throw CompatibilityError("engine " + record.path + " was not built here by this user, and an engine is executable code; "
+                                 "build it from the bundle's graphs with: " + build);
+    if (record.parity == "failed")
+        throw CompatibilityError("engine " + record.path + " did not agree with the reference; build it again with: " + build +
+                                 ", or use backend=\"ort\"");
+    if (record.parity == "not run")
+        throw CompatibilityError("engine " + record.path + " was never compared with the reference; do it with: nerve-build parity " +
+                                 folder + " --backend tensorrt");
+    return record;
+}
+
+std::optional<int> profile_limit(const std::string& folder, const Manifest& manifest, const std::string& stage,
+                                 const std::string& tensor, const Machine& machine) {
+    const EngineRecord* record = nullptr;
+    try {
+        record = &fitting_engine(folder, manifest, stage, machine);
+    } catch (const CompatibilityError&) {
+        return std::nullopt;  // an error when the stage is opened
+    }
+    const auto range = record->profile.find(tensor);
+    if (range == record->profile.end())
+        throw BundleError("engine " + record->path + " has no profile of " + repr(tensor) + "; build it again");
+    const int64_t most = *std::min_element(range->second.greatest.begin(), range->second.greatest.end());
+    if (most < 1 || most > CLASSES_LIMIT)
+        throw BundleError("engine " + record->path + " takes " + repr(tensor) + " up to " + std::to_string(most) +
+                          ", expected 1 to " + std::to_string(CLASSES_LIMIT) + "; build it again");
+    return static_cast<int>(most);
+}
+
+std::string default_ledger_path() {
+    const char* given = std::getenv("XDG_DATA_HOME");
+    std::string folder = is_absolute(given) ? given : home_folder();
+    folder.erase(folder.find_last_not_of('/') + 1);
+    return folder + (is_absolute(given) ? "" : "/.local/share") + "/nerve-deploy/engines.json";
+}
+
+bool ledger_knows(const std::string& ledger, const std::string& sha256) {
+    const std::optional<std::string> content = content_of(ledger);
+    if (!content) return false;
+    try {
+        return listed_engines(*content).count(sha256) > 0;
+    } catch (const std::invalid_argument&) {
+        refuse_damaged(ledger, content->size());
+    } catch (const InvalidField&) {
+        refuse_damaged(ledger, content->size());
+    }
+}
+
+}  // namespace nerve
