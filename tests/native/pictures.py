@@ -116,7 +116,7 @@ class NativeTracker:
         shares = np.empty(2, np.float64)
         arrays = (motion.origin_tokens, motion.origin_visible, motion.previous_tokens, motion.previous_weights, shares)
         given = None if flow is None else pointer(flow)
-        found = library().follow(self._tracker, pointer(grey), grey.size, given, *map(pointer, arrays))
+        found = library().follow(self._tracker, pointer(grey), grey.size, given, *(pointer(array) for array in arrays))
         return (motion, float(shares[0]), float(shares[1])) if found else None
 
     def begin(self) -> None:

@@ -28,7 +28,8 @@ class GivenFlow:
 def assert_same(native: tuple[Motion, float, float] | None, python: Motion | None) -> None:
     """Fail where a bit differs."""
     if python is None or native is None:
-        assert native is python
+        assert native is None
+        assert python is None
         return
     motion, traced, visible = native
     for name in (each.name for each in fields(Motion)):
@@ -45,7 +46,7 @@ def clip(rng: np.random.Generator, size_hw: tuple[int, int], frames: int) -> Ite
     for index in range(frames):
         scene = scenes[index * 2 // frames]
         turn = cv2.getRotationMatrix2D((width, height), 2.0 * index, 1 + 0.01 * index)
-        turn[:, 2] += [3.1 * index, -1.7 * index]
+        turn[:, 2] += np.array([3.1, -1.7]) * index
         seen = cv2.warpAffine(scene, turn, (width * 2, height * 2), borderMode=cv2.BORDER_REFLECT)
         frame = seen[height // 2 :, width // 2 :][:height, :width].astype(np.float32) * 2 - 128
         frame[: height // 4, : width // 3] = 90

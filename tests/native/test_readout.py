@@ -1,9 +1,10 @@
 """The C library reads out the same classes, at the same sizes, as Python; its labels are the same."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nerve_runtime.bundle.spec import Readout
 from nerve_runtime.errors import UsageError
@@ -18,16 +19,18 @@ pytestmark = pytest.mark.native
 
 def scores_of(rng: np.random.Generator, classes: int, grid_hw: tuple[int, int]) -> FloatArray:
     """Scores (c, p) of smooth or rugged maps, some of them equal, on coarse steps, or within rounding of another."""
-    maps = rng.random((classes, *grid_hw), dtype=np.float32)
+    maps: NDArray[Any] = rng.random((classes, *grid_hw), dtype=np.float32)
     if rng.random() < 0.6:
         smooth = rng.choice([0.7, 1.5, 4])
         maps = np.stack([cv2.GaussianBlur(plane, (0, 0), float(smooth)) for plane in maps])
     maps = maps * rng.choice([0.2, 0.5, 1], (classes, 1, 1)).astype(np.float32)
     match rng.integers(0, 4):
         case 0:
-            maps = np.rint(maps * 8) / 8
+            maps = np.rint(maps * 8) / np.float32(8)
         case 1:
-            maps = maps[rng.integers(0, classes, classes)] + rng.choice([0, 5e-7, 1e-6], (classes, 1, 1))
+            maps = maps[rng.integers(0, classes, classes)] + rng.choice([0, 5e-7, 1e-6], (classes, 1, 1)).astype(
+                np.float32
+            )
         case 2:
             maps = maps * 50 - 25
     return np.ascontiguousarray(maps.reshape(classes, -1), dtype=np.float32)
@@ -73,8 +76,14 @@ def test_labels_are_read_out_at_the_same_size() -> None:
         assert pictures.readout_size_hw(classes, (height, width), limit_px) == expected
 
 
+@pytest.mark.parametrize("classes", [2, 3, 127, 128, 129])
+def test_scores_that_just_fit_are_read_out_in_full(classes: int) -> None:
+    for size_hw in ((1024, 1024), (8192, 8192), (1, 2**27 // classes), (1, 2**27 // classes + 1)):
+        assert pictures.readout_size_hw(classes, size_hw, 0) == readout_size_hw(classes, size_hw)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_plane_is_enlarged_to_the_same_labels(dtype: type[np.uint8] | type[np.uint16]) -> None:
+def test_a_plane_is_enlarged_to_the_same_labels(dtype: type[np.uint8 | np.uint16]) -> None:
     rng = np.random.default_rng(5)
     cases = [(int(a), int(b), int(c), int(d)) for a, b, c, d in rng.integers(1, 200, (300, 4))]
     cases += [
@@ -86,7 +95,7 @@ def test_a_plane_is_enlarged_to_the_same_labels(dtype: type[np.uint8] | type[np.
         (1, 1, 9, 9),
     ]
     for rows, columns, height, width in cases:
-        plane = rng.integers(0, np.iinfo(dtype).max, (rows, columns), dtype=dtype)
+        plane: NDArray[np.uint8 | np.uint16] = rng.integers(0, np.iinfo(dtype).max, (rows, columns), dtype=dtype)
         np.testing.assert_array_equal(pictures.enlarged(plane, (height, width)), enlarged(plane, (height, width)))
 
 

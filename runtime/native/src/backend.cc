@@ -27,7 +27,7 @@ const DtypeRecord& record_of(ElementType type) {
 
 std::string axis_text(const Axis& axis) {
     const int64_t* size = std::get_if<int64_t>(&axis);
-    return size ? std::to_string(*size) : std::get<std::string>(axis);
+    return size ? decimal(*size) : std::get<std::string>(axis);
 }
 
 template <typename Named>
@@ -39,8 +39,7 @@ std::vector<std::string> names_of(const Named& named) {
 }
 
 std::string tensor_text(const std::string& where, const TensorSpec& spec, const Tensor& tensor) {
-    return where + " " + repr(spec.name) + " is " + dtype_name(tensor.type) + " " + shape_text(tensor.shape) + ", expected " +
-           spec_text(spec);
+    return concat({where, " ", repr(spec.name), " is ", dtype_name(tensor.type), " ", shape_text(tensor.shape), ", expected ", spec_text(spec)});
 }
 
 // Raises UsageError: a tensor is missing, unknown, of another dtype or shape, or a letter takes two sizes.
@@ -48,19 +47,18 @@ void check_tensors(const std::string& where, const std::vector<TensorSpec>& spec
     const std::vector<std::string> expected = names_of(specs);
     std::vector<std::string> got;
     for (const auto& [name, tensor] : tensors) got.push_back(name);
-    if (got != expected) throw UsageError(where + ": got tensors " + repr(got) + ", expected " + repr(expected));
+    if (got != expected) fail(NERVE_USAGE, {where, ": got tensors ", repr(got), ", expected ", repr(expected)});
     std::map<std::string, int64_t> sizes;
     for (const TensorSpec& spec : specs) {
         const Tensor& tensor = *tensors.at(spec.name);
         if (tensor.type != element_type(spec.dtype) || tensor.shape.size() != spec.axes.size())
-            throw UsageError(tensor_text(where, spec, tensor));
+            fail(NERVE_USAGE, {tensor_text(where, spec, tensor)});
         for (size_t place = 0; place < spec.axes.size(); ++place) {
             const int64_t* fixed = std::get_if<int64_t>(&spec.axes[place]);
             const int64_t size = tensor.shape[place];
             const int64_t wanted = fixed ? *fixed : sizes.emplace(std::get<std::string>(spec.axes[place]), size).first->second;
             if (size != wanted)
-                throw UsageError(tensor_text(where, spec, tensor) + ", axis " + axis_text(spec.axes[place]) + " being " +
-                                 std::to_string(wanted));
+                fail(NERVE_USAGE, {tensor_text(where, spec, tensor), ", axis ", axis_text(spec.axes[place]), " being ", decimal(wanted)});
         }
     }
 }
@@ -105,30 +103,30 @@ template std::shared_ptr<HostTensor> HostTensor::of(const std::vector<int64_t>&,
 template std::shared_ptr<HostTensor> HostTensor::of(const std::vector<float>&, Shape);
 
 Tensors Session::run(const Tensors& inputs, const std::set<std::string>& host) {
-    check_tensors("stage " + repr(stage_) + " input", record_.inputs, inputs);
+    check_tensors(concat({"stage ", repr(stage_), " input"}), record_.inputs, inputs);
     Tensors outputs = compute(inputs, host);
     std::vector<TensorSpec> specs = record_.inputs;
     specs.insert(specs.end(), record_.outputs.begin(), record_.outputs.end());
     Tensors tensors = inputs;
     tensors.insert(outputs.begin(), outputs.end());
     try {
-        check_tensors("stage " + repr(stage_), specs, tensors);
-    } catch (const UsageError& error) {
-        throw BundleError(std::string(error.what()) + "; the graph is not what its manifest says, rebuild the bundle");
+        check_tensors(concat({"stage ", repr(stage_)}), specs, tensors);
+    } catch (const Error& error) {
+        fail(NERVE_BUNDLE, {error.what(), "; the graph is not what its manifest says, rebuild the bundle"});
     }
     return outputs;
 }
 
 std::string shape_text(const Shape& shape) {
     std::string text = "(";
-    for (size_t place = 0; place < shape.size(); ++place) text += (place > 0 ? ", " : "") + std::to_string(shape[place]);
+    for (size_t place = 0; place < shape.size(); ++place) text += (place > 0 ? ", " : "") + decimal(shape[place]);
     return text + (shape.size() == 1 ? ",)" : ")");
 }
 
 std::string spec_text(const TensorSpec& spec) {
-    std::string text = spec.dtype + " (";
+    std::string text = concat({spec.dtype, " ("});
     for (size_t place = 0; place < spec.axes.size(); ++place) text += (place > 0 ? ", " : "") + axis_text(spec.axes[place]);
-    return text + ")";
+    return concat({text, ")"});
 }
 
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage) {
@@ -136,7 +134,7 @@ const StageRecord& stage_record(const Manifest& manifest, const std::string& sta
     if (found != manifest.stages.end()) return found->second;
     std::string known;
     for (const auto& [name, record] : manifest.stages) known += (known.empty() ? "" : ", ") + name;
-    throw BundleError("the bundle has no stage " + repr(stage) + ", only " + known + "; rebuild it");
+    fail(NERVE_BUNDLE, {"the bundle has no stage ", repr(stage), ", only ", known, "; rebuild it"});
 }
 
 }  // namespace nerve

@@ -29,13 +29,13 @@ std::vector<TextView> split(TextView text, TextView separators) {
 
 Text decoded(const std::string& what, const std::string& bytes) {
     std::optional<Text> text = decode_utf8(bytes);
-    if (!text) throw UsageError(what + " is no UTF-8, expected plain text; save or type it as UTF-8");
+    if (!text) fail(NERVE_USAGE, {what, " is no UTF-8, expected plain text; save or type it as UTF-8"});
     return *std::move(text);
 }
 
 // Split "a; b, c; d" at the semicolons; one at the very end is allowed.
 std::vector<TextView> split_classes(TextView text) {
-    if (stripped(text).empty()) throw UsageError(EMPTY_LIST);
+    if (stripped(text).empty()) fail(NERVE_USAGE, {EMPTY_LIST});
     std::vector<TextView> parts = split(text, U";");
     if (parts.size() > 1 && stripped(parts.back()).empty()) parts.pop_back();
     return parts;
@@ -68,21 +68,19 @@ Text joined(const std::vector<Text>& words) {
 Text checked_word(const std::string& where, TextView text, bool strict, const Warn& warn) {
     refuse_odd_characters(where, text);
     if (text.size() > PROMPT_CHARACTERS_LIMIT) {
-        const std::string limit = std::to_string(PROMPT_CHARACTERS_LIMIT);
-        const std::string length = std::to_string(text.size());
-        warn_or_refuse(where + " is " + length + " characters long and is cut at " + limit + "; shorten it", strict, warn);
+        const std::string limit = decimal(PROMPT_CHARACTERS_LIMIT);
+        const std::string length = decimal(text.size());
+        warn_or_refuse(concat({where, " is ", length, " characters long and is cut at ", limit, "; shorten it"}), strict, warn);
     }
     const Text word = joined(split_at_spaces(nfc(text.substr(0, PROMPT_CHARACTERS_LIMIT))));
     if (word.empty()) {
-        throw UsageError(where + " has an empty word; expected a name, check the separators ';' and ','");
+        fail(NERVE_USAGE, {where, " has an empty word; expected a name, check the separators ';' and ','"});
     }
     const std::vector<std::string> mixed = mixed_scripts(word);
     if (!mixed.empty()) {
         std::string scripts = mixed[0];
         for (size_t i = 1; i < mixed.size(); ++i) scripts += " and " + mixed[i];
-        warn_or_refuse(where + " " + repr(TextView(word)) + " mixes " + scripts +
-                           " letters in one word, which may only look right; retype it",
-                       strict, warn);
+        warn_or_refuse(concat({where, " ", repr(TextView(word)), " mixes ", scripts, " letters in one word, which may only look right; retype it"}), strict, warn);
     }
     return word;
 }
@@ -93,8 +91,7 @@ void refuse_duplicates(const std::vector<Group>& groups) {
         for (const Text& word : group.words) {
             const auto [known, is_new] = seen.emplace(casefold(nfkc(word)), group.place);
             if (!is_new) {
-                throw UsageError(group.place + " repeats " + repr(TextView(word)) + " of " + known->second +
-                                 "; expected each word once, remove one of them");
+                fail(NERVE_USAGE, {group.place, " repeats ", repr(TextView(word)), " of ", known->second, "; expected each word once, remove one of them"});
             }
         }
         if (group.place == BACKGROUND_NAME) seen.emplace(U"background", BACKGROUND_NAME);
@@ -123,10 +120,9 @@ void ClassList::refuse_without_rival() const {
     for (const std::string& word : synonyms[0]) listed += (listed.empty() ? "" : "; ") + word;
     std::string meant;
     if (listed.find(';') != listed.npos) {
-        meant = " (classes are separated by ';' and synonyms by ',': '" + listed + "')";
+        meant = concat({" (classes are separated by ';' and synonyms by ',': '", listed, "')"});
     }
-    throw UsageError("the only class " + repr(names()[0]) + " has no rival, so every pixel would get it; add classes" +
-                     meant + ", or background words");
+    fail(NERVE_USAGE, {"the only class ", repr(names()[0]), " has no rival, so every pixel would get it; add classes", meant, ", or background words"});
 }
 
 ClassList class_list_of(const std::string& classes, const std::optional<std::string>& background, int max_classes,
@@ -137,7 +133,7 @@ ClassList class_list_of(const std::string& classes, const std::optional<std::str
     refuse_too_many(static_cast<int64_t>(named.size()) + background.has_value(), max_classes);
     std::vector<Group> groups;
     for (const TextView text : named) {
-        const std::string where = "class " + std::to_string(groups.size() + 1);
+        const std::string where = concat({"class ", decimal(groups.size() + 1)});
         groups.push_back({where, checked_words(where, split(text, U","), strict, warn)});
     }
     if (background) {
@@ -159,9 +155,8 @@ void refuse_too_many(int64_t count, int max_classes) {
     const std::string way_out =
         count > CLASSES_LIMIT
             ? "split the list into several runs"
-            : "name fewer, or build one for more with nerve-build --max-classes " + std::to_string(count);
-    throw UsageError(std::to_string(count) + " classes are active, background included, this bundle takes at most " +
-                     std::to_string(max_classes) + "; " + way_out);
+            : "name fewer, or build one for more with nerve-build --max-classes " + decimal(count);
+    fail(NERVE_USAGE, {decimal(count), " classes are active, background included, this bundle takes at most ", decimal(max_classes), "; ", way_out});
 }
 
 void refuse_odd_characters(const std::string& where, TextView text) {
@@ -169,12 +164,12 @@ void refuse_odd_characters(const std::string& where, TextView text) {
         if (!is_control(c) || c == U'\t') continue;
         char code[16];
         std::snprintf(code, sizeof code, "U+%04X", static_cast<unsigned>(c));
-        throw UsageError(where + " holds the character " + code + ", expected plain text; remove it");
+        fail(NERVE_USAGE, {where, " holds the character ", code, ", expected plain text; remove it"});
     }
 }
 
 void warn_or_refuse(const std::string& message, bool strict, const Warn& warn) {
-    if (strict) throw UsageError(message);
+    if (strict) fail(NERVE_USAGE, {message});
     if (warn) warn(message);
 }
 

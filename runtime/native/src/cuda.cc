@@ -25,12 +25,12 @@ struct Driver {
 template <typename Function>
 void find(void* library, const char* name, Function& function) {
     function = reinterpret_cast<Function>(dlsym(library, name));
-    if (!function) throw CompatibilityError(std::string("the NVIDIA driver has no ") + name + "; update the driver");
+    if (!function) fail(NERVE_COMPATIBILITY, {"the NVIDIA driver has no ", name, "; update the driver"});
 }
 
 Driver load_driver() {
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!library) throw CompatibilityError("the NVIDIA driver cannot be loaded: " + std::string(dlerror()));
+    if (!library) fail(NERVE_COMPATIBILITY, {"the NVIDIA driver cannot be loaded: ", dlerror()});
     Driver driver;
     find(library, "cuInit", driver.init);
     find(library, "cuDeviceGet", driver.get_device);
@@ -41,7 +41,7 @@ Driver load_driver() {
 }
 
 void check(int code, const char* what) {
-    if (code != 0) throw ResourceError(std::string("the NVIDIA driver cannot ") + what + ": error " + std::to_string(code));
+    if (code != 0) fail(NERVE_RESOURCE, {"the NVIDIA driver cannot ", what, ": error ", decimal(code)});
 }
 
 // The primary context of a GPU, which ONNX Runtime uses too; kept until the process ends.

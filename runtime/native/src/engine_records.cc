@@ -54,14 +54,16 @@ struct Demand {
     std::string EngineRecord::*theirs;
 };
 
-std::string misfit(const std::string& folder, const std::string& stage, const Demand& demand,
-                   const std::set<std::string>& others) {
-    const std::string command = build_command(folder);
-    if (others.empty()) return "the bundle has no TensorRT engine of stage " + repr(stage) + "; build it with: " + command;
+[[noreturn]] void refuse_misfit(const std::string& folder, const std::string& stage, const Demand& demand,
+                                const std::set<std::string>& others) {
+    const std::string command = build_command(folder), name = repr(stage);
+    if (others.empty())
+        fail(NERVE_COMPATIBILITY, {"the bundle has no TensorRT engine of stage ", name, "; build it with: ", command});
     if (demand.theirs == &EngineRecord::onnx_sha256)
-        return "the engine of stage " + repr(stage) + " was made from another graph than the bundle holds; build it with: " + command;
-    return "the engines of stage " + repr(stage) + " are for " + demand.name + " " + joined(others) + ", this machine has " +
-           demand.here + "; build one for it with: " + command;
+        fail(NERVE_COMPATIBILITY,
+             {"the engine of stage ", name, " was made from another graph than the bundle holds; build it with: ", command});
+    fail(NERVE_COMPATIBILITY, {"the engines of stage ", name, " are for ", demand.name, " ", joined(others), ", this machine has ",
+                               demand.here, "; build one for it with: ", command});
 }
 
 bool is_absolute(const char* path) { return path && path[0] == '/'; }
@@ -74,18 +76,18 @@ std::string home_folder() {
     passwd entry;
     passwd* found = nullptr;
     if (getpwuid_r(getuid(), &entry, room.data(), room.size(), &found) == 0 && found) return found->pw_dir;
-    throw ResourceError("this user has no home folder, so the list of engines built here cannot be found; set XDG_DATA_HOME");
+    fail(NERVE_RESOURCE, {"this user has no home folder, so the list of engines built here cannot be found; set XDG_DATA_HOME"});
 }
 
 [[noreturn]] void refuse_unreadable(const std::string& path, int number) {
-    throw ResourceError("the list of engines built here, " + path + ", cannot be read: [Errno " + std::to_string(number) + "] " +
-                        std::strerror(number) + ": " + repr(path));
+    fail(NERVE_RESOURCE, {"the list of engines built here, ", path, ", cannot be read: [Errno ", decimal(number), "] ",
+                          std::strerror(number), ": ", repr(path)});
 }
 
 [[noreturn]] void refuse_damaged(const std::string& path, size_t bytes) {
-    throw ResourceError("the list of engines built here, " + path + ", is damaged (" + std::to_string(bytes) +
-                        " bytes that are no ledger); delete it, then build the engines again with: nerve-build engines BUNDLE "
-                        "--target auto --force");
+    fail(NERVE_RESOURCE, {"the list of engines built here, ", path, ", is damaged (", decimal(static_cast<int64_t>(bytes)),
+                          " bytes that are no ledger); delete it, then build the engines again with: nerve-build engines BUNDLE "
+                          "--target auto --force"});
 }
 
 // The content of a file; nothing where there is none.
@@ -133,11 +135,11 @@ std::set<std::string> listed_engines(const std::string& content) {
 
 std::string this_os_arch() {
     utsname names;
-    if (uname(&names) != 0) throw CompatibilityError("this system does not say what it is: " + std::string(std::strerror(errno)));
-    return lower_ascii(names.sysname) + "-" + lower_ascii(names.machine);
+    if (uname(&names) != 0) fail(NERVE_COMPATIBILITY, {"this system does not say what it is: ", std::strerror(errno)});
+    return lower_ascii(concat({names.sysname, "-", names.machine}));
 }
 
-std::string build_command(const std::string& folder) { return "nerve-build engines " + folder + " --target tensorrt"; }
+std::string build_command(const std::string& folder) { return concat({"nerve-build engines ", folder, " --target tensorrt"}); }
 
 const EngineRecord& fitting_engine(const std::string& folder, const Manifest& manifest, const std::string& stage,
                                    const Machine& machine) {
@@ -155,7 +157,7 @@ const EngineRecord& fitting_engine(const std::string& folder, const Manifest& ma
         for (const EngineRecord* record : left) others.insert(record->*demand.theirs);
         const auto misfits = [&](const EngineRecord* record) { return record->*demand.theirs != demand.here; };
         left.erase(std::remove_if(left.begin(), left.end(), misfits), left.end());
-        if (left.empty()) throw CompatibilityError(misfit(folder, stage, demand, others));
+        if (left.empty()) refuse_misfit(folder, stage, demand, others);
     }
     return *left.back();
 }
@@ -165,14 +167,14 @@ const EngineRecord& approved_engine(const std::string& folder, const Manifest& m
     const EngineRecord& record = fitting_engine(folder, manifest, stage, machine);
     const std::string build = build_command(folder) + " --force";
     if (!ledger_knows(ledger, manifest.files.at(record.path).sha256))
-        throw CompatibilityError("engine " + record.path + " was not built here by this user, and an engine is executable code; "
-                                 "build it from the bundle's graphs with: " + build);
+        fail(NERVE_COMPATIBILITY, {"engine ", record.path, " was not built here by this user, and an engine is executable code; "
+                                   "build it from the bundle's graphs with: ", build});
     if (record.parity == "failed")
-        throw CompatibilityError("engine " + record.path + " did not agree with the reference; build it again with: " + build +
-                                 ", or use backend=\"ort\"");
+        fail(NERVE_COMPATIBILITY, {"engine ", record.path, " did not agree with the reference; build it again with: ", build,
+                                   ", or use backend=\"ort\""});
     if (record.parity == "not run")
-        throw CompatibilityError("engine " + record.path + " was never compared with the reference; do it with: nerve-build parity " +
-                                 folder + " --backend tensorrt");
+        fail(NERVE_COMPATIBILITY, {"engine ", record.path, " was never compared with the reference; do it with: nerve-build parity ",
+                                   folder, " --backend tensorrt"});
     return record;
 }
 
@@ -181,16 +183,17 @@ std::optional<int> profile_limit(const std::string& folder, const Manifest& mani
     const EngineRecord* record = nullptr;
     try {
         record = &fitting_engine(folder, manifest, stage, machine);
-    } catch (const CompatibilityError&) {
+    } catch (const Error& error) {
+        if (error.code != NERVE_COMPATIBILITY) throw;
         return std::nullopt;  // an error when the stage is opened
     }
     const auto range = record->profile.find(tensor);
     if (range == record->profile.end())
-        throw BundleError("engine " + record->path + " has no profile of " + repr(tensor) + "; build it again");
+        fail(NERVE_BUNDLE, {"engine ", record->path, " has no profile of ", repr(tensor), "; build it again"});
     const int64_t most = *std::min_element(range->second.greatest.begin(), range->second.greatest.end());
     if (most < 1 || most > CLASSES_LIMIT)
-        throw BundleError("engine " + record->path + " takes " + repr(tensor) + " up to " + std::to_string(most) +
-                          ", expected 1 to " + std::to_string(CLASSES_LIMIT) + "; build it again");
+        fail(NERVE_BUNDLE, {"engine ", record->path, " takes ", repr(tensor), " up to ", decimal(most), ", expected 1 to ",
+                            decimal(CLASSES_LIMIT), "; build it again"});
     return static_cast<int>(most);
 }
 
@@ -198,7 +201,7 @@ std::string default_ledger_path() {
     const char* given = std::getenv("XDG_DATA_HOME");
     std::string folder = is_absolute(given) ? given : home_folder();
     folder.erase(folder.find_last_not_of('/') + 1);
-    return folder + (is_absolute(given) ? "" : "/.local/share") + "/nerve-deploy/engines.json";
+    return concat({folder, is_absolute(given) ? "" : "/.local/share", "/nerve-deploy/engines.json"});
 }
 
 bool ledger_knows(const std::string& ledger, const std::string& sha256) {

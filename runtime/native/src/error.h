@@ -1,8 +1,11 @@
 // Everything that can go wrong on purpose; the codes and texts are those of nerve_runtime/errors.py.
 #pragma once
 
+#include <cstdint>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "nerve/nerve.h"
 
@@ -16,32 +19,17 @@ class Error : public std::runtime_error {
     const nerve_code code;
 };
 
-struct UsageError : Error {
-    explicit UsageError(const std::string& message) : Error(NERVE_USAGE, message) {}
-};
+using Parts = std::initializer_list<std::string_view>;
 
-struct BundleError : Error {
-    explicit BundleError(const std::string& message) : Error(NERVE_BUNDLE, message) {}
-};
+// The parts of a message as one string: half as much code as by `+`.
+std::string concat(Parts parts);
 
-struct CompatibilityError : Error {
-    explicit CompatibilityError(const std::string& message) : Error(NERVE_COMPATIBILITY, message) {}
-};
+// Raise an Error.
+[[noreturn]] void fail(nerve_code code, Parts parts);
 
-struct ResourceError : Error {
-    explicit ResourceError(const std::string& message) : Error(NERVE_RESOURCE, message) {}
-};
-
-struct NumericError : Error {
-    explicit NumericError(const std::string& message) : Error(NERVE_NUMERIC, message) {}
-};
+std::string decimal(int64_t value);
 
 // Whether a library's message says that memory ran out; none of them has an error type for it.
-inline bool is_out_of_memory(const std::string& message) {
-    for (const char* phrase : {"allocate memory", "bad allocation", "bad_alloc", "could not be allocated", "FAILED_ALLOCATION",
-                               "not enough memory", "out of memory", "OutOfMemory"})
-        if (message.find(phrase) != std::string::npos) return true;
-    return false;
-}
+bool is_out_of_memory(std::string_view message);
 
 }  // namespace nerve

@@ -21,13 +21,12 @@ size_t tensor_bytes(ElementType type, const Shape& shape) { return element_count
 
 void check_cuda(cudaError_t error, const char* function) {
     if (error == cudaSuccess) return;
-    const std::string what =
-        std::string(function) + " says " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")";
+    const std::string what = concat({function, " says ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")"});
     cudaGetLastError();  // or a later call would say it again
     if (error == cudaErrorMemoryAllocation)
-        throw ResourceError("the GPU has no room left: " + what +
-                            "; end other programs on the GPU, use smaller frames, or build a bundle of a smaller --size");
-    throw CompatibilityError("TensorRT cannot use a GPU: " + what + "; check the driver with nvidia-smi, or use backend=\"ort\"");
+        fail(NERVE_RESOURCE, {"the GPU has no room left: ", what, GPU_MEMORY_ADVICE});
+    fail(NERVE_COMPATIBILITY,
+         {"TensorRT cannot use a GPU: ", what, "; check the driver with nvidia-smi, or use backend=\"ort\""});
 }
 
 void* MemoryPool::take(size_t bytes) {
@@ -84,7 +83,7 @@ Gpu::Gpu(int device) : device_(device) {
     int major = 0, minor = 0;
     check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
     check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
-    capability_ = "sm" + std::to_string(major) + std::to_string(minor);
+    capability_ = concat({"sm", decimal(major), decimal(minor)});
     // Non-blocking: work that another library puts on the default stream would otherwise be waited for.
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
 }

@@ -13,6 +13,10 @@
 
 namespace nerve {
 
+// What to do where a GPU's memory ran out; the end of messages.
+constexpr const char* GPU_MEMORY_ADVICE =
+    "; end other programs on the GPU, use smaller frames, or build a bundle of a smaller --size";
+
 // Raises ResourceError: the GPU has no room; CompatibilityError: any other error of a function, which is named.
 void check_cuda(cudaError_t error, const char* function);
 

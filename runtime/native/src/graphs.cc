@@ -22,16 +22,15 @@ void refuse_missing(const Manifest& manifest, const std::vector<std::string>& st
     for (const std::string& stage : stages)
         if (manifest.stages.count(stage) == 0) missing += (missing.empty() ? "" : ", ") + stage;
     if (!missing.empty())
-        throw BundleError("the bundle has no graph " + missing + ", which " + option + "=" + repr(value) +
-                          " needs; build it again with this version, or choose another `" + option + "`");
+        fail(NERVE_BUNDLE, {"the bundle has no graph ", missing, ", which ", option, "=", repr(value), " needs; build it again with this version, or choose another `", option, "`"});
 }
 
 // The stage that gives W between keyframes: from the frame's colours, or else from the keyframe.
 std::string near_affinity(const Manifest& manifest) {
     for (const char* stage : {"local", "local_carried"})
         if (manifest.stages.count(stage) > 0) return stage;
-    throw BundleError("the bundle has no graph local or local_carried, which between='follow' needs; build it again with this "
-                      "version, or choose another `between`");
+    fail(NERVE_BUNDLE, {"the bundle has no graph local or local_carried, which between='follow' needs; build it again with this "
+                      "version, or choose another `between`"});
 }
 
 template <typename Named>
@@ -73,8 +72,8 @@ void write_labels(const Tensor& values, const std::vector<int>& rows, const Read
 // Raises UsageError: there are more classes than slots.
 std::vector<int64_t> padded_rows(const TextBank& bank, int64_t slots) {
     if (bank.classes > slots)
-        throw UsageError(std::to_string(bank.classes) + " classes do not fit the " + std::to_string(slots) +
-                         " slots of this engine; name fewer classes");
+        fail(NERVE_USAGE, {decimal(bank.classes), " classes do not fit the ", decimal(slots),
+                           " slots of this engine; name fewer classes"});
     std::vector<int64_t> rows = bank.class_rows;
     rows.reserve(static_cast<size_t>(slots * bank.synonyms));
     for (int64_t place = 0; place < (slots - bank.classes) * bank.synonyms; ++place)
@@ -97,7 +96,7 @@ Graphs::Graphs(const Manifest& manifest, Backend& backend, const Temporal& tempo
     refuse_missing(manifest, stages, "between", between_name(temporal.between));
     if (std::find(stages.begin(), stages.end(), "walk_carried") != stages.end()) stages.push_back(near_affinity(manifest));
     if (!has_name(manifest.stages.at(last).outputs, "finite"))
-        throw BundleError("the bundle's graph " + last + " has no output 'finite'; build it again with this version");
+        fail(NERVE_BUNDLE, {"the bundle's graph ", last, " has no output 'finite'; build it again with this version"});
     one_tower_ = has_name(manifest.stages.at("scores").inputs, "patch_features");
     for (const std::string& stage : stages) stages_[stage].session = backend.open_session(stage);
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "error.h"
 #include "json.h"
 
 namespace nerve {
@@ -23,7 +24,7 @@ class Field {
 
     const std::string& where() const { return where_; }
     const Json& json() const { return *json_; }
-    [[noreturn]] void refuse(const std::string& message) const { throw InvalidField{where_, message}; }
+    [[noreturn]] void refuse(Parts parts) const;
 
     // Of an object.
     Field at(const std::string& key) const;  // "Field required" where it is missing

@@ -19,8 +19,7 @@ constexpr const char* BACKGROUND_NAME = "background";  // of class 0 where the v
 // Bytes of one label of so many classes, background included: 1 or 2. Raises UsageError beyond CLASSES_LIMIT.
 inline size_t label_bytes(int64_t classes) {
     if (classes > CLASSES_LIMIT) {
-        throw UsageError(std::to_string(classes) + " classes are more than labels can number, expected at most " +
-                         std::to_string(CLASSES_LIMIT));
+        fail(NERVE_USAGE, {decimal(classes), " classes are more than labels can number, expected at most ", decimal(CLASSES_LIMIT)});
     }
     return classes <= CLASSES_LIMIT_8_BIT ? 1 : 2;
 }

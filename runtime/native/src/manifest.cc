@@ -19,7 +19,7 @@ constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
 // The path of a file: relative, with forward slashes, inside the bundle.
 std::string read_path(const Field& field) {
     const std::string path = field.string();
-    if (!is_plain_relative(path)) field.refuse(path_refusal(path));
+    if (!is_plain_relative(path)) field.refuse({path_refusal(path)});
     return path;
 }
 
@@ -32,27 +32,27 @@ std::vector<std::string> read_strings(const Field& field) {
 // Above 0 and below 2^24.
 int read_size(const Field& field) {
     const int64_t value = field.integer();
-    if (value <= 0) field.refuse("Input should be greater than 0");
-    if (value >= SIZE_LIMIT) field.refuse("Input should be less than " + std::to_string(SIZE_LIMIT));
+    if (value <= 0) field.refuse({"Input should be greater than 0"});
+    if (value >= SIZE_LIMIT) field.refuse({"Input should be less than ", decimal(SIZE_LIMIT)});
     return static_cast<int>(value);
 }
 
 void read_sides(const Field& field, int (&hw)[2]) {
     const std::vector<Field> sides = field.elements();
     for (size_t place = 0; place < 2; ++place) {
-        if (place >= sides.size()) throw InvalidField{field.where() + "." + std::to_string(place), "Field required"};
+        if (place >= sides.size()) throw InvalidField{concat({field.where(), ".", decimal(place)}), "Field required"};
         const int64_t side = sides[place].integer();
-        if (side <= 0) sides[place].refuse("Input should be greater than 0");
-        if (side > SIDE_LIMIT) sides[place].refuse("Input should be less than or equal to " + std::to_string(SIDE_LIMIT));
+        if (side <= 0) sides[place].refuse({"Input should be greater than 0"});
+        if (side > SIDE_LIMIT) sides[place].refuse({"Input should be less than or equal to ", decimal(SIDE_LIMIT)});
         hw[place] = static_cast<int>(side);
     }
     if (sides.size() > 2)
-        field.refuse("Tuple should have at most 2 items after validation, not " + std::to_string(sides.size()));
+        field.refuse({"Tuple should have at most 2 items after validation, not ", decimal(sides.size())});
 }
 
 double read_probability(const Field& field) {
     const double value = field.at_least(0);
-    if (value > 1) field.refuse("Input should be less than or equal to 1");
+    if (value > 1) field.refuse({"Input should be less than or equal to 1"});
     return value;
 }
 
@@ -60,7 +60,7 @@ TensorSpec read_tensor(const Field& field) {
     field.expect_object();
     TensorSpec spec;
     spec.name = field.at("name").string();
-    if (spec.name.empty()) field.at("name").refuse("String should have at least 1 character");
+    if (spec.name.empty()) field.at("name").refuse({"String should have at least 1 character"});
     spec.dtype = field.at("dtype").choice({"uint8", "uint16", "bool", "int64", "float32"});
     for (const Field& axis : field.at("axes").elements()) {
         if (axis.json().is_string())
@@ -68,7 +68,7 @@ TensorSpec read_tensor(const Field& field) {
         else if (axis.json().is_number_integer())
             spec.axes.emplace_back(axis.integer());
         else
-            throw InvalidField{axis.where() + ".int", "Input should be a valid integer"};
+            throw InvalidField{concat({axis.where(), ".int"}), "Input should be a valid integer"};
     }
     field.refuse_others({"name", "dtype", "axes"});
     return spec;
@@ -101,8 +101,8 @@ std::map<std::string, StageRecord> read_stages(const Field& field) {
     field.expect_object();
     std::map<std::string, StageRecord> stages;
     for (const auto& [name, json] : field.json().items()) {
-        const std::string where = field.where() + "." + name;
-        Field(Json(name), where + ".[key]")
+        const std::string where = concat({field.where(), ".", name});
+        Field(Json(name), concat({where, ".[key]"}))
             .choice({"text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried",
                      "solve", "walk_exact", "readout", "readout_guided", "frame"});
         stages[name] = read_stage(Field(json, where));
@@ -120,7 +120,7 @@ void read_baked(const Field& field, Method& method) {
         const bool is_list = json.is_array() && (all([](const Json& entry) { return entry.is_number_integer(); }) ||
                                                  all([](const Json& entry) { return entry.is_string(); }));
         if (!is_list && !json.is_string() && !json.is_number() && !json.is_boolean())
-            throw InvalidField{field.where() + "." + key + ".str", "Input should be a valid string"};
+            throw InvalidField{concat({field.where(), ".", key, ".str"}), "Input should be a valid string"};
     }
 }
 
@@ -129,7 +129,7 @@ Method read_method(const Field& field) {
     Method method;
     method.tau = field.at("tau").above(0);
     method.alpha = field.at("alpha").at_least(0);
-    if (method.alpha >= 1) field.at("alpha").refuse("Input should be less than 1");
+    if (method.alpha >= 1) field.at("alpha").refuse({"Input should be less than 1"});
     method.beta = read_probability(field.at("beta"));
     method.head_temperature = field.at("head_temperature").above(0);
     method.threshold = read_probability(field.at("threshold"));
@@ -164,7 +164,7 @@ VocabularyRecord read_vocabulary(const Field& field) {
     const Field sets = field.at("template_sets");
     sets.expect_object();
     for (const auto& [name, json] : sets.json().items())
-        record.template_sets[name] = read_strings(Field(json, sets.where() + "." + name));
+        record.template_sets[name] = read_strings(Field(json, concat({sets.where(), ".", name})));
     record.default_template_set = field.at("default_template_set").string();
     field.refuse_others({"tokenizer", "context_length", "end_token", "unknown_token", "synthetic", "template_sets",
                          "default_template_set"});
@@ -187,10 +187,10 @@ std::map<std::string, FileRecord> read_files(const Field& field) {
     std::map<std::string, FileRecord> files;
     for (const auto& [path, json] : field.json().items()) {
         const Field record(json, field.where() + "." + path);
-        if (!is_plain_relative(path)) throw InvalidField{record.where() + ".[key]", path_refusal(path)};
+        if (!is_plain_relative(path)) throw InvalidField{concat({record.where(), ".[key]"}), path_refusal(path)};
         record.expect_object();
         const int64_t bytes = record.at("bytes").integer();
-        if (bytes < 0) record.at("bytes").refuse("Input should be greater than or equal to 0");
+        if (bytes < 0) record.at("bytes").refuse({"Input should be greater than or equal to 0"});
         files[path] = {static_cast<uint64_t>(bytes), record.at("sha256").sha256()};
         record.refuse_others({"bytes", "sha256"});
     }
@@ -199,13 +199,13 @@ std::map<std::string, FileRecord> read_files(const Field& field) {
 
 void check_tool_versions(const Field& field) {
     field.expect_object();
-    for (const auto& [name, json] : field.json().items()) Field(json, field.where() + "." + name).string();
+    for (const auto& [name, json] : field.json().items()) Field(json, concat({field.where(), ".", name})).string();
 }
 
 int read_number_of(const Field& field, std::initializer_list<int> choices, const std::string& expected) {
     for (const int choice : choices)
         if (field.json() == choice) return choice;
-    field.refuse("Input should be " + expected);
+    field.refuse({"Input should be ", expected});
 }
 
 Manifest read_manifest(const Field& document) {
@@ -237,14 +237,14 @@ Manifest read_manifest(const Field& document) {
 }  // namespace
 
 Manifest parse_manifest(const std::string& path, const std::string& content) {
-    const std::string not_valid = path + " is not a valid manifest: ";
+    const std::string not_valid = concat({path, " is not a valid manifest: "});
     try {
         return read_manifest(Field(parse_json(content), ""));
     } catch (const std::invalid_argument& error) {
-        throw BundleError(not_valid + "manifest: Invalid JSON: " + error.what() + "; rebuild the bundle");
+        fail(NERVE_BUNDLE, {not_valid, "manifest: Invalid JSON: ", error.what(), "; rebuild the bundle"});
     } catch (const InvalidField& invalid) {
         const std::string where = invalid.where.empty() ? "manifest" : invalid.where;
-        throw BundleError(not_valid + where + ": " + invalid.message + "; rebuild the bundle");
+        fail(NERVE_BUNDLE, {not_valid, where, ": ", invalid.message, "; rebuild the bundle"});
     }
 }
 

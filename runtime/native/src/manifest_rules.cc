@@ -27,14 +27,14 @@ std::string axes_text(const std::vector<Axis>& axes) {
     std::vector<std::string> entries;
     for (const Axis& axis : axes) {
         const int64_t* size = std::get_if<int64_t>(&axis);
-        entries.push_back(size ? std::to_string(*size) : repr(std::get<std::string>(axis)));
+        entries.push_back(size ? decimal(*size) : repr(std::get<std::string>(axis)));
     }
     return tuple_text(entries);
 }
 
 std::string shape_text(const Shape& shape) {
     std::vector<std::string> entries;
-    for (const std::optional<int64_t>& size : shape) entries.push_back(size ? std::to_string(*size) : "any");
+    for (const std::optional<int64_t>& size : shape) entries.push_back(size ? decimal(*size) : "any");
     return tuple_text(entries);
 }
 
@@ -74,7 +74,7 @@ bool agree(const std::vector<Axis>& axes, const Shape& shape) {
     return true;
 }
 
-[[noreturn]] void refuse_value(const Field& field, const std::string& message) { field.refuse("Value error, " + message); }
+[[noreturn]] void refuse_value(const Field& field, Parts parts) { field.refuse({"Value error, ", concat(parts)}); }
 
 void check_axes(const Field& document, const Manifest& manifest) {
     const auto shapes = known_shapes(manifest.geometry);
@@ -87,8 +87,7 @@ void check_axes(const Field& document, const Manifest& manifest) {
                 if (std::any_of(expected->second.begin(), expected->second.end(), fits)) continue;
                 std::string texts;
                 for (const Shape& shape : expected->second) texts += (texts.empty() ? "" : " or ") + shape_text(shape);
-                refuse_value(document, "tensor " + repr(tensor.name) + " of stage " + repr(stage) + " has axes " +
-                                           axes_text(tensor.axes) + ", geometry says " + texts);
+                refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes), ", geometry says ", texts});
             }
         }
     }
@@ -100,8 +99,7 @@ void check_labels(const Field& document, const Manifest& manifest) {
     for (const auto& [stage, record] : manifest.stages)
         for (const TensorSpec& tensor : record.outputs)
             if (tensor.name == "labels" && tensor.dtype != expected)
-                refuse_value(document, "tensor 'labels' of stage " + repr(stage) + " is " + tensor.dtype + ", up to " +
-                                           std::to_string(classes) + " classes need " + expected);
+                refuse_value(document, {"tensor 'labels' of stage ", repr(stage), " is ", tensor.dtype, ", up to ", decimal(classes), " classes need ", expected});
 }
 
 std::vector<std::string> named_files(const Manifest& manifest) {
@@ -118,7 +116,7 @@ std::string read_gpu(const Field& field) {
     const std::string gpu = field.string();
     const bool fits = (gpu.size() == 4 || gpu.size() == 5) && gpu.compare(0, 2, "sm") == 0 &&
                       std::all_of(gpu.begin() + 2, gpu.end(), [](char digit) { return digit >= '0' && digit <= '9'; });
-    if (!fits) field.refuse("String should match pattern '^sm\\d{2,3}$'");
+    if (!fits) field.refuse({"String should match pattern '^sm\\d{2,3}$'"});
     return gpu;
 }
 
@@ -127,7 +125,7 @@ std::map<std::string, SizeRange> read_profile(const Field& engine) {
     profile.expect_object();
     std::map<std::string, std::vector<std::vector<int64_t>>> given;
     for (const auto& [name, json] : profile.json().items()) {
-        for (const Field& sizes : Field(json, profile.where() + "." + name).elements()) {
+        for (const Field& sizes : Field(json, concat({profile.where(), ".", name})).elements()) {
             std::vector<int64_t>& list = given[name].emplace_back();
             for (const Field& size : sizes.elements()) list.push_back(size.integer());
         }
@@ -136,8 +134,7 @@ std::map<std::string, SizeRange> read_profile(const Field& engine) {
     for (const auto& [name, json] : profile.json().items()) {
         const std::vector<std::vector<int64_t>>& lists = given[name];
         if (lists.size() != 3 || lists[0].empty() || lists[1].size() != lists[0].size() || lists[2].size() != lists[0].size())
-            refuse_value(engine, "profile of " + repr(name) +
-                                     " must be three lists of one length: least, usual, greatest sizes");
+            refuse_value(engine, {"profile of ", repr(name), " must be three lists of one length: least, usual, greatest sizes"});
         ranges[name] = {lists[0], lists[1], lists[2]};
     }
     return ranges;
@@ -147,7 +144,7 @@ void check_builder_options(const Field& field) {
     field.expect_object();
     for (const auto& [key, json] : field.json().items())
         if (!json.is_string() && !json.is_number() && !json.is_boolean())
-            throw InvalidField{field.where() + "." + key + ".str", "Input should be a valid string"};
+            throw InvalidField{concat({field.where(), ".", key, ".str"}), "Input should be a valid string"};
 }
 
 EngineRecord read_engine(const Field& field) {
@@ -156,13 +153,13 @@ EngineRecord read_engine(const Field& field) {
     record.stage = field.at("stage").string();
     record.target = field.at("target").string();
     record.path = field.at("path").string();
-    if (!is_plain_relative(record.path)) field.at("path").refuse(path_refusal(record.path));
+    if (!is_plain_relative(record.path)) field.at("path").refuse({path_refusal(record.path)});
     field.at("key").sha256();
     record.onnx_sha256 = field.at("onnx_sha256").sha256();
     record.backend_version = field.at("backend_version").string();
     record.gpu = read_gpu(field.at("gpu"));
     record.os_arch = field.at("os_arch").string();
-    if (record.os_arch.empty()) field.at("os_arch").refuse("String should have at least 1 character");
+    if (record.os_arch.empty()) field.at("os_arch").refuse({"String should have at least 1 character"});
     field.at("precision").string();
     check_builder_options(field.at("builder_options"));
     record.parity = field.has("parity") ? field.at("parity").choice({"passed", "failed", "not run"}) : "not run";
@@ -188,7 +185,7 @@ bool is_plain_relative(const std::string& path) {
 }
 
 std::string path_refusal(const std::string& path) {
-    return "Value error, path " + repr(path) + " must be relative, with forward slashes, and stay inside the bundle";
+    return concat({"Value error, path ", repr(path), " must be relative, with forward slashes, and stay inside the bundle"});
 }
 
 void check_tensor_sizes(const Field& stage, const StageRecord& record) {
@@ -200,8 +197,7 @@ void check_tensor_sizes(const Field& stage, const StageRecord& record) {
                 if (!size) continue;
                 elements = *size < 1 || *size > TENSOR_ELEMENTS_LIMIT / elements ? 0 : elements * *size;
                 if (elements == 0)
-                    refuse_value(stage, "tensor " + repr(tensor.name) + " has axes " + axes_text(tensor.axes) +
-                                            ", which no tensor of ours has");
+                    refuse_value(stage, {"tensor ", repr(tensor.name), " has axes ", axes_text(tensor.axes), ", which no tensor of ours has"});
             }
         }
     }
@@ -209,7 +205,7 @@ void check_tensor_sizes(const Field& stage, const StageRecord& record) {
 
 void check_templates(const Field& vocabulary, const VocabularyRecord& record) {
     if (record.template_sets.count(record.default_template_set) == 0)
-        refuse_value(vocabulary, "default_template_set " + repr(record.default_template_set) + " is not in template_sets");
+        refuse_value(vocabulary, {"default_template_set ", repr(record.default_template_set), " is not in template_sets"});
     for (const auto& [name, templates] : record.template_sets) {
         const auto holds_no_place = [](const std::string& text) {
             const size_t first = text.find("{}");
@@ -217,8 +213,7 @@ void check_templates(const Field& vocabulary, const VocabularyRecord& record) {
         };
         if (templates.empty() || std::any_of(templates.begin(), templates.end(), holds_no_place)) {
             const size_t shown = std::min<size_t>(3, templates.size());
-            refuse_value(vocabulary, "template set " + repr(name) + " needs templates, each with {} once, it has " +
-                                         repr(std::vector<std::string>(templates.begin(), templates.begin() + shown)));
+            refuse_value(vocabulary, {"template set ", repr(name), " needs templates, each with {} once, it has ", repr(std::vector<std::string>(templates.begin(), templates.begin() + shown))});
         }
     }
 }
@@ -233,17 +228,16 @@ void check_whole(const Field& document, const Manifest& manifest) {
     std::vector<std::string> missing, unlisted;
     for (const char* stage : {"attention", "mix", "readout", "scores", "text", "walk", "walk_warm"})
         if (manifest.stages.count(stage) == 0) missing.push_back(stage);
-    if (!missing.empty()) refuse_value(document, "stages " + repr(missing) + " are missing");
+    if (!missing.empty()) refuse_value(document, {"stages ", repr(missing), " are missing"});
     const std::string readout = manifest.method.readout == "guided" ? "readout_guided" : "readout";
     if (manifest.stages.count(readout) == 0)
-        refuse_value(document,
-                     "method.readout is " + repr(manifest.method.readout) + ", but there is no stage " + repr(readout));
+        refuse_value(document, {"method.readout is ", repr(manifest.method.readout), ", but there is no stage ", repr(readout)});
     std::set<std::string> named;
     for (const std::string& path : named_files(manifest))
         if (manifest.files.count(path) == 0) named.insert(path);
     unlisted.assign(named.begin(), named.end());
     if (!unlisted.empty())
-        refuse_value(document, "files " + repr(unlisted) + " are named but not listed under 'files'");
+        refuse_value(document, {"files ", repr(unlisted), " are named but not listed under 'files'"});
     check_axes(document, manifest);
     check_labels(document, manifest);
 }

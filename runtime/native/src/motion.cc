@@ -26,20 +26,22 @@ int mirrored(int at, int length) {
 
 // Sums over windows; levels are whole numbers, so these are exact, as OpenCV's are in floating point.
 std::vector<int> window_sums(const std::vector<int>& levels, int height, int width) {
-    std::vector<int> across(levels.size()), sums(levels.size());
+    std::vector<int> across(levels.size()), sums(levels.size(), 0), row(size_t(width) + 2 * WINDOW_REACH);
     for (int y = 0; y < height; ++y) {
-        const size_t row = size_t(y) * size_t(width);
+        const int* from = levels.data() + size_t(y) * size_t(width);
+        for (int x = -WINDOW_REACH; x < width + WINDOW_REACH; ++x) row[size_t(x + WINDOW_REACH)] = from[mirrored(x, width)];
+        int* out = across.data() + size_t(y) * size_t(width);
         for (int x = 0; x < width; ++x) {
-            int sum = 0;
-            for (int step = -WINDOW_REACH; step <= WINDOW_REACH; ++step) sum += levels[row + size_t(mirrored(x + step, width))];
-            across[row + size_t(x)] = sum;
+            const int* window = row.data() + x;
+            static_assert(WINDOW_PX == 5, "the window's places are written out, which is fast");
+            out[x] = window[0] + window[1] + window[2] + window[3] + window[4];
         }
     }
     for (int y = 0; y < height; ++y) {
         int* out = sums.data() + size_t(y) * size_t(width);
         for (int step = -WINDOW_REACH; step <= WINDOW_REACH; ++step) {
-            const int* row = across.data() + size_t(mirrored(y + step, height)) * size_t(width);
-            for (int x = 0; x < width; ++x) out[x] += row[x];
+            const int* from = across.data() + size_t(mirrored(y + step, height)) * size_t(width);
+            for (int x = 0; x < width; ++x) out[x] += from[x];
         }
     }
     return sums;

@@ -51,13 +51,12 @@ nerve_code guarded(Body body) noexcept {
 }
 
 void require(bool given, const char* what) {
-    if (!given) throw UsageError(std::string(what) + " is NULL, expected a pointer");
+    if (!given) fail(NERVE_USAGE, {what, " is NULL, expected a pointer"});
 }
 
 void check_struct_size(const char* what, size_t size, size_t oldest) {
     if (size < oldest || size > LARGEST_STRUCT_BYTES)
-        throw UsageError(std::string(what) + ".struct_size is " + std::to_string(size) + ", expected sizeof(nerve_" + what +
-                         "), at least " + std::to_string(oldest));
+        fail(NERVE_USAGE, {what, ".struct_size is ", decimal(size), ", expected sizeof(nerve_", what, "), at least ", decimal(oldest)});
 }
 
 nerve_params default_params() {
@@ -80,8 +79,7 @@ nerve_params known_params(const nerve_params* given) {
     const auto* bytes = reinterpret_cast<const unsigned char*>(given);
     for (size_t place = sizeof params; place < given->struct_size; ++place)
         if (bytes[place] != 0)
-            throw UsageError(std::string("params has an option that this library, version ") + nerve_version() +
-                             ", does not know; use the library that the program was built for");
+            fail(NERVE_USAGE, {"params has an option that this library, version ", nerve_version(), ", does not know; use the library that the program was built for"});
     return params;
 }
 
@@ -91,13 +89,11 @@ VideoFrame checked_frame(const nerve_frame* frame) {
     require(frame->pixels, "frame.pixels");
     const int64_t height = frame->height, width = frame->width;
     if (height < 1 || width < 1 || height * width > FRAME_PIXELS_LIMIT)
-        throw UsageError("the frame is " + std::to_string(width) + " x " + std::to_string(height) + " pixels, expected 1 to " +
-                         std::to_string(FRAME_PIXELS_LIMIT) + " in all");
+        fail(NERVE_USAGE, {"the frame is ", decimal(width), " x ", decimal(height), " pixels, expected 1 to ", decimal(FRAME_PIXELS_LIMIT), " in all"});
     if (std::abs(static_cast<int64_t>(frame->stride)) < 3 * width)
-        throw UsageError("frame.stride is " + std::to_string(frame->stride) + " bytes, expected at least 3 * width = " +
-                         std::to_string(3 * width));
+        fail(NERVE_USAGE, {"frame.stride is ", decimal(frame->stride), " bytes, expected at least 3 * width = ", decimal(3 * width)});
     if (frame->format != NERVE_RGB && frame->format != NERVE_BGR)
-        throw UsageError("frame.format is " + std::to_string(frame->format) + ", expected NERVE_RGB or NERVE_BGR");
+        fail(NERVE_USAGE, {"frame.format is ", decimal(frame->format), ", expected NERVE_RGB or NERVE_BGR"});
     const ImageView picture = {frame->pixels, frame->height, frame->width, frame->stride, frame->format == NERVE_BGR};
     return {picture, frame->time_s, frame->flow};
 }
@@ -126,8 +122,7 @@ void segment(nerve_segmenter* handle, const nerve_frame* given, nerve_result* re
     const ImageView& picture = frame.picture;
     const size_t needed = size_t(picture.height) * size_t(picture.width) * nerve_label_bytes(handle);
     if (result->labels_bytes < needed)
-        throw UsageError("result.labels has room for " + std::to_string(result->labels_bytes) + " bytes, the labels of this frame take " +
-                         std::to_string(needed));
+        fail(NERVE_USAGE, {"result.labels has room for ", decimal(result->labels_bytes), " bytes, the labels of this frame take ", decimal(needed)});
     const ReadOutTarget target = {picture.height, picture.width, result->labels, result->confidence};
     const FrameRecord record = segmenter.segment(frame, target);
     result->valid = record.valid;

@@ -14,15 +14,15 @@ constexpr int OLDEST_MAJOR = 10, NEWEST_MAJOR = 11;
 
 // All parts: engines are bound to them.
 std::string library_version() {
-    return std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." +
-           std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
+    return concat({decimal(getInferLibMajorVersion()), ".", decimal(getInferLibMinorVersion()), ".",
+                   decimal(getInferLibPatchVersion()), ".", decimal(getInferLibBuildVersion())});
 }
 
 std::string read_engine(const std::string& path, uint64_t bytes) {
     std::ifstream stream(path, std::ios::binary);
     std::string content(bytes, '\0');
     stream.read(content.data(), static_cast<std::streamsize>(bytes));
-    if (!stream) throw BundleError(path + " cannot be read as a whole; copy the bundle again");
+    if (!stream) fail(NERVE_BUNDLE, {path, " cannot be read as a whole; copy the bundle again"});
     return content;
 }
 
@@ -37,7 +37,7 @@ class NvinferBackend : public Backend {
           readout_limit_px_(profile_limit(folder_, manifest, "readout", "size_hw", machine_)) {}
 
     std::string describe() const override {
-        return "tensorrt: TensorRT " + machine_.tensorrt_version + ", " + machine_.gpu;
+        return concat({"tensorrt: TensorRT ", machine_.tensorrt_version, ", ", machine_.gpu});
     }
 
     std::unique_ptr<Session> open_session(const std::string& stage) override;
@@ -65,9 +65,9 @@ std::unique_ptr<Session> NvinferBackend::open_session(const std::string& stage) 
     state_->logger.clear();
     // setEngineHostCodeAllowed is left as it is, false: version-compatible engines carry code for the processor.
     std::unique_ptr<nvinfer1::ICudaEngine> engine(state_->runtime->deserializeCudaEngine(content.data(), content.size()));
-    require_loaded(engine != nullptr, "cannot load " + record.path);
+    require_loaded(engine != nullptr, concat({"cannot load ", record.path}));
     std::unique_ptr<nvinfer1::IExecutionContext> context(engine->createExecutionContext());
-    require_loaded(context != nullptr, "cannot prepare " + record.path);
+    require_loaded(context != nullptr, concat({"cannot prepare ", record.path}));
     return std::make_unique<NvinferSession>(stage, stage_record(manifest_, stage), record, state_, std::move(engine),
                                             std::move(context));
 }
@@ -75,10 +75,9 @@ std::unique_ptr<Session> NvinferBackend::open_session(const std::string& stage) 
 void NvinferBackend::require_loaded(bool loaded, const std::string& what) const {
     if (loaded) return;
     const std::string message = state_->logger.last_errors();
-    const std::string text = "TensorRT " + machine_.tensorrt_version + " " + what + ": " + message;
-    if (is_out_of_memory(message))
-        throw ResourceError(text + "; end other programs on the GPU, use smaller frames, or build a bundle of a smaller --size");
-    throw CompatibilityError(text + "; build it again with: " + build_command(folder_) + " --force");
+    const std::string text = concat({"TensorRT ", machine_.tensorrt_version, " ", what, ": ", message});
+    if (is_out_of_memory(message)) fail(NERVE_RESOURCE, {text, GPU_MEMORY_ADVICE});
+    fail(NERVE_COMPATIBILITY, {text, "; build it again with: ", build_command(folder_), " --force"});
 }
 
 TensorPtr NvinferBackend::upload(std::shared_ptr<const HostTensor> tensor) {
@@ -92,13 +91,13 @@ TensorPtr NvinferBackend::upload(std::shared_ptr<const HostTensor> tensor) {
 std::unique_ptr<Backend> open_nvinfer_backend(const std::string& folder, const Manifest& manifest, int device) {
     const std::string version = library_version();
     if (getInferLibMajorVersion() < OLDEST_MAJOR || getInferLibMajorVersion() > NEWEST_MAJOR)
-        throw CompatibilityError("TensorRT " + version +
-                                 " is installed, expected version 10 or 11; install one with: pip install 'nerve-deploy[trt]'");
+        fail(NERVE_COMPATIBILITY, {"TensorRT ", version, " is installed, expected version 10 or 11; install one with: "
+                                   "pip install 'nerve-deploy[trt]'"});
     const auto state = std::shared_ptr<NvinferState>(new NvinferState{std::make_shared<Gpu>(device), {}, {}});
     state->runtime.reset(nvinfer1::createInferRuntime(state->logger));
     if (!state->runtime)
-        throw CompatibilityError("TensorRT " + version + " cannot start: " + state->logger.last_errors() +
-                                 "; check that the library was built with the headers of this version");
+        fail(NERVE_COMPATIBILITY, {"TensorRT ", version, " cannot start: ", state->logger.last_errors(),
+                                   "; check that the library was built with the headers of this version"});
     const Machine machine = {version, state->gpu->capability(), this_os_arch()};
     return std::make_unique<NvinferBackend>(folder, manifest, state, machine);
 }

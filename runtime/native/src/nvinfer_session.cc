@@ -50,7 +50,7 @@ bool has_free_axes(const Shape& shape) { return std::find(shape.begin(), shape.e
 // As Python writes a list.
 std::string list_text(const Shape& sizes) {
     std::string text = "[";
-    for (size_t place = 0; place < sizes.size(); ++place) text += (place > 0 ? ", " : "") + std::to_string(sizes[place]);
+    for (size_t place = 0; place < sizes.size(); ++place) text += (place > 0 ? ", " : "") + decimal(sizes[place]);
     return text + "]";
 }
 
@@ -149,23 +149,23 @@ void NvinferSession::check_names() const {
     std::vector<std::string> inputs, outputs, said_inputs, said_outputs;
     for (int32_t place = 0; place < engine_->getNbIOTensors(); ++place) {
         const char* name = engine_->getIOTensorName(place);
-        if (!name) throw mismatch("has a tensor without a name");
+        if (!name) refuse_mismatch({"has a tensor without a name"});
         (engine_->getTensorIOMode(name) == nvinfer1::TensorIOMode::kINPUT ? inputs : outputs).emplace_back(name);
     }
     for (const TensorSpec& spec : record_.inputs) said_inputs.push_back(spec.name);
     for (const TensorSpec& spec : record_.outputs) said_outputs.push_back(spec.name);
     for (std::vector<std::string>* names : {&inputs, &outputs, &said_inputs, &said_outputs}) std::sort(names->begin(), names->end());
     if (inputs != said_inputs || outputs != said_outputs)
-        throw mismatch("has inputs " + repr(inputs) + " and outputs " + repr(outputs));
+        refuse_mismatch({"has inputs ", repr(inputs), " and outputs ", repr(outputs)});
 }
 
 void NvinferSession::check_tensor(const TensorSpec& spec, bool is_input) const {
     const DataTypeName type = data_type(engine_->getTensorDataType(spec.name.c_str()));
     const Shape shape = shape_of(engine_->getTensorShape(spec.name.c_str()));
     if (spec.dtype != type.dtype || !fits(shape, spec))
-        throw mismatch("has " + repr(spec.name) + " as " + type.name + " " + shape_text(shape) + ", not " + spec_text(spec));
+        refuse_mismatch({"has ", repr(spec.name), " as ", type.name, " ", shape_text(shape), ", not ", spec_text(spec)});
     if (reads_on_host(spec.name) && !(is_input && spec.name == SHAPE_INPUT))
-        throw mismatch("has " + repr(spec.name) + " in the memory of the host");
+        refuse_mismatch({"has ", repr(spec.name), " in the memory of the host"});
 }
 
 void NvinferSession::check_profile() const {
@@ -174,7 +174,7 @@ void NvinferSession::check_profile() const {
         const auto is_named = [&name = name](const TensorSpec& spec) { return spec.name == name; };
         if (std::none_of(record_.inputs.begin(), record_.inputs.end(), is_named)) unknown.push_back(name);
     }
-    if (!unknown.empty()) throw mismatch("has no inputs " + repr(unknown) + ", of which the manifest has a profile");
+    if (!unknown.empty()) refuse_mismatch({"has no inputs ", repr(unknown), ", of which the manifest has a profile"});
     for (const TensorSpec& spec : record_.inputs) {
         const char* name = spec.name.c_str();
         const auto said = engine_record_.profile.find(spec.name);
@@ -184,13 +184,13 @@ void NvinferSession::check_profile() const {
                                      sizes(nvinfer1::OptProfileSelector::kMAX)};
             const std::string takes = range_text(range);
             const std::string listed = said == engine_record_.profile.end() ? "None" : range_text(said->second);
-            if (takes != listed) throw mismatch("takes " + repr(spec.name) + " in " + takes + ", the manifest says " + listed);
+            if (takes != listed) refuse_mismatch({"takes ", repr(spec.name), " in ", takes, ", the manifest says ", listed});
         } else if (said != engine_record_.profile.end()) {
             const bool is_value = spec.name == SHAPE_INPUT && spec.axes.size() == 1 && std::holds_alternative<int64_t>(spec.axes[0]);
             const size_t expected = is_value ? static_cast<size_t>(std::get<int64_t>(spec.axes[0])) : spec.axes.size();
             if (said->second.least.size() != expected)
-                throw mismatch("takes " + repr(spec.name) + " as " + spec_text(spec) + ", the manifest has the profile " +
-                               range_text(said->second));
+                refuse_mismatch({"takes ", repr(spec.name), " as ", spec_text(spec), ", the manifest has the profile ",
+                                 range_text(said->second)});
         }
     }
 }
@@ -199,8 +199,8 @@ bool NvinferSession::reads_on_host(const std::string& name) const {
     return engine_->getTensorLocation(name.c_str()) == nvinfer1::TensorLocation::kHOST;
 }
 
-BundleError NvinferSession::mismatch(const std::string& what) const {
-    return BundleError("engine " + engine_record_.path + " " + what + "; it is not what its manifest says, build it again");
+void NvinferSession::refuse_mismatch(Parts what) const {
+    fail(NERVE_BUNDLE, {"engine ", engine_record_.path, " ", concat(what), "; it is not what its manifest says, build it again"});
 }
 
 void NvinferSession::refuse_outside_profile(const Tensors& inputs) const {
@@ -208,7 +208,8 @@ void NvinferSession::refuse_outside_profile(const Tensors& inputs) const {
         const Shape taken = shape_of(engine_->getTensorShape(name.c_str()));
         const auto said = engine_record_.profile.find(name);
         const bool is_value = name == SHAPE_INPUT && said != engine_record_.profile.end();
-        if (is_value && !tensor->host_view()) throw UsageError("stage " + repr(stage_) + " input " + repr(name) + " must be on the host");
+        if (is_value && !tensor->host_view())
+            fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(name), " must be on the host"});
         const Shape sizes = is_value ? size_values(*tensor) : tensor->shape;
         // An engine with fixed axes takes these sizes only.
         const SizeRange range = said != engine_record_.profile.end() ? said->second : SizeRange{taken, taken, taken};
@@ -217,14 +218,14 @@ void NvinferSession::refuse_outside_profile(const Tensors& inputs) const {
         for (size_t place = 0; inside && place < sizes.size(); ++place)
             inside = range.least[place] <= sizes[place] && sizes[place] <= range.greatest[place];
         if (!inside)
-            throw UsageError("stage " + repr(stage_) + " input " + repr(name) + " has sizes " + list_text(sizes) +
-                             ", this engine takes " + list_text(range.least) + " to " + list_text(range.greatest) +
-                             "; use fewer words or smaller frames, or backend=\"ort\"");
+            fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(name), " has sizes ", list_text(sizes),
+                               ", this engine takes ", list_text(range.least), " to ", list_text(range.greatest),
+                               "; use fewer words or smaller frames, or backend=\"ort\""});
     }
 }
 
 Tensors NvinferSession::compute(const Tensors& inputs, const std::set<std::string>& host) {
-    if (state_->stopped) throw BundleError("stage " + repr(stage_) + " was told to stop");
+    if (state_->stopped) fail(NERVE_BUNDLE, {"stage ", repr(stage_), " was told to stop"});
     refuse_outside_profile(inputs);
     Gpu& gpu = *state_->gpu;
     gpu.use();
@@ -234,8 +235,8 @@ Tensors NvinferSession::compute(const Tensors& inputs, const std::set<std::strin
     const GpuTensors made = made_outputs(inputs);
     for (const GpuTensors* tensors : {&given, &made})
         for (const auto& [name, tensor] : *tensors)
-            require(context_->setTensorAddress(name.c_str(), tensor->block.address()), "address of " + repr(name));
-    require(context_->enqueueV3(gpu.stream()), "its run");
+            require(context_->setTensorAddress(name.c_str(), tensor->block.address()), {"address of ", repr(name)});
+    require(context_->enqueueV3(gpu.stream()), {"its run"});
     Tensors outputs(made.begin(), made.end());
     GpuTensors wanted;
     for (const auto& [name, tensor] : made)
@@ -276,18 +277,18 @@ void NvinferSession::infer_shapes(const Tensors& inputs) {
     output_shapes_.clear();
     for (const auto& [name, shape] : shapes)
         if (has_free_axes(shape_of(engine_->getTensorShape(name.c_str()))))
-            require(context_->setInputShape(name.c_str(), dims_of(shape)), "shape of " + repr(name));
+            require(context_->setInputShape(name.c_str(), dims_of(shape)), {"shape of ", repr(name)});
     if (size) set_size(*size);
     const char* missing[NAMES_LIMIT] = {};
     const int32_t count = context_->inferShapes(NAMES_LIMIT, missing);
     std::vector<std::string> unknown;
     for (int32_t place = 0; place < std::min(count, NAMES_LIMIT); ++place)
         if (missing[place]) unknown.emplace_back(missing[place]);
-    require(count == 0, "shapes: it misses " + repr(unknown));
+    require(count == 0, {"shapes: it misses ", repr(unknown)});
     std::map<std::string, Shape> inferred;
     for (const TensorSpec& spec : record_.outputs) {
         const Shape shape = shape_of(context_->getTensorShape(spec.name.c_str()));
-        require(shape.size() == spec.axes.size() && is_some_size(shape), "shape of " + repr(spec.name) + ": " + shape_text(shape));
+        require(shape.size() == spec.axes.size() && is_some_size(shape), {"shape of ", repr(spec.name), ": ", shape_text(shape)});
         inferred[spec.name] = shape;
     }
     input_shapes_ = std::move(shapes);
@@ -303,17 +304,16 @@ void NvinferSession::set_size(const Tensor& size) {
         check_cuda(cudaStreamSynchronize(state_->gpu->stream()), "cudaStreamSynchronize");
     std::memcpy(size_->address(), size.host_view(), bytes);
     size_hw_ = size_values(size);
-    require(context_->setTensorAddress(SHAPE_INPUT, size_->address()), "address of " + repr(SHAPE_INPUT));
+    require(context_->setTensorAddress(SHAPE_INPUT, size_->address()), {"address of ", repr(SHAPE_INPUT)});
 }
 
-void NvinferSession::require(bool succeeded, const std::string& what) const {
+void NvinferSession::require(bool succeeded, Parts what) const {
     if (succeeded) return;
     const std::string message = state_->logger.last_errors();
     if (is_out_of_memory(message))
-        throw ResourceError("stage " + repr(stage_) + ": " + message +
-                            "; end other programs on the GPU, use smaller frames, or build a bundle of a smaller --size");
-    throw BundleError("stage " + repr(stage_) + " failed at " + what + ": " + message +
-                      "; build the engine again, or report it with this line");
+        fail(NERVE_RESOURCE, {"stage ", repr(stage_), ": ", message, GPU_MEMORY_ADVICE});
+    fail(NERVE_BUNDLE, {"stage ", repr(stage_), " failed at ", concat(what), ": ", message,
+                        "; build the engine again, or report it with this line"});
 }
 
 }  // namespace nerve

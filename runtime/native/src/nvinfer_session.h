@@ -60,8 +60,8 @@ class NvinferSession : public Session {
     GpuTensors made_outputs(const Tensors& inputs);
     void infer_shapes(const Tensors& inputs);
     void set_size(const Tensor& size);
-    void require(bool succeeded, const std::string& what) const;
-    BundleError mismatch(const std::string& what) const;
+    void require(bool succeeded, Parts what) const;
+    [[noreturn]] void refuse_mismatch(Parts what) const;
 
     const EngineRecord engine_record_;
     const std::shared_ptr<NvinferState> state_;

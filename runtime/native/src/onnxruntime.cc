@@ -43,22 +43,21 @@ OnnxRuntime open_library(const std::string& path) {
     // Its telemetry is on by default; a device with a camera reports to nobody.
     setenv("ORT_DISABLE_TELEMETRY", "1", 0);
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) throw CompatibilityError("onnxruntime cannot be loaded: " + std::string(dlerror()) + REMEDY);
+    if (!library) fail(NERVE_COMPATIBILITY, {"onnxruntime cannot be loaded: ", dlerror(), REMEDY});
     void* symbol = dlsym(library, "OrtGetApiBase");
     if (!symbol) {
         dlclose(library);
-        throw CompatibilityError(repr(path) + " is not ONNX Runtime, it has no OrtGetApiBase" + REMEDY);
+        fail(NERVE_COMPATIBILITY, {repr(path), " is not ONNX Runtime, it has no OrtGetApiBase", REMEDY});
     }
     const OrtApiBase* base = reinterpret_cast<const OrtApiBase* (*)()>(symbol)();
     OnnxRuntime runtime;
     runtime.version = base->GetVersionString();
     runtime.api = base->GetApi(ORT_API_VERSION);
     if (!runtime.api)
-        throw CompatibilityError(runtime.name() + " is older than the API that this library was built for, version " +
-                                 std::to_string(ORT_API_VERSION) + REMEDY);
+        fail(NERVE_COMPATIBILITY, {runtime.name(), " is older than the API that this library was built for, version ", decimal(ORT_API_VERSION), REMEDY});
     const std::string message =
         take_message(*runtime.api, runtime.api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "nerve", &runtime.environment));
-    if (!message.empty()) throw CompatibilityError(runtime.name() + " cannot start: " + message);
+    if (!message.empty()) fail(NERVE_COMPATIBILITY, {runtime.name(), " cannot start: ", message});
     return runtime;
 }
 
@@ -78,7 +77,7 @@ std::string take_message(const OrtApi& api, OrtStatus* status) {
     const OrtErrorCode code = api.GetErrorCode(status);
     const std::string text = api.GetErrorMessage(status);
     api.ReleaseStatus(status);
-    return one_line("[ONNXRuntimeError] : " + std::to_string(code) + " : " + code_name(code) + " : " + text);
+    return one_line(concat({"[ONNXRuntimeError] : ", decimal(code), " : ", code_name(code), " : ", text}));
 }
 
 }  // namespace nerve

@@ -54,7 +54,7 @@ struct OrtState {
     OrtOwned<T> make(void (*release)(T*), Create create) const {
         T* object = nullptr;
         const std::string message = take_message(api, create(&object));
-        if (!message.empty()) throw refusal("ONNX Runtime refuses: " + message);
+        if (!message.empty()) throw refusal(concat({"ONNX Runtime refuses: ", message}));
         return OrtOwned<T>(object, OrtRelease<T>{release});
     }
 
@@ -64,7 +64,7 @@ struct OrtState {
 
     void require(OrtStatus* status) const {
         const std::string message = take_message(api, status);
-        if (!message.empty()) throw refusal("ONNX Runtime refuses: " + message);
+        if (!message.empty()) throw refusal(concat({"ONNX Runtime refuses: ", message}));
     }
 };
 
@@ -143,8 +143,7 @@ void OrtGraph::check_names() const {
     const std::vector<std::string> outputs = names(state_->api.SessionGetOutputCount, state_->api.SessionGetOutputName);
     const std::vector<std::string> said_inputs = of_specs(record_.inputs), said_outputs = of_specs(record_.outputs);
     if (inputs != said_inputs || outputs != said_outputs)
-        throw BundleError("stage " + repr(stage_) + " has inputs " + repr(inputs) + " and outputs " + repr(outputs) +
-                          ", the manifest says " + repr(said_inputs) + " and " + repr(said_outputs) + "; rebuild the bundle");
+        fail(NERVE_BUNDLE, {"stage ", repr(stage_), " has inputs ", repr(inputs), " and outputs ", repr(outputs), ", the manifest says ", repr(said_inputs), " and ", repr(said_outputs), "; rebuild the bundle"});
 }
 
 Tensors OrtGraph::compute(const Tensors& inputs, const std::set<std::string>& host) {
@@ -192,8 +191,7 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
     state_->require(api.GetDimensions(info.get(), shape.data(), rank));
     const ElementType expected = element_type(spec.dtype);
     if (type != ort_type(expected))
-        throw BundleError("stage " + repr(stage_) + " " + repr(spec.name) + " is of ONNX element type " + std::to_string(type) +
-                          ", expected " + spec.dtype + "; the graph is not what its manifest says, rebuild the bundle");
+        fail(NERVE_BUNDLE, {"stage ", repr(stage_), " ", repr(spec.name), " is of ONNX element type ", decimal(type), ", expected ", spec.dtype, "; the graph is not what its manifest says, rebuild the bundle"});
     void* memory = nullptr;
     if (readable) state_->require(api.GetTensorMutableData(value.get(), &memory));
     return std::make_shared<OrtTensor>(state_, expected, std::move(shape), std::move(value), memory, session_);
@@ -201,8 +199,8 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
 
 Error OrtGraph::run_error(const std::string& message) const {
     if (is_out_of_memory(message))
-        return ResourceError("stage " + repr(stage_) + " ran out of memory: " + message + "; use smaller frames or fewer classes");
-    return BundleError("stage " + repr(stage_) + " failed: " + message + "; rebuild the bundle, or report it with this line");
+        return Error(NERVE_RESOURCE, concat({"stage ", repr(stage_), " ran out of memory: ", message, "; use smaller frames or fewer classes"}));
+    return Error(NERVE_BUNDLE, concat({"stage ", repr(stage_), " failed: ", message, "; rebuild the bundle, or report it with this line"}));
 }
 
 class OrtBackend : public Backend {
@@ -210,8 +208,8 @@ class OrtBackend : public Backend {
     explicit OrtBackend(OrtStatePtr state) : state_(std::move(state)) {}
 
     std::string describe() const override {
-        const std::string threads = state_->options.threads ? std::to_string(state_->options.threads) : "default";
-        return "ort: " + state_->runtime.name() + ", " + provider_name(state_->options.provider) + ", threads " + threads;
+        const std::string threads = state_->options.threads ? decimal(state_->options.threads) : "default";
+        return concat({"ort: ", state_->runtime.name(), ", ", provider_name(state_->options.provider), ", threads ", threads});
     }
 
     std::unique_ptr<Session> open_session(const std::string& stage) override;
@@ -246,7 +244,7 @@ OrtOwned<OrtSessionOptions> OrtBackend::session_options() const {
 
 void OrtBackend::append_provider(OrtSessionOptions* options) const {
     const OrtApi& api = state_->api;
-    const std::string device = std::to_string(state_->options.device);
+    const std::string device = decimal(state_->options.device);
     if (state_->options.provider == NERVE_CUDA) {
         const auto cuda = state_->make<OrtCUDAProviderOptionsV2>(api.ReleaseCUDAProviderOptions, api.CreateCUDAProviderOptions);
         const char* keys[] = {"device_id"};
@@ -271,7 +269,7 @@ std::unique_ptr<Session> OrtBackend::open_session(const std::string& stage) {
     OrtOwned<OrtSessionOptions> options = session_options();
     append_provider(options.get());
     OrtSession* session = nullptr;
-    const std::string path = state_->folder + "/" + record.onnx;
+    const std::string path = concat({state_->folder, "/", record.onnx});
     const std::string message = take_message(api, api.CreateSession(state_->runtime.environment, path.c_str(), options.get(), &session));
     if (!message.empty()) throw open_error(record.onnx, message);
     opened_ = std::shared_ptr<OrtSession>(session, api.ReleaseSession);
@@ -281,17 +279,14 @@ std::unique_ptr<Session> OrtBackend::open_session(const std::string& stage) {
 Error OrtBackend::open_error(const std::string& file, const std::string& message) const {
     const std::string provider = provider_name(state_->options.provider), library = state_->runtime.name();
     const std::string name = file.substr(file.rfind('/') + 1);
-    if (is_out_of_memory(message)) return ResourceError("not enough memory to open " + name + ": " + message);
+    if (is_out_of_memory(message)) return Error(NERVE_RESOURCE, concat({"not enough memory to open ", name, ": ", message}));
     if (message.find(FALLBACK_PHRASE) != std::string::npos)
-        return CompatibilityError(name + " would not run on " + provider + " alone, as asked: " + message +
-                                  "; check the driver and libraries of the GPU, or use providers=\"cpu\"");
+        return Error(NERVE_COMPATIBILITY, concat({name, " would not run on ", provider, " alone, as asked: ", message, "; check the driver and libraries of the GPU, or use providers=\"cpu\""}));
     if (!holds_any(message, NOT_SUPPORTED_PHRASES))
-        return BundleError(name + " is not a graph that onnxruntime can open: " + message + "; rebuild it");
+        return Error(NERVE_BUNDLE, concat({name, " is not a graph that onnxruntime can open: ", message, "; rebuild it"}));
     if (state_->manifest.precision == "bf16")
-        return CompatibilityError(library + " cannot run " + name + " in bf16 on " + provider +
-                                  "; compile engines from this bundle, or build one with --precision fp16");
-    return CompatibilityError(library + " cannot run " + name + " (opset " + std::to_string(state_->manifest.opset) + "): " + message +
-                              "; update onnxruntime, or build the bundle with --opset 20");
+        return Error(NERVE_COMPATIBILITY, concat({library, " cannot run ", name, " in bf16 on ", provider, "; compile engines from this bundle, or build one with --precision fp16"}));
+    return Error(NERVE_COMPATIBILITY, concat({library, " cannot run ", name, " (opset ", decimal(state_->manifest.opset), "): ", message, "; update onnxruntime, or build the bundle with --opset 20"}));
 }
 
 TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
@@ -317,7 +312,7 @@ void check_provider(const OnnxRuntime& runtime, const std::string& provider) {
     char** names = nullptr;
     int count = 0;
     const std::string message = take_message(*runtime.api, runtime.api->GetAvailableProviders(&names, &count));
-    if (!message.empty()) throw CompatibilityError(runtime.name() + " does not say what it runs on: " + message);
+    if (!message.empty()) fail(NERVE_COMPATIBILITY, {runtime.name(), " does not say what it runs on: ", message});
     std::string listed;
     bool found = false;
     for (int place = 0; place < count; ++place) {
@@ -326,8 +321,7 @@ void check_provider(const OnnxRuntime& runtime, const std::string& provider) {
     }
     take_message(*runtime.api, runtime.api->ReleaseAvailableProviders(names, count));
     if (!found)
-        throw CompatibilityError(runtime.name() + " has no " + provider + ", only " + listed +
-                                 "; install it with: pip uninstall onnxruntime && pip install \"nerve-deploy[ort-gpu]\"");
+        fail(NERVE_COMPATIBILITY, {runtime.name(), " has no ", provider, ", only ", listed, "; install it with: pip uninstall onnxruntime && pip install \"nerve-deploy[ort-gpu]\""});
 }
 
 }  // namespace

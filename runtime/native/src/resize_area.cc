@@ -13,6 +13,7 @@ namespace {
 
 constexpr int COLOURS = 3;
 constexpr int LANES = 4;
+constexpr size_t CHUNK = 16;  // an inner loop of a fixed length becomes vector instructions even at -O2
 typedef float Float4 __attribute__((vector_size(LANES * sizeof(float))));  // four at once, on every processor
 
 Float4 four_at(const float* values) {
@@ -44,8 +45,7 @@ struct EvenShares {
     std::vector<Share> shares;
 };
 
-void as_floats(const uint8_t* row, size_t count, float* values) {
-    constexpr size_t CHUNK = 16;
+void as_floats(const uint8_t* __restrict__ row, size_t count, float* __restrict__ values) {
     size_t at = 0;
     for (; at + CHUNK <= count; at += CHUNK)
         for (size_t i = 0; i < CHUNK; ++i) values[at + i] = float(row[at + i]);
@@ -73,8 +73,7 @@ void add_weighted(const std::vector<float>& row, float weight, bool is_first, st
 }
 
 // Averages of levels, so at most 255 but for rounding errors.
-void rounded_row(const float* averages, size_t count, uint8_t* levels) {
-    constexpr size_t CHUNK = 16;
+void rounded_row(const float* __restrict__ averages, size_t count, uint8_t* __restrict__ levels) {
     size_t at = 0;
     for (; at + CHUNK <= count; at += CHUNK) {
         int32_t whole[CHUNK];
@@ -106,29 +105,33 @@ std::vector<uint8_t> shrink_by_weights(const ImageView& picture, const AreaAxis&
     return shrunk;
 }
 
+void add_two_rows(const uint8_t* __restrict__ upper, const uint8_t* __restrict__ lower, size_t count, uint16_t* __restrict__ sums) {
+    size_t at = 0;
+    for (; at + CHUNK <= count; at += CHUNK)
+        for (size_t i = 0; i < CHUNK; ++i) sums[at + i] = uint16_t(upper[at + i] + lower[at + i]);
+    for (; at < count; ++at) sums[at] = uint16_t(upper[at] + lower[at]);
+}
+
 // Halves are rounded up here, unlike everywhere else in OpenCV's averages.
 std::vector<uint8_t> halved(const ImageView& picture, int height, int width) {
-    std::vector<uint8_t> shrunk;
-    shrunk.resize(size_t(height) * size_t(width) * COLOURS);
+    const size_t fine_values = size_t(width) * 2 * COLOURS;
+    std::vector<uint16_t> sums(fine_values);
+    std::vector<uint8_t> shrunk(size_t(height) * size_t(width) * COLOURS);
     uint8_t* out = shrunk.data();
     for (int y = 0; y < height; ++y) {
         const uint8_t* upper = picture.pixels + picture.stride * (2 * std::ptrdiff_t(y));
-        const uint8_t* lower = upper + picture.stride;
-        for (int x = 0; x < width; ++x, upper += 2 * COLOURS, lower += 2 * COLOURS, out += COLOURS)
-            for (int i = 0; i < COLOURS; ++i)
-                out[i] = uint8_t((upper[i] + upper[i + COLOURS] + lower[i] + lower[i + COLOURS] + 2) >> 2);
+        add_two_rows(upper, upper + picture.stride, fine_values, sums.data());
+        for (const uint16_t* pair = sums.data(); pair != sums.data() + fine_values; pair += 2 * COLOURS, out += COLOURS)
+            for (int i = 0; i < COLOURS; ++i) out[i] = uint8_t((pair[i] + pair[i + COLOURS] + 2) >> 2);
     }
     return shrunk;
 }
 
-void add_row(const uint8_t* row, std::vector<uint32_t>& sums) {
-    constexpr size_t CHUNK = 16;
-    const size_t count = sums.size();
-    uint32_t* to = sums.data();
+void add_row(const uint8_t* __restrict__ row, size_t count, uint32_t* __restrict__ sums) {
     size_t at = 0;
     for (; at + CHUNK <= count; at += CHUNK)
-        for (size_t i = 0; i < CHUNK; ++i) to[at + i] += row[at + i];
-    for (; at < count; ++at) to[at] += row[at];
+        for (size_t i = 0; i < CHUNK; ++i) sums[at + i] += row[at + i];
+    for (; at < count; ++at) sums[at] += row[at];
 }
 
 std::vector<uint8_t> shrink_by_whole(const ImageView& picture, int height, int width, int down, int across) {
@@ -138,7 +141,8 @@ std::vector<uint8_t> shrink_by_whole(const ImageView& picture, int height, int w
     shrunk.reserve(size_t(height) * size_t(width) * COLOURS);
     for (int y = 0; y < height; ++y) {
         std::fill(sums.begin(), sums.end(), 0U);
-        for (int i = 0; i < down; ++i) add_row(picture.pixels + picture.stride * (std::ptrdiff_t(y) * down + i), sums);
+        for (int i = 0; i < down; ++i) 
+            add_row(picture.pixels + picture.stride * (std::ptrdiff_t(y) * down + i), sums.size(), sums.data());
         const uint32_t* block = sums.data();
         for (int x = 0; x < width; ++x, block += size_t(across) * COLOURS) {
             for (int colour = 0; colour < COLOURS; ++colour) {
@@ -151,18 +155,21 @@ std::vector<uint8_t> shrink_by_whole(const ImageView& picture, int height, int w
     return shrunk;
 }
 
-// OpenCV adds the values of a block by fours, each four in order.
+// OpenCV adds the values of a block by fours, each four in order, and the last ones one by one.
 float block_sum(const float* block, size_t row_values, int channels, int down, int across) {
     float sum = 0, four = 0;
-    const int count = down * across, by_fours = count / 4 * 4;
-    for (int i = 0; i < count; ++i) {
-        const float value = block[size_t(i / across) * row_values + size_t(i % across) * size_t(channels)];
-        if (i >= by_fours) {
-            sum += value;
-            continue;
+    int left = down * across, in_four = 0;
+    for (int y = 0; y < down; ++y) {
+        for (int x = 0; x < across; ++x, --left) {
+            const float value = block[size_t(y) * row_values + size_t(x) * size_t(channels)];
+            if (in_four == 0 && left < 4) {
+                sum += value;
+                continue;
+            }
+            four = in_four ? four + value : value;
+            in_four = (in_four + 1) % 4;
+            if (in_four == 0) sum += four;
         }
-        four = i % 4 ? four + value : value;
-        if (i % 4 == 3) sum += four;
     }
     return sum;
 }

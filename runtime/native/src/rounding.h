@@ -10,4 +10,10 @@ inline float rounded_half_even(float number) {
     return (number + WHOLE_NUMBERS_ONLY) - WHOLE_NUMBERS_ONLY;
 }
 
+// The greatest whole number not above `number`, which is within 2^30; without a call of the library's.
+inline int whole_below(float number) {
+    const int towards_zero = int(number);
+    return towards_zero - (float(towards_zero) > number);
+}
+
 }  // namespace nerve

@@ -28,8 +28,7 @@ std::string plain_path(const std::string& path) {
 
 void check_choice(const char* name, int value, int most) {
     if (value < 0 || value > most)
-        throw UsageError(std::string(name) + " is " + std::to_string(value) + ", expected 0 to " + std::to_string(most) +
-                         ", see nerve.h");
+        fail(NERVE_USAGE, {name, " is ", decimal(value), ", expected 0 to ", decimal(most), ", see nerve.h"});
 }
 
 Temporal chosen_temporal(const nerve_params& params) {
@@ -50,15 +49,15 @@ std::string chosen_readout(const nerve_params& params, const Method& method) {
 std::unique_ptr<Backend> open_backend(const std::string& folder, const Manifest& manifest, const nerve_params& params) {
     check_choice("provider", params.provider, NERVE_TENSORRT_NATIVE);
     if (params.threads < 0)
-        throw UsageError("threads is " + std::to_string(params.threads) + ", expected 0 (the library chooses) or more");
-    if (params.device < 0) throw UsageError("device is " + std::to_string(params.device) + ", expected the number of a GPU, 0 or more");
+        fail(NERVE_USAGE, {"threads is ", decimal(params.threads), ", expected 0 (the library chooses) or more"});
+    if (params.device < 0) fail(NERVE_USAGE, {"device is ", decimal(params.device), ", expected the number of a GPU, 0 or more"});
     verify_files(folder, manifest);
     if (params.provider == NERVE_TENSORRT_NATIVE) {
 #ifdef NERVE_HAVE_NVINFER
         return open_nvinfer_backend(folder, manifest, params.device);
 #else
-        throw CompatibilityError("this library was built without TensorRT's headers, so it cannot run engines; use "
-                                 "NERVE_TENSORRT, ONNX Runtime's own, or build it where NvInfer.h is found");
+        fail(NERVE_COMPATIBILITY, {"this library was built without TensorRT's headers, so it cannot run engines; use "
+                                 "NERVE_TENSORRT, ONNX Runtime's own, or build it where NvInfer.h is found"});
 #endif
     }
     OrtOptions options;
@@ -135,12 +134,12 @@ const std::vector<std::string>& Segmenter::class_names() const {
 
 void Segmenter::set_bank(TextBank bank) {
     if (bundle_->constants.threshold_given && !bank.has_background)
-        throw UsageError("a threshold gives pixels to the background; name background words, or leave it out");
+        fail(NERVE_USAGE, {"a threshold gives pixels to the background; name background words, or leave it out"});
     vocabulary_ = bundle_->graphs.vocabulary(std::move(bank), bundle_->constants);
 }
 
 FrameRecord Segmenter::segment(const VideoFrame& frame, const ReadOutTarget& target) {
-    if (!vocabulary_) throw UsageError("no classes are set; call nerve_set_classes or nerve_set_vocabulary first");
+    if (!vocabulary_) fail(NERVE_USAGE, {"no classes are set; call nerve_set_classes or nerve_set_vocabulary first"});
     return video_.segment(frame, vocabulary_, target);
 }
 

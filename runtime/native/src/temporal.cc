@@ -22,11 +22,11 @@ std::string number_text(double value) {
 }
 
 void check_range(const char* name, double value, bool fits, const char* expected) {
-    if (!fits) throw UsageError(std::string(name) + " is " + number_text(value) + ", expected " + expected);
+    if (!fits) fail(NERVE_USAGE, {name, " is ", number_text(value), ", expected ", expected});
 }
 
 void check_count(const char* name, int value) {
-    if (value < 1) throw UsageError(std::string(name) + " is " + std::to_string(value) + ", expected 1 or more frames");
+    if (value < 1) fail(NERVE_USAGE, {name, " is ", decimal(value), ", expected 1 or more frames"});
 }
 
 bool is_share(double value) { return value >= 0 && value <= 1; }

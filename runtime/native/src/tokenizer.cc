@@ -94,7 +94,7 @@ std::string known_words(const TokenizerModel& model) {
     }
     std::string listed;
     for (size_t i = 0; i < std::min(words.size(), WORDS_SHOWN); ++i) listed += (i > 0 ? ", " : "") + words[i];
-    if (words.size() > WORDS_SHOWN) listed += " and " + std::to_string(words.size() - WORDS_SHOWN) + " more";
+    if (words.size() > WORDS_SHOWN) listed += " and " + decimal(words.size() - WORDS_SHOWN) + " more";
     return listed;
 }
 
@@ -103,9 +103,7 @@ std::string known_words(const TokenizerModel& model) {
     for (const auto& [token, id] : model.vocabulary) known.push_back(decode_utf8(token).value_or(U""));
     const std::optional<Text> close = close_match(lower(word), known);
     const std::string hint = close ? "did you mean " + repr(TextView(*close)) + "? " : "";
-    throw UsageError("word " + repr(word) + " of " + shortened(prompt) + " is not known to this bundle's tokenizer; " + hint +
-                     "other words need a bundle of real weights (nerve-build --preset edge); known words: " +
-                     known_words(model));
+    fail(NERVE_USAGE, {"word ", repr(word), " of ", shortened(prompt), " is not known to this bundle's tokenizer; ", hint, "other words need a bundle of real weights (nerve-build --preset edge); known words: ", known_words(model)});
 }
 
 void refuse_special_tokens(const TokenizerModel& model, TextView prompt, const std::vector<Token>& typed, int64_t end_id,
@@ -120,14 +118,13 @@ void refuse_special_tokens(const TokenizerModel& model, TextView prompt, const s
         if (special.count(token.id) > 0 && (found == NO_TOKEN || token.id < found)) found = token.id;
     }
     if (found == NO_TOKEN) return;
-    throw UsageError("prompt " + shortened(prompt) + " holds the special token " + repr(model.token_of(found)) +
-                     ", expected plain words; remove it");
+    fail(NERVE_USAGE, {"prompt ", shortened(prompt), " holds the special token ", repr(model.token_of(found)), ", expected plain words; remove it"});
 }
 
 int64_t named_id(const TokenizerModel& model, const std::string& path, const std::string& token) {
     const int64_t id = model.id_of(token);
     if (id != NO_TOKEN) return id;
-    throw BundleError(path + " has no token " + repr(token) + ", which the manifest names; rebuild the bundle");
+    fail(NERVE_BUNDLE, {path, " has no token ", repr(token), ", which the manifest names; rebuild the bundle"});
 }
 
 }  // namespace
@@ -138,8 +135,7 @@ PromptTokenizer::PromptTokenizer(const std::string& path, const VocabularyRecord
       end_id_(named_id(*model_, path, vocabulary.end_token)),
       unknown_id_(vocabulary.unknown_token ? named_id(*model_, path, *vocabulary.unknown_token) : NO_TOKEN) {
     if (model_->before.size() + model_->after.size() < context_length_) return;
-    throw BundleError(path + " leaves no room for a prompt in the " + std::to_string(context_length_) +
-                      " tokens that the manifest names; rebuild the bundle");
+    fail(NERVE_BUNDLE, {path, " leaves no room for a prompt in the ", decimal(context_length_), " tokens that the manifest names; rebuild the bundle"});
 }
 
 PromptTokenizer::~PromptTokenizer() = default;
@@ -162,9 +158,7 @@ std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool
     }
     refuse_special_tokens(*model_, text, typed, end_id_, unknown_id_);
     if (is_cut) {
-        warn_or_refuse("prompt " + shortened(text) + " is longer than " + std::to_string(context_length_) +
-                           " tokens and is cut; shorten it",
-                       strict, warn);
+        warn_or_refuse(concat({"prompt ", shortened(text), " is longer than ", decimal(context_length_), " tokens and is cut; shorten it"}), strict, warn);
     }
     return ids;
 }
@@ -177,7 +171,7 @@ std::vector<int64_t> PromptTokenizer::encode(const std::vector<std::string>& pro
         ends = ends && std::find(ids.begin(), ids.end(), end_id_) != ids.end();
         all.insert(all.end(), ids.begin(), ids.end());
     }
-    if (!ends) throw BundleError("the bundle's tokenizer does not end a prompt with its end token; rebuild the bundle");
+    if (!ends) fail(NERVE_BUNDLE, {"the bundle's tokenizer does not end a prompt with its end token; rebuild the bundle"});
     return all;
 }
 

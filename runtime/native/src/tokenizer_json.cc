@@ -26,12 +26,12 @@ struct UnknownKind {
 };
 
 const Json& at(const Json& json, const char* key) {
-    if (!json.is_object() || !json.contains(key)) throw NoTokenizer{"it has no field '" + std::string(key) + "'"};
+    if (!json.is_object() || !json.contains(key)) throw NoTokenizer{concat({"it has no field '", std::string(key), "'"})};
     return json[key];
 }
 
 std::string string_at(const Json& json, const char* key) {
-    if (!at(json, key).is_string()) throw NoTokenizer{"field '" + std::string(key) + "' is no string"};
+    if (!at(json, key).is_string()) throw NoTokenizer{concat({"field '", std::string(key), "' is no string"})};
     return json[key].get<std::string>();
 }
 
@@ -72,7 +72,7 @@ void append_normalizers(const Json& json, std::vector<Normalizer>& normalizers) 
     }
     const Json pattern = json.value("pattern", Json());
     const bool joins_spaces = type == "Replace" && pattern == Json{{"Regex", "\\s+"}} && string_at(json, "content") == " ";
-    if (type != "NFC" && type != "Lowercase" && !joins_spaces) throw UnknownKind{"normalizer " + type};
+    if (type != "NFC" && type != "Lowercase" && !joins_spaces) throw UnknownKind{concat({"normalizer ", type})};
     normalizers.push_back(type == "NFC" ? Normalizer::NFC : joins_spaces ? Normalizer::SPACES : Normalizer::LOWER_CASE);
 }
 
@@ -86,7 +86,7 @@ Splitting splitting_of(const Json& json) {
     const std::string type = string_at(json, "type");
     if (type == "Whitespace") return Splitting::WORDS;
     if (is_byte_level(json)) return Splitting::BYTES;
-    if (type != "Sequence") throw UnknownKind{"pre-tokenizer " + type};
+    if (type != "Sequence") throw UnknownKind{concat({"pre-tokenizer ", type})};
     const Json& parts = at(json, "pretokenizers");
     if (!parts.is_array() || parts.size() != 2 || string_at(parts[0], "type") != "Split" || !is_byte_level(parts[1]) ||
         string_at(parts[0], "behavior") != "Removed" || at(parts[0], "invert") != true) {
@@ -104,7 +104,7 @@ void read_vocabulary(const Json& json, TokenizerModel& model) {
     const std::string unknown = optional_string(json, "unk_token");
     if (json.contains("unk_token") && json["unk_token"].is_string()) {
         model.unknown_id = model.id_of(unknown);
-        if (model.unknown_id == NO_TOKEN) throw NoTokenizer{"its unknown token " + repr(unknown) + " is not in its vocabulary"};
+        if (model.unknown_id == NO_TOKEN) throw NoTokenizer{concat({"its unknown token ", repr(unknown), " is not in its vocabulary"})};
     }
 }
 
@@ -135,7 +135,7 @@ void read_merges(const Json& json, TokenizerModel& model) {
             throw NoTokenizer{"a merge is no pair"};
         }
         for (const std::string& token : {first, second, first + second}) {
-            if (model.id_of(token) == NO_TOKEN) throw NoTokenizer{"token " + repr(token) + " of a merge is not in its vocabulary"};
+            if (model.id_of(token) == NO_TOKEN) throw NoTokenizer{concat({"token ", repr(token), " of a merge is not in its vocabulary"})};
         }
         model.merges[pair_key(model.id_of(first), model.id_of(second))] = {rank++, model.id_of(first + second)};
     }
@@ -143,7 +143,7 @@ void read_merges(const Json& json, TokenizerModel& model) {
 
 void read_byte_pairs(const Json& json, TokenizerModel& model) {
     for (const char* option : {"dropout", "continuing_subword_prefix", "fuse_unk", "byte_fallback", "ignore_merges"}) {
-        if (is_set(json, option)) throw UnknownKind{"a BPE model with " + std::string(option)};
+        if (is_set(json, option)) throw UnknownKind{concat({"a BPE model with ", std::string(option)})};
     }
     model.has_byte_pairs = true;
     const std::string suffix = optional_string(json, "end_of_word_suffix");
@@ -161,10 +161,10 @@ void read_byte_pairs(const Json& json, TokenizerModel& model) {
 
 void read_model(const Json& json, TokenizerModel& model) {
     const std::string type = json.contains("type") ? string_at(json, "type") : "without type";
-    if (type != "WordLevel" && type != "BPE") throw UnknownKind{"model " + type};
+    if (type != "WordLevel" && type != "BPE") throw UnknownKind{concat({"model ", type})};
     read_vocabulary(json, model);
     const bool has_words = type == "WordLevel";
-    if (has_words != (model.splitting == Splitting::WORDS)) throw UnknownKind{"model " + type + " behind its pre-tokenizer"};
+    if (has_words != (model.splitting == Splitting::WORDS)) throw UnknownKind{concat({"model ", type, " behind its pre-tokenizer"})};
     if (has_words && model.unknown_id == NO_TOKEN) throw UnknownKind{"model WordLevel without unknown token"};
     if (!has_words) read_byte_pairs(json, model);
 }
@@ -174,10 +174,10 @@ void read_added_tokens(const Json& json, TokenizerModel& model) {
     for (const Json& token : json) {
         const std::string content = string_at(token, "content");
         for (const char* option : {"single_word", "lstrip", "rstrip"}) {
-            if (is_set(token, option)) throw UnknownKind{"the added token " + repr(content) + " with " + option};
+            if (is_set(token, option)) throw UnknownKind{concat({"the added token ", repr(content), " with ", option})};
         }
         const int64_t id = id_of_json(at(token, "id"));
-        if (model.id_of(content) != id) throw UnknownKind{"the added token " + repr(content) + " outside its vocabulary"};
+        if (model.id_of(content) != id) throw UnknownKind{concat({"the added token ", repr(content), " outside its vocabulary"})};
         const bool normalized = is_set(token, "normalized");
         Text text = decode_utf8(content).value_or(U"");
         if (normalized) text = normalized_text(model.normalizers, text, 0).text;
@@ -215,7 +215,7 @@ void read_post_processor(const Json& json, TokenizerModel& model) {
         model.after = {id_of_pair(at(json, "sep"))};
         return;
     }
-    if (type != "TemplateProcessing") throw UnknownKind{"post-processor " + type};
+    if (type != "TemplateProcessing") throw UnknownKind{concat({"post-processor ", type})};
     read_template(json, model);
 }
 
@@ -249,12 +249,11 @@ TokenizerModel load_tokenizer(const std::string& path) {
     try {
         return read_tokenizer(path);
     } catch (const NoTokenizer& error) {
-        throw BundleError(path + " is not a tokenizer.json: " + error.reason + "; rebuild the bundle");
+        fail(NERVE_BUNDLE, {path, " is not a tokenizer.json: ", error.reason, "; rebuild the bundle"});
     } catch (const Json::exception&) {
-        throw BundleError(path + " is not a tokenizer.json: a field is of another type; rebuild the bundle");
+        fail(NERVE_BUNDLE, {path, " is not a tokenizer.json: a field is of another type; rebuild the bundle"});
     } catch (const UnknownKind& error) {
-        throw BundleError(path + " is a tokenizer with " + error.part +
-                          ", which the C library does not know; use a vocabulary file written by nerve-vocab");
+        fail(NERVE_BUNDLE, {path, " is a tokenizer with ", error.part, ", which the C library does not know; use a vocabulary file written by nerve-vocab"});
     }
 }
 

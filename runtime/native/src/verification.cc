@@ -22,7 +22,7 @@ constexpr size_t DIGITS_SHOWN = 12;
 const std::string OWN_SHA256_KEY = "\"manifest_sha256\": \"";
 
 [[noreturn]] void refuse_unreadable(const std::string& what, int number) {
-    throw BundleError(what + " cannot be read: " + std::strerror(number) + "; check its path and rights");
+    fail(NERVE_BUNDLE, {what, " cannot be read: ", std::strerror(number), "; check its path and rights"});
 }
 
 // Of a file, without following a link at its end where `link` says so; nothing where there is none.
@@ -35,8 +35,8 @@ bool read_status(const std::string& path, bool link, const std::string& what, st
 void refuse_link(const std::string& path, const std::string& what) {
     struct stat status;
     if (read_status(path, true, what, status) && S_ISLNK(status.st_mode))
-        throw BundleError(path + " is a symbolic link; a bundle holds real files only. From a hub cache, download with "
-                                 "local_dir=...");
+        fail(NERVE_BUNDLE, {path, " is a symbolic link; a bundle holds real files only. From a hub cache, download with "
+                                 "local_dir=..."});
 }
 
 bool is_digits(const std::string& content, size_t start) {
@@ -55,17 +55,14 @@ void refuse_changed(const std::string& path, const std::string& content) {
         if (start + DIGITS < content.size() && is_digits(content, start)) places.push_back(start);
     }
     if (places.size() > 1)
-        throw BundleError(path + " is not a valid manifest: it has manifest_sha256 " + std::to_string(places.size()) +
-                          " times; rebuild the bundle");
+        fail(NERVE_BUNDLE, {path, " is not a valid manifest: it has manifest_sha256 ", decimal(places.size()), " times; rebuild the bundle"});
     if (places.empty()) return;
     const std::string written = content.substr(places[0], DIGITS);
     std::string blank = content;
     blank.replace(places[0], DIGITS, DIGITS, '0');
     const std::string found = sha256_hex(blank.data(), blank.size());
     if (found != written)
-        throw BundleError(path + " was changed after it was written: its sha256 is " + found.substr(0, DIGITS_SHOWN) +
-                          "..., its manifest_sha256 says " + written.substr(0, DIGITS_SHOWN) +
-                          "...; copy the bundle again, or rebuild it");
+        fail(NERVE_BUNDLE, {path, " was changed after it was written: its sha256 is ", found.substr(0, DIGITS_SHOWN), "..., its manifest_sha256 says ", written.substr(0, DIGITS_SHOWN), "...; copy the bundle again, or rebuild it"});
 }
 
 std::string read_whole(const std::string& path, size_t bytes, const std::string& what) {
@@ -85,10 +82,9 @@ Manifest load_manifest(const std::string& folder) {
     struct stat status;
     refuse_link(path, what);
     if (!read_status(path, false, what, status) || !S_ISREG(status.st_mode))
-        throw BundleError(folder + " is not a bundle: it has no " + MANIFEST_NAME + "; make one with: nerve-build");
+        fail(NERVE_BUNDLE, {folder, " is not a bundle: it has no ", MANIFEST_NAME, "; make one with: nerve-build"});
     if (static_cast<size_t>(status.st_size) > MANIFEST_LIMIT_BYTES)
-        throw BundleError(path + " is " + std::to_string(status.st_size) + " bytes, expected at most " +
-                          std::to_string(MANIFEST_LIMIT_BYTES));
+        fail(NERVE_BUNDLE, {path, " is ", decimal(status.st_size), " bytes, expected at most ", decimal(MANIFEST_LIMIT_BYTES)});
     const std::string content = read_whole(path, static_cast<size_t>(status.st_size), what);
     refuse_changed(path, content);
     return parse_manifest(path, content);
@@ -101,12 +97,11 @@ std::string verify_file(const std::string& folder, const Manifest& manifest, con
         refuse_link(path.substr(0, end), path);
     struct stat status;
     if (!read_status(path, false, path, status) || !S_ISREG(status.st_mode))
-        throw BundleError(path + " is missing or no plain file, but the manifest lists it; copy the whole bundle again");
+        fail(NERVE_BUNDLE, {path, " is missing or no plain file, but the manifest lists it; copy the whole bundle again"});
     if (status.st_nlink > 1)
-        throw BundleError(path + " is a hard link to a file elsewhere; a bundle holds files of its own, copy it");
+        fail(NERVE_BUNDLE, {path, " is a hard link to a file elsewhere; a bundle holds files of its own, copy it"});
     if (static_cast<uint64_t>(status.st_size) != record.bytes)
-        throw BundleError(path + ": size " + std::to_string(status.st_size) + " bytes != manifest " +
-                          std::to_string(record.bytes) + "; copy the bundle again");
+        fail(NERVE_BUNDLE, {path, ": size ", decimal(status.st_size), " bytes != manifest ", decimal(record.bytes), "; copy the bundle again"});
     std::string found;
     try {
         found = sha256_of_file(path);
@@ -114,9 +109,7 @@ std::string verify_file(const std::string& folder, const Manifest& manifest, con
         refuse_unreadable(path, error.code().value());
     }
     if (found != record.sha256)
-        throw BundleError(path + ": sha256 " + found.substr(0, DIGITS_SHOWN) + "... != manifest " +
-                          record.sha256.substr(0, DIGITS_SHOWN) +
-                          "...; the file was changed, copy the bundle again or build it with --force");
+        fail(NERVE_BUNDLE, {path, ": sha256 ", found.substr(0, DIGITS_SHOWN), "... != manifest ", record.sha256.substr(0, DIGITS_SHOWN), "...; the file was changed, copy the bundle again or build it with --force"});
     return path;
 }
 

@@ -35,7 +35,7 @@ float sum_of_squares(const float* values, size_t count) {
 void normalise(std::vector<float>& sums, size_t words, size_t width, size_t templates) {
     for (float& value : sums) value /= static_cast<float>(templates);
     if (!std::all_of(sums.begin(), sums.end(), [](float value) { return std::isfinite(value); })) {
-        throw NumericError("the text graph gave embeddings that are not finite; rebuild the bundle in fp32");
+        fail(NERVE_NUMERIC, {"the text graph gave embeddings that are not finite; rebuild the bundle in fp32"});
     }
     for (size_t word = 0; word < words; ++word) {
         float* row = sums.data() + word * width;

@@ -38,25 +38,24 @@ struct Parsed {
 // The header is not what the format allows; told to the caller in one sentence for all of these.
 struct InvalidFile {};
 
-[[noreturn]] void refuse(const std::string& path, const std::string& why) {
-    throw UsageError("vocabulary " + path + " " + why + "; " + ANEW);
+[[noreturn]] void refuse(const std::string& path, Parts why) {
+    fail(NERVE_USAGE, {"vocabulary ", path, " ", concat(why), "; ", ANEW});
 }
 
 std::string read_whole(const std::string& path) {
     struct stat found {};
     const bool is_there = ::stat(path.c_str(), &found) == 0;
     if (!is_there && errno == EACCES) {
-        throw UsageError("vocabulary " + path + " cannot be read: " + std::strerror(EACCES) + "; check its rights");
+        fail(NERVE_USAGE, {"vocabulary ", path, " cannot be read: ", std::strerror(EACCES), "; check its rights"});
     }
     if (!is_there || !S_ISREG(found.st_mode) || static_cast<uint64_t>(found.st_size) > FILE_LIMIT_BYTES) {
-        throw UsageError("vocabulary " + path + " is no file of at most " + std::to_string(FILE_LIMIT_BYTES) +
-                         " bytes; see nerve-vocab");
+        fail(NERVE_USAGE, {"vocabulary ", path, " is no file of at most ", decimal(FILE_LIMIT_BYTES), " bytes; see nerve-vocab"});
     }
     std::string content(static_cast<size_t>(found.st_size), '\0');
     const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
     if (file) content.resize(std::fread(content.data(), 1, content.size(), file.get()));
     if (!file || std::ferror(file.get())) {
-        throw UsageError("vocabulary " + path + " cannot be read: " + std::strerror(errno) + "; check its rights");
+        fail(NERVE_USAGE, {"vocabulary ", path, " cannot be read: ", std::strerror(errno), "; check its rights"});
     }
     return content;
 }
@@ -82,16 +81,15 @@ std::vector<size_t> own_hashes(std::string_view content) {
 
 void refuse_changed(const std::string& path, std::string_view content) {
     if (content.substr(0, ZIP_START.size()) == ZIP_START) {
-        refuse(path, "is a file of numpy, as nerve-vocab wrote before version 1 of the format");
+        refuse(path, {"is a file of numpy, as nerve-vocab wrote before version 1 of the format"});
     }
     if (content.size() <= LENGTH_BYTES || content[LENGTH_BYTES] != '{' ||
         header_bytes(content) > content.size() - LENGTH_BYTES) {
-        refuse(path, "is no safetensors file, or was cut");
+        refuse(path, {"is no safetensors file, or was cut"});
     }
     const std::vector<size_t> places = own_hashes(content);
     if (places.size() != 1) {
-        refuse(path, "is no file of nerve-vocab: it holds its own sha256 " + std::to_string(places.size()) +
-                         " times, expected once");
+        refuse(path, {"is no file of nerve-vocab: it holds its own sha256 ", decimal(places.size()), " times, expected once"});
     }
     Sha256 hash;
     hash.update(content.data(), places[0]);
@@ -100,9 +98,7 @@ void refuse_changed(const std::string& path, std::string_view content) {
     hash.update(rest.data(), rest.size());
     const std::string computed = hash.hex(), written(content.substr(places[0], SHA256_DIGITS));
     if (written != computed) {
-        throw UsageError("vocabulary " + path + " was changed or cut after it was written: its sha256 is " +
-                         computed.substr(0, DIGITS_SHOWN) + "..., it says " + written.substr(0, DIGITS_SHOWN) +
-                         "...; copy it again, or " + ANEW);
+        fail(NERVE_USAGE, {"vocabulary ", path, " was changed or cut after it was written: its sha256 is ", computed.substr(0, DIGITS_SHOWN), "..., it says ", written.substr(0, DIGITS_SHOWN), "...; copy it again, or ", ANEW});
     }
 }
 
@@ -181,7 +177,7 @@ Parsed parsed(const std::string& path, std::string_view content) {
         refuse_holes(file);
         return file;
     } catch (const InvalidFile&) {
-        refuse(path, "is no valid safetensors file");
+        refuse(path, {"is no valid safetensors file"});
     }
 }
 
@@ -206,27 +202,26 @@ std::vector<std::string> class_names_of(const std::string& path, const Parsed& f
         }
         return names;
     } catch (const InvalidFile&) {
-        refuse(path, "has class_names that are no JSON list of strings");
+        refuse(path, {"has class_names that are no JSON list of strings"});
     }
 }
 
 void refuse_other_formats(const std::string& path, const Parsed& file) {
     if (entry_of(file, "format") == FORMAT && entry_of(file, "version") == VERSION) return;
-    refuse(path, "has format " + shown_entry(file, "format") + " version " + shown_entry(file, "version") + ", expected " +
-                     repr(FORMAT) + " version " + repr(VERSION));
+    refuse(path, {"has format ", shown_entry(file, "format"), " version ", shown_entry(file, "version"), ", expected ", repr(FORMAT), " version ", repr(VERSION)});
 }
 
 void refuse_other_text_graph(const std::string& path, const Parsed& file, const std::string& text_sha256) {
     const std::string made_with = entry_of(file, "text_sha256");
     if (made_with == text_sha256) return;
     const std::string shown = encode_utf8(decode_utf8(made_with).value_or(U"").substr(0, DIGITS_SHOWN));
-    refuse(path, "was made with text graph " + shown + "..., this bundle has " + text_sha256.substr(0, DIGITS_SHOWN) + "...");
+    refuse(path, {"was made with text graph ", shown, "..., this bundle has ", text_sha256.substr(0, DIGITS_SHOWN), "..."});
 }
 
 // As Python shows the type and the axes of an array: "F32 (3, 2)".
 std::string shown_tensor(const Tensor& tensor) {
     std::string axes;
-    for (const uint64_t size : tensor.shape) axes += (axes.empty() ? "" : ", ") + std::to_string(size);
+    for (const uint64_t size : tensor.shape) axes += (axes.empty() ? "" : ", ") + decimal(size);
     return tensor.dtype + " (" + axes + (tensor.shape.size() == 1 ? ",)" : ")");
 }
 
@@ -239,7 +234,7 @@ bool fits(const TextBank& bank) {
 void fill_arrays(const std::string& path, const Parsed& file, int text_width, TextBank& bank) {
     const auto embeddings = file.tensors.find("text_embeddings"), rows = file.tensors.find("class_rows");
     if (file.tensors.size() != 2 || embeddings == file.tensors.end() || rows == file.tensors.end()) {
-        refuse(path, "does not hold the tensors text_embeddings and class_rows, and only these");
+        refuse(path, {"does not hold the tensors text_embeddings and class_rows, and only these"});
     }
     const Tensor &words = embeddings->second, &classes = rows->second;
     const size_t names = bank.class_names.size();
@@ -257,9 +252,7 @@ void fill_arrays(const std::string& path, const Parsed& file, int text_width, Te
         fill(bank.class_rows.data(), classes);
         if (fits(bank)) return;
     }
-    refuse(path, "holds embeddings " + shown_tensor(words) + ", rows " + shown_tensor(classes) + " and " +
-                     std::to_string(names) + " names, expected finite F32 (r, " + std::to_string(text_width) +
-                     ") and I64 (c, k) within them");
+    refuse(path, {"holds embeddings ", shown_tensor(words), ", rows ", shown_tensor(classes), " and ", decimal(names), " names, expected finite F32 (r, ", decimal(text_width), ") and I64 (c, k) within them"});
 }
 
 }  // namespace
@@ -273,13 +266,13 @@ TextBank load_vocabulary(const std::string& path, const std::string& text_sha256
     bank.class_names = class_names_of(path, file);
     const std::string background = entry_of(file, "has_background");
     if (background != "true" && background != "false") {
-        refuse(path, "has has_background " + shown_entry(file, "has_background") + ", expected 'true' or 'false'");
+        refuse(path, {"has has_background ", shown_entry(file, "has_background"), ", expected 'true' or 'false'"});
     }
     bank.has_background = background == "true";
     refuse_other_text_graph(path, file, text_sha256);
     fill_arrays(path, file, text_width, bank);
     for (const std::string& name : bank.class_names) {
-        refuse_odd_characters("class " + repr(name) + " of vocabulary " + path, decode_utf8(name).value_or(U""));
+        refuse_odd_characters(concat({"class ", repr(name), " of vocabulary ", path}), decode_utf8(name).value_or(U""));
     }
     return bank;
 }
