@@ -3,6 +3,7 @@
 import ctypes
 from ctypes import Structure, byref, c_char_p, c_int32, c_long
 from pathlib import Path
+from typing import Any
 
 from nerve_bench.doubles.engines import TENSORRT_VERSION, with_engines
 from nerve_export.engines.ledger import note_engine
@@ -15,7 +16,11 @@ SOURCES = Path(__file__).with_name("tensorrt_standin")
 DATA_TYPES = {"float32": 0, "bool": 4, "uint8": 5, "int64": 8}
 """Numbers of nvinfer1::DataType."""
 CLASS_SLOTS = 32
-VERSION = tuple(int(part) for part in TENSORRT_VERSION.split("."))
+FAULTS = (
+    "device", "pinned", "stream", "copy", "runtime", "load", "load memory", "context", "shape", "address", "infer",
+    "enqueue", "enqueue memory", "kernel",
+)  # fmt: skip
+"""What can fail, each a call of CUDA or TensorRT; "kernel" fails while somebody waits for it."""
 
 
 class Counts(Structure):
@@ -55,17 +60,35 @@ class Standin:
         """Let the chance for a fault after so many more come true; -1: none."""
         self._cuda.standin_fail(kind.encode(), passed)
 
-    def become(self, version: str = TENSORRT_VERSION, capability: str = "89") -> None:
+    def no_faults(self) -> None:
+        """Take all faults back."""
+        for kind in FAULTS:
+            self.fail(kind, -1)
+
+    def become(self, version: str = TENSORRT_VERSION, capability: str = "89") -> "Standin":
         """Be of another version, on another GPU."""
         self._version[:] = [int(part) for part in version.split(".")]
         self._gpu = capability.encode()
         self._cuda.standin_capability(c_char_p(self._gpu))
+        return self
 
 
 def build_standins(folder: Path, *flags: str) -> Path:
     """Compile libcudart.so and libnvinfer.so into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    common = ("g++", "-std=c++17", "-O1", "-g", "-fPIC", "-shared", *STRICT, *flags, f"-I{SOURCES}", "-isystem", HEADERS)
+    common = (
+        "g++",
+        "-std=c++17",
+        "-O1",
+        "-g",
+        "-fPIC",
+        "-shared",
+        *STRICT,
+        *flags,
+        f"-I{SOURCES}",
+        "-isystem",
+        HEADERS,
+    )
     run(*common, SOURCES / "standin_cuda.cc", "-Wl,-soname,libcudart.so", "-o", folder / "libcudart.so")
     run(*common, SOURCES / "standin.cc", f"-L{folder}", "-lcudart", "-ldl", f"-Wl,-rpath,{folder}",
         "-Wl,-soname,libnvinfer.so", "-o", folder / "libnvinfer.so")  # fmt: skip
@@ -84,7 +107,7 @@ def build_against_standins(preset: str, *flags: str) -> Path:
 
 def add_engines(
     bundle: Path, ledger: Ledger | None = None, *, class_slots: int = CLASS_SLOTS, spoil: dict[str, bytes] | None = None,
-    rtx: bool = False, **changes: object,
+    rtx: bool = False, **changes: Any,
 ) -> Manifest:  # fmt: skip
     """Write an engine of the stand-in for each stage of a bundle, and list them in its manifest, parity passed.
 
@@ -118,7 +141,14 @@ def engine_bytes(bundle: Path, manifest: Manifest, record: EngineRecord) -> byte
 
 def _line(role: str, tensor: TensorSpec, record: EngineRecord) -> str:
     sizes = [-1 if isinstance(axis, str) else axis for axis in tensor.axes]
-    words = [role, tensor.name, DATA_TYPES[tensor.dtype], "host" if tensor.name == "size_hw" else "device", len(sizes), *sizes]
+    words = [
+        role,
+        tensor.name,
+        DATA_TYPES[tensor.dtype],
+        "host" if tensor.name == "size_hw" else "device",
+        len(sizes),
+        *sizes,
+    ]
     if role == "input" and -1 in sizes:
         words += [size for shape in record.profile[tensor.name] for size in shape]
     return " ".join(map(str, words))
