@@ -76,7 +76,7 @@ class Standin:
 def build_standins(folder: Path, *flags: str) -> Path:
     """Compile libcudart.so and libnvinfer.so into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    common = (
+    common: list[str | Path] = [
         "g++",
         "-std=c++17",
         "-O1",
@@ -88,7 +88,7 @@ def build_standins(folder: Path, *flags: str) -> Path:
         f"-I{SOURCES}",
         "-isystem",
         HEADERS,
-    )
+    ]
     run(*common, SOURCES / "standin_cuda.cc", "-Wl,-soname,libcudart.so", "-o", folder / "libcudart.so")
     run(*common, SOURCES / "standin.cc", f"-L{folder}", "-lcudart", "-ldl", f"-Wl,-rpath,{folder}",
         "-Wl,-soname,libnvinfer.so", "-o", folder / "libnvinfer.so")  # fmt: skip

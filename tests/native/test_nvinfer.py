@@ -60,7 +60,7 @@ def standin(
     after = standin.counts()
     assert after["misuses"] == before["misuses"], standin.misuse()
     for name in ("device_blocks", "pinned_blocks", "engines", "contexts", "streams"):
-        assert after[name] == 0, name
+        assert after[name] == before[name], name
 
 
 @pytest.fixture
@@ -108,7 +108,11 @@ def opened(
     def open_engines(temporal: Temporal | None = None, **fields: Any) -> NativeSegmenter:
         params = params_for(library, onnxruntime_library, temporal, provider=TENSORRT_NATIVE, **fields)
         native = NativeSegmenter.open(library, compiled_bundle, params)
-        native.set_vocabulary(vocabularies["few"])
+        try:
+            native.set_vocabulary(vocabularies["few"])
+        except NerveError:
+            native.close()
+            raise
         return native
 
     return open_engines
@@ -214,7 +218,7 @@ def test_more_classes_than_slots_are_refused_and_the_old_ones_stay(
     with NativeSegmenter.open(library, bundle, params) as native:
         native.set_vocabulary(vocabularies["few"])
         before = native.segment(frames[0]).labels
-        with pytest.raises(NerveError, match=r"^8 classes do not fit the 6 slots of this engine; name fewer classes$"):
+        with pytest.raises(NerveError, match=r"^9 classes do not fit the 6 slots of this engine; name fewer classes$"):
             native.set_vocabulary(vocabularies["many"])
         np.testing.assert_array_equal(native.segment(frames[0]).labels, before)
 
@@ -388,7 +392,7 @@ FAULTS = {
     "address": (3, "failed at address of '"),
 }  # fmt: skip
 CHANCES_OF_A_FRAME = {"copy": 4, "address": 27}
-COLD_ALLOCATIONS = {"device": 23, "pinned": 12}
+COLD_ALLOCATIONS = {"device": 18, "pinned": 13}
 """From opening the bundle to the labels of a first frame."""
 
 
@@ -448,7 +452,7 @@ def test_a_fault_at_a_new_size_is_a_bundle_error_and_the_size_works_next_time(
         native.segment(frames[0])
         standin.fail(kind, {"infer": 0, "address": 23}[kind])
         code, message = refusal(lambda: native.segment(smaller))
-        assert (code, f"stage 'readout' failed at {text}" in message) == (3, True), message
+        assert (code, f"stage 'readout_guided' failed at {text}" in message) == (3, True), message
         np.testing.assert_array_equal(native.segment(smaller).labels, expected)
 
 
