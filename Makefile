@@ -58,7 +58,7 @@ test-slow: $(VENV)/.linked bundle ## run the tests that take longer
 define build_native
 mkdir -p build
 (cd runtime/native \
-	&& "$(CURDIR)/$(BIN)/cmake" --preset $(1) -DNLOHMANN_INCLUDE_DIR="$$("$(CURDIR)/$(PY)" -m tests.native.building)" $(2) \
+	&& "$(CURDIR)/$(BIN)/cmake" --preset $(1) $(2) \
 	&& "$(CURDIR)/$(BIN)/cmake" --build --preset $(1) --parallel 2) > build/native-$(1).txt 2>&1 \
 	|| { cat build/native-$(1).txt >&2; exit 1; }
 endef

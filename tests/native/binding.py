@@ -27,7 +27,9 @@ from nerve_runtime.motion import FloatArray
 BETWEEN = ("follow", "warm", "exact", "hold")
 READOUTS = (None, "bilinear", "guided")
 RGB, BGR = 0, 1
-ERRORS = {error.exit_code: error for error in (UsageError, BundleError, CompatibilityError, ResourceError, NumericError)}
+ERRORS = {
+    error.exit_code: error for error in (UsageError, BundleError, CompatibilityError, ResourceError, NumericError)
+}
 Warning_ = ctypes.CFUNCTYPE(None, c_void_p, c_char_p)
 
 

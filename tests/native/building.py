@@ -1,4 +1,4 @@
-"""Builds the native library and programs against it; run as a program it prints where the JSON headers are."""
+"""Builds the native library and programs against it."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def cmake() -> str | None:
 
 
 def json_headers() -> Path | None:
-    """The folder with nlohmann/json.hpp that the PyPI package `nlohmann-json` brings."""
+    """The folder with nlohmann/json.hpp, which test programs use, of the PyPI package `nlohmann-json`."""
     found = find_spec("nlohmann_json")
     return Path(found.origin).parent / "include" if found is not None and found.origin is not None else None
 
@@ -68,9 +68,7 @@ def build(preset: str, folder: Path | None = None, *options: str, source: Path =
 
 def configure(folder: Path, *options: str, preset: str = "release", source: Path = NATIVE) -> Path:
     """Prepare a build, see `build`."""
-    json = json_headers()
     words = [*options, "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
-    words += [] if json is None else [f"-DNLOHMANN_INCLUDE_DIR={json}"]
     run(cmake() or "cmake", "--preset", preset, "-B", folder, *words, cwd=source)
     return folder
 
@@ -98,7 +96,3 @@ def compiled(output: Path, source: Path, library: Path, *options: str, compiler:
 def is_placeholder(library: Path) -> bool:
     """Whether the library was built from placeholder.cc, which opens no bundle."""
     return PLACEHOLDER in library.read_bytes()
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{json_headers() or ''}\n")

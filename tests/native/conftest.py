@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.native.building import build, is_placeholder, missing_for_build
+from tests.native.building import ASAN, build, is_placeholder, missing_for_build
+from tests.native.words_library import Words, compiled_words
 
 
 def _built(preset: str) -> Path:
@@ -81,3 +82,13 @@ def picture_ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rgb = cv2.resize(np.ascontiguousarray(make_scene(seed).rgb), (200, 144), interpolation=cv2.INTER_AREA)
             file.write(b"P6 200 144 255\n" + rgb.tobytes())
     return path
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Words:
+    return Words(compiled_words(tmp_path_factory.mktemp("words") / "words.so", "-shared"))
+
+
+@pytest.fixture(scope="session")
+def sanitized_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled_words(tmp_path_factory.mktemp("words") / "words", "-DWORDS_PROGRAM", *ASAN)

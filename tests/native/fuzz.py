@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nerve_runtime import NerveError, Segmenter, Temporal
-from nerve_runtime.bundle.manifest import NO_SHA256, OWN_SHA256, load_manifest
+from nerve_runtime.bundle.manifest import NO_SHA256, OWN_SHA256
 from nerve_runtime.vocabulary import text_sha256
 from nerve_stream.vocabulary_file import save_vocabulary
 from tests.fuzz import mutated_bytes, mutated_lines, run_all

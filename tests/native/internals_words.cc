@@ -4,6 +4,7 @@
 #include <string>
 
 #include "class_list.h"
+#include "close_matches.h"
 #include "error.h"
 #include "sha256.h"
 #include "tokenizer.h"
@@ -76,6 +77,15 @@ Json class_lists(const Json& given) {
         }
     }
     return answers;
+}
+
+Json class_list_of_bytes(const Json& given) {
+    try {
+        class_list_of(from_hex(given["classes"].get<std::string>()), std::nullopt, 254, false, nullptr);
+    } catch (const Error& error) {
+        return {{"code", error.code}, {"error", error.what()}};
+    }
+    return nullptr;
 }
 
 Json tokens(const Json& given) {
@@ -161,13 +171,22 @@ Json hashes(const Json& given) {
     return answers;
 }
 
+Json close_match_of(const Json& given) {
+    std::vector<Text> known;
+    for (const Json& word : given["known"]) known.push_back(decoded(word));
+    const std::optional<Text> close = close_match(decoded(given["word"]), known);
+    return close ? Json(encode_utf8(*close)) : Json(nullptr);
+}
+
 Json answer_to(const std::string& question, const Json& given) {
     if (question == "text_functions") return text_functions(given);
     if (question == "properties") return properties(given);
     if (question == "is_utf8") return is_utf8(given);
     if (question == "class_lists") return class_lists(given);
+    if (question == "class_list_of_bytes") return class_list_of_bytes(given);
     if (question == "tokens") return tokens(given);
     if (question == "vocabulary_files") return vocabulary_files(given);
+    if (question == "close_match") return close_match_of(given);
     if (question == "text_bank") return text_bank(given);
     if (question == "hashes") return hashes(given);
     if (question == "unicode_version") return unicode_version();
@@ -187,3 +206,14 @@ extern "C" __attribute__((visibility("default"))) const char* words_answer(const
     }
     return answer.c_str();
 }
+
+#ifdef WORDS_PROGRAM
+#include <iostream>
+#include <iterator>
+
+// The question is the first argument, what is given comes on stdin, the answer goes to stdout.
+int main(int, char** arguments) {
+    const std::string given{std::istreambuf_iterator<char>(std::cin), {}};
+    std::cout << words_answer(arguments[1], given.c_str()) << "\n";
+}
+#endif

@@ -36,7 +36,10 @@ WAYS = {
     "hold": Temporal(keyframe_every=5, between="hold", **STILL),
     "short": Temporal(keyframe_every=9, longest_s=0.1),
 }
-CLASSES = {"few": "ladybug; grass, lawn; road; sky", "many": "zebra; grass; water, sea; snow; dog, puppy; house; tree; tiger; bus"}
+CLASSES = {
+    "few": "ladybug; grass, lawn; road; sky",
+    "many": "zebra; grass; water, sea; snow; dog, puppy; house; tree; tiger; bus",
+}
 BACKGROUND = {"few": "asphalt", "many": ""}
 FRAMES = 14
 CHANGE_AT = 9
@@ -93,7 +96,13 @@ def case_steps(
     """Run the Python runtime over the frames, changing the vocabulary on the way."""
     threads = BackendOptions(threads=1)
     with Segmenter.open(
-        bundle, vocabularies["few"], backend="ort", backend_options=threads, temporal=temporal, cache_dir=None, **options
+        bundle,
+        vocabularies["few"],
+        backend="ort",
+        backend_options=threads,
+        temporal=temporal,
+        cache_dir=None,
+        **options,
     ) as segmenter:
         tracker = segmenter._video._tracker
         recorder = Recorder(tracker._flow)

@@ -147,8 +147,12 @@ def test_a_bad_line_of_the_manifest_is_named_in_the_same_words(
     assert of_c(library, onnxruntime_library, bundle) == expected
 
 
-@pytest.mark.parametrize("text", ["", "[]", "nul", '{"format_version": 1', '{"a": 1e999}', "\ufeff{}", '{"\x00": 1}', "[" * 9999])
-def test_what_is_no_json_has_the_same_code(text: str, bundle: Path, library: ctypes.CDLL, onnxruntime_library: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "[]", "nul", '{"format_version": 1', '{"a": 1e999}', "\ufeff{}", '{"\x00": 1}', "[" * 9999]
+)
+def test_what_is_no_json_has_the_same_code(
+    text: str, bundle: Path, library: ctypes.CDLL, onnxruntime_library: Path
+) -> None:
     (bundle / "manifest.json").write_text(text, encoding="utf-8")
     code, message = of_c(library, onnxruntime_library, bundle)
     assert code == of_python(bundle)[0] == 3
@@ -207,7 +211,9 @@ def test_a_harmed_bundle_is_refused_in_the_same_words(
     assert of_c(library, onnxruntime_library, bundle) == expected
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 50, b"not a graph at all", "half"], ids=["empty", "zeros", "text", "half"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00" * 50, b"not a graph at all", "half"], ids=["empty", "zeros", "text", "half"]
+)
 def test_a_graph_that_is_none_has_the_same_code(
     content: bytes | str, bundle: Path, library: ctypes.CDLL, onnxruntime_library: Path
 ) -> None:

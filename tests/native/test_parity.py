@@ -76,7 +76,12 @@ def test_the_frames_of_the_set_need_every_decision(tiny_bundle: Path, vocabulari
 @pytest.mark.parametrize("readout", ["bilinear", "guided"])
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_given_as_words_give_pythons_labels(
-    readout: str, name: str, library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, frames: list[UInt8Array]
+    readout: str,
+    name: str,
+    library: ctypes.CDLL,
+    onnxruntime_library: Path,
+    tiny_bundle: Path,
+    frames: list[UInt8Array],
 ) -> None:
     constants = Constants(alpha=0.9, threshold=0.3 if BACKGROUND[name] else None)
     params = params_for(
@@ -99,7 +104,11 @@ def test_classes_given_as_words_give_pythons_labels(
 
 
 def test_pixels_with_gaps_between_rows_are_read_as_they_lie(
-    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path], frames: list[UInt8Array]
+    library: ctypes.CDLL,
+    onnxruntime_library: Path,
+    tiny_bundle: Path,
+    vocabularies: dict[str, Path],
+    frames: list[UInt8Array],
 ) -> None:
     with NativeSegmenter.open(library, tiny_bundle, params_for(library, onnxruntime_library)) as native:
         native.set_vocabulary(vocabularies["few"])
@@ -111,7 +120,11 @@ def test_pixels_with_gaps_between_rows_are_read_as_they_lie(
 
 
 def test_a_second_video_has_frames_of_its_own(
-    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path], frames: list[UInt8Array]
+    library: ctypes.CDLL,
+    onnxruntime_library: Path,
+    tiny_bundle: Path,
+    vocabularies: dict[str, Path],
+    frames: list[UInt8Array],
 ) -> None:
     params = params_for(library, onnxruntime_library, Temporal.plain(9))
     with NativeSegmenter.open(library, tiny_bundle, params) as native:
@@ -128,7 +141,11 @@ def test_a_second_video_has_frames_of_its_own(
 
 
 def test_a_video_outlives_the_segmenter_that_it_came_from(
-    library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path], frames: list[UInt8Array]
+    library: ctypes.CDLL,
+    onnxruntime_library: Path,
+    tiny_bundle: Path,
+    vocabularies: dict[str, Path],
+    frames: list[UInt8Array],
 ) -> None:
     native = NativeSegmenter.open(library, tiny_bundle, params_for(library, onnxruntime_library))
     native.set_vocabulary(vocabularies["few"])
@@ -164,6 +181,8 @@ def test_a_cpp_program_gets_the_labels_of_the_set(
     assert output.splitlines()[-1] == f"{len(WAYS)} cases, {len(WAYS) * len(parity_frames())} frames, all labels equal"
     labels = next((tmp_path / "set").glob("warm-*.pgm"))
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")  # a label that is not there
-    spoilt = subprocess.run([program, onnxruntime_library, tiny_bundle, cases], capture_output=True, text=True, check=False)
+    spoilt = subprocess.run(
+        [program, onnxruntime_library, tiny_bundle, cases], capture_output=True, text=True, check=False
+    )
     assert spoilt.returncode == 1
     assert labels.name in spoilt.stderr

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "error.h"
 #include "unicode.h"
@@ -26,41 +27,46 @@ const DtypeRecord& record_of(ElementType type) {
 }
 
 std::string axis_text(const Axis& axis) {
-    const int64_t* size = std::get_if<int64_t>(&axis);
-    return size ? decimal(*size) : std::get<std::string>(axis);
-}
-
-template <typename Named>
-std::vector<std::string> names_of(const Named& named) {
-    std::vector<std::string> names;
-    for (const auto& entry : named) names.push_back(entry.name);
-    std::sort(names.begin(), names.end());
-    return names;
+    return axis.is_fixed ? decimal(axis.size) : axis.letter;
 }
 
 std::string tensor_text(const std::string& where, const TensorSpec& spec, const Tensor& tensor) {
     return concat({where, " ", repr(spec.name), " is ", dtype_name(tensor.type), " ", shape_text(tensor.shape), ", expected ", spec_text(spec)});
 }
 
-// Raises UsageError: a tensor is missing, unknown, of another dtype or shape, or a letter takes two sizes.
-void check_tensors(const std::string& where, const std::vector<TensorSpec>& specs, const Tensors& tensors) {
-    const std::vector<std::string> expected = names_of(specs);
-    std::vector<std::string> got;
-    for (const auto& [name, tensor] : tensors) got.push_back(name);
-    if (got != expected) fail(NERVE_USAGE, {where, ": got tensors ", repr(got), ", expected ", repr(expected)});
-    std::map<std::string, int64_t> sizes;
-    for (const TensorSpec& spec : specs) {
-        const Tensor& tensor = *tensors.at(spec.name);
-        if (tensor.type != element_type(spec.dtype) || tensor.shape.size() != spec.axes.size())
-            fail(NERVE_USAGE, {tensor_text(where, spec, tensor)});
-        for (size_t place = 0; place < spec.axes.size(); ++place) {
-            const int64_t* fixed = std::get_if<int64_t>(&spec.axes[place]);
-            const int64_t size = tensor.shape[place];
-            const int64_t wanted = fixed ? *fixed : sizes.emplace(std::get<std::string>(spec.axes[place]), size).first->second;
-            if (size != wanted)
-                fail(NERVE_USAGE, {tensor_text(where, spec, tensor), ", axis ", axis_text(spec.axes[place]), " being ", decimal(wanted)});
+using Sizes = std::vector<std::pair<std::string_view, int64_t>>;  // of axis letters
+
+// Raises UsageError: a tensor is of another dtype or shape, or a letter takes two sizes.
+void check_tensor(const std::string& where, const TensorSpec& spec, const Tensor& tensor, Sizes& sizes) {
+    if (tensor.type != element_type(spec.dtype) || tensor.shape.size() != spec.axes.size())
+        fail(NERVE_USAGE, {tensor_text(where, spec, tensor)});
+    for (size_t place = 0; place < spec.axes.size(); ++place) {
+        const Axis& axis = spec.axes[place];
+        int64_t wanted = axis.size;
+        if (!axis.is_fixed) {
+            const auto is_same = [&](const auto& known) { return known.first == axis.letter; };
+            const auto known = std::find_if(sizes.begin(), sizes.end(), is_same);
+            wanted = known == sizes.end() ? tensor.shape[place] : known->second;
+            if (known == sizes.end()) sizes.emplace_back(axis.letter, wanted);
         }
+        if (tensor.shape[place] != wanted)
+            fail(NERVE_USAGE, {tensor_text(where, spec, tensor), ", axis ", axis_text(axis), " being ", decimal(wanted)});
     }
+}
+
+// Raises UsageError: a tensor is missing or unknown.
+void check_names(const std::string& where, const std::vector<TensorSpec>& specs, const Tensors& tensors) {
+    std::vector<std::string> expected, got;
+    for (const TensorSpec& spec : specs) expected.push_back(spec.name);
+    for (const Tensors::Entry& entry : tensors.entries()) got.emplace_back(entry.name);
+    std::sort(expected.begin(), expected.end());
+    std::sort(got.begin(), got.end());
+    if (got != expected) fail(NERVE_USAGE, {where, ": got tensors ", repr(got), ", expected ", repr(expected)});
+}
+
+void check_tensors(const std::string& where, const std::vector<TensorSpec>& specs, const Tensors& tensors, Sizes& sizes) {
+    check_names(where, specs, tensors);
+    for (const TensorSpec& spec : specs) check_tensor(where, spec, *tensors.at(spec.name), sizes);
 }
 
 }  // namespace
@@ -102,15 +108,48 @@ template std::shared_ptr<HostTensor> HostTensor::of(const std::vector<uint8_t>&,
 template std::shared_ptr<HostTensor> HostTensor::of(const std::vector<int64_t>&, Shape);
 template std::shared_ptr<HostTensor> HostTensor::of(const std::vector<float>&, Shape);
 
-Tensors Session::run(const Tensors& inputs, const std::set<std::string>& host) {
-    check_tensors(concat({"stage ", repr(stage_), " input"}), record_.inputs, inputs);
+Tensors& Tensors::set(std::string_view name, const TensorPtr& tensor) {
+    for (Entry& entry : entries_)
+        if (entry.name == name) {
+            entry.tensor = tensor;
+            return *this;
+        }
+    entries_.push_back({name, tensor});
+    return *this;
+}
+
+Tensors& Tensors::set_all(const Tensors& others) {
+    for (const Entry& entry : others.entries_) set(entry.name, entry.tensor);
+    return *this;
+}
+
+void Tensors::remove(std::string_view name) {
+    const auto is_it = [&](const Entry& entry) { return entry.name == name; };
+    entries_.erase(std::remove_if(entries_.begin(), entries_.end(), is_it), entries_.end());
+}
+
+const TensorPtr& Tensors::find(std::string_view name) const {
+    static const TensorPtr none;
+    for (const Entry& entry : entries_)
+        if (entry.name == name) return entry.tensor;
+    return none;
+}
+
+const TensorPtr& Tensors::at(std::string_view name) const {
+    const TensorPtr& found = find(name);
+    if (!found) throw std::out_of_range(concat({"there is no tensor ", name}));
+    return found;
+}
+
+bool holds(Names names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); }
+
+Tensors Session::run(const Tensors& inputs, Names host) {
+    Sizes sizes;
+    const std::string where = concat({"stage ", repr(stage_)});
+    check_tensors(concat({where, " input"}), record_.inputs, inputs, sizes);
     Tensors outputs = compute(inputs, host);
-    std::vector<TensorSpec> specs = record_.inputs;
-    specs.insert(specs.end(), record_.outputs.begin(), record_.outputs.end());
-    Tensors tensors = inputs;
-    tensors.insert(outputs.begin(), outputs.end());
     try {
-        check_tensors(concat({"stage ", repr(stage_)}), specs, tensors);
+        check_tensors(where, record_.outputs, outputs, sizes);
     } catch (const Error& error) {
         fail(NERVE_BUNDLE, {error.what(), "; the graph is not what its manifest says, rebuild the bundle"});
     }

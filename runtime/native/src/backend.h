@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <initializer_list>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "manifest.h"
@@ -60,24 +60,53 @@ class HostTensor : public Tensor {
 };
 
 using TensorPtr = std::shared_ptr<const Tensor>;
-using Tensors = std::map<std::string, TensorPtr>;
+
+// A few tensors by name. Names are not copied: literals, or those of a manifest.
+class Tensors {
+   public:
+    struct Entry {
+        std::string_view name;
+        TensorPtr tensor;
+    };
+
+    Tensors& set(std::string_view name, const TensorPtr& tensor);
+    Tensors& set_all(const Tensors& others);
+    void remove(std::string_view name);
+
+    // nullptr where there is none.
+    const TensorPtr& find(std::string_view name) const;
+
+    // Raises std::out_of_range where there is none.
+    const TensorPtr& at(std::string_view name) const;
+
+    const std::vector<Entry>& entries() const { return entries_; }
+
+   private:
+    std::vector<Entry> entries_;
+};
+
+// Outputs that a host_view is wanted of.
+using Names = std::initializer_list<std::string_view>;
+
+bool holds(Names names, std::string_view name);
 
 // One opened graph; used by one thread at a time. Checks its tensors before and after each run.
 class Session {
    public:
+    // `record` has to outlive it.
     Session(std::string stage, const StageRecord& record) : stage_(std::move(stage)), record_(record) {}
     virtual ~Session() = default;
 
     // Run the graph; outputs named in `host` have a host_view.
     // Raises UsageError: an input is not as the manifest says; BundleError: an output is not, or the graph cannot run;
     // ResourceError: memory ran out.
-    Tensors run(const Tensors& inputs, const std::set<std::string>& host);
+    Tensors run(const Tensors& inputs, Names host);
 
    protected:
-    virtual Tensors compute(const Tensors& inputs, const std::set<std::string>& host) = 0;
+    virtual Tensors compute(const Tensors& inputs, Names host) = 0;
 
     const std::string stage_;
-    const StageRecord record_;
+    const StageRecord& record_;
 };
 
 // Opens graphs of one bundle. `stop` may be called by any thread.

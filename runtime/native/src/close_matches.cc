@@ -1,7 +1,7 @@
 #include "close_matches.h"
 
 #include <algorithm>
-#include <map>
+#include <vector>
 
 namespace nerve {
 namespace {
@@ -20,13 +20,10 @@ struct Range {
 // Compares other words with one.
 class Matcher {
    public:
-    explicit Matcher(TextView word) : word_(word) {
-        for (size_t i = 0; i < word.size(); ++i) places_[word[i]].push_back(i);
+    explicit Matcher(TextView word) : word_(word), starts_match_(word.size(), 1) {
         if (word.size() < LONG_WORD) return;
-        const size_t most = word.size() / 100 + 1;
-        for (auto entry = places_.begin(); entry != places_.end();) {
-            entry = entry->second.size() > most ? places_.erase(entry) : std::next(entry);
-        }
+        for (size_t i = 0; i < word.size(); ++i)
+            starts_match_[i] = static_cast<size_t>(std::count(word.begin(), word.end(), word[i])) <= word.size() / 100 + 1;
     }
 
     // Twice the letters in common over all letters, 1 for two empty words.
@@ -57,20 +54,13 @@ class Matcher {
     // The longest run of letters in common; of several, the one that starts first.
     Block longest(TextView other, const Range& range) const {
         Block best{range.a, range.b, 0};
-        std::map<size_t, size_t> lengths;  // of the runs that end at a place of the word
+        std::vector<size_t> lengths(word_.size() + 1), longer(word_.size() + 1);  // of the runs that end before a place
         for (size_t a = range.a; a < range.a_end; ++a) {
-            std::map<size_t, size_t> longer;
-            const auto places = places_.find(other[a]);
-            if (places != places_.end()) {
-                for (const size_t b : places->second) {
-                    if (b < range.b || b >= range.b_end) continue;
-                    const auto before = b == 0 ? lengths.end() : lengths.find(b - 1);
-                    const size_t length = (before == lengths.end() ? 0 : before->second) + 1;
-                    longer[b] = length;
-                    if (length > best.size) best = {a + 1 - length, b + 1 - length, length};
-                }
+            for (size_t b = range.b; b < range.b_end; ++b) {
+                longer[b + 1] = other[a] == word_[b] && starts_match_[b] ? lengths[b] + 1 : 0;
+                if (longer[b + 1] > best.size) best = {a + 1 - longer[b + 1], b + 1 - longer[b + 1], longer[b + 1]};
             }
-            lengths = std::move(longer);
+            lengths.swap(longer);
         }
         while (best.a > range.a && best.b > range.b && other[best.a - 1] == word_[best.b - 1]) {
             --best.a, --best.b, ++best.size;
@@ -83,7 +73,7 @@ class Matcher {
     }
 
     TextView word_;
-    std::map<char32_t, std::vector<size_t>> places_;
+    std::vector<char> starts_match_;  // by the letters of `word_`
 };
 
 }  // namespace

@@ -19,9 +19,9 @@ VideoState FrameDecoder::keyframe(const VideoStatePtr& before) const {
     state.local_weights = frame_.local_weights;
     state.seed_scores = fresh_seed_scores(before.get());
     state.affinity = mix_heads(state.head_affinity, state.seed_scores);
-    state.label_scores = walk("walk", {{"seed_scores", state.seed_scores},
-                                       {"affinity", state.affinity},
-                                       {"local_weights", state.local_weights}});
+    Tensors inputs;
+    inputs.set("seed_scores", state.seed_scores).set("affinity", state.affinity).set("local_weights", state.local_weights);
+    state.label_scores = walk("walk", inputs);
     state.closed_form = solve(state.affinity, state.local_weights);
     return state;
 }
@@ -59,67 +59,58 @@ TensorPtr FrameDecoder::fresh_seed_scores(const VideoState* before) const {
 TensorPtr FrameDecoder::seen() const {
     if (!graphs_.has_one_tower()) return frame_.working;
     if (frame_.patch_features) return frame_.patch_features;
-    return graphs_.run("attention", {{"frame", frame_.working}}).at("patch_features");  // new classes where no scores were due
+    return graphs_.run("attention", Tensors().set("frame", frame_.working)).at("patch_features");  // new classes where no scores were due
 }
 
 // Scores of the frame before moved to where the picture is now, `keep` of them against the fresh ones.
 TensorPtr FrameDecoder::carry(const TensorPtr& fresh, const TensorPtr& previous, double keep) const {
     if (!frame_.motion) return fresh;
-    return graphs_
-        .run("carry", {{"seed_scores", fresh},
-                       {"previous_scores", previous},
-                       {"keep", graphs_.constant(static_cast<float>(keep))},
-                       {"previous_tokens", frame_.motion->at("previous_tokens")},
-                       {"previous_weights", frame_.motion->at("previous_weights")}})
-        .at("carried_scores");
+    Tensors inputs;
+    inputs.set("seed_scores", fresh).set("previous_scores", previous).set("keep", graphs_.constant(static_cast<float>(keep)));
+    for (const char* name : {"previous_tokens", "previous_weights"}) inputs.set(name, frame_.motion->at(name));
+    return graphs_.run("carry", inputs).at("carried_scores");
 }
 
 TensorPtr FrameDecoder::mix_heads(const TensorPtr& head_affinity, const TensorPtr& seed_scores) const {
-    return graphs_
-        .run("mix", {{"head_affinity", head_affinity},
-                     {"seed_scores", seed_scores},
-                     {"head_temperature", vocabulary_->scalars.at("head_temperature")}})
-        .at("affinity");
+    Tensors inputs;
+    inputs.set("head_affinity", head_affinity)
+        .set("seed_scores", seed_scores)
+        .set("head_temperature", vocabulary_->scalars.at("head_temperature"));
+    return graphs_.run("mix", inputs).at("affinity");
 }
 
 Tensors FrameDecoder::solve(const TensorPtr& affinity, const TensorPtr& local_weights) const {
     if (!graphs_.has("solve")) return {};
     Tensors inputs = vocabulary_->walk_scalars();
-    inputs["affinity"] = affinity;
-    inputs["local_weights"] = local_weights;
+    inputs.set("affinity", affinity).set("local_weights", local_weights);
     return graphs_.run("solve", inputs);
 }
 
 // Label scores between keyframes; without a start, after a change of classes, as many steps as from nothing.
 TensorPtr FrameDecoder::walk_on(const VideoState& state, const TensorPtr& start) const {
-    Tensors inputs = {{"seed_scores", state.seed_scores}, {"local_weights", state.local_weights}};
+    Tensors inputs;
+    inputs.set("seed_scores", state.seed_scores).set("local_weights", state.local_weights);
     if (temporal_.between == NERVE_EXACT) {
-        inputs.insert(state.closed_form.begin(), state.closed_form.end());
-        return walk("walk_exact", inputs);
+        return walk("walk_exact", inputs.set_all(state.closed_form));
     }
     if (temporal_.between == NERVE_FOLLOW && frame_.motion) return walk_followed(state, *frame_.motion, start);
     if (temporal_.between == NERVE_HOLD && start) return start;
-    inputs["affinity"] = state.affinity;
-    if (!start) return walk("walk", inputs);
-    inputs["previous_scores"] = start;
-    return walk("walk_warm", inputs);
+    inputs.set("affinity", state.affinity);
+    return start ? walk("walk_warm", inputs.set("previous_scores", start)) : walk("walk", inputs);
 }
 
 TensorPtr FrameDecoder::walk_followed(const VideoState& state, const Tensors& motion, const TensorPtr& start) const {
-    Tensors inputs = {{"seed_scores", state.seed_scores},
-                      {"affinity", state.affinity},
-                      {"origin_tokens", motion.at("origin_tokens")},
-                      {"origin_visible", motion.at("origin_visible")},
-                      {"local_weights", near_affinity(state, motion.at("origin_tokens"))}};
-    if (start) {
-        inputs["previous_scores"] = carry(state.seed_scores, start, KEEP_ALL);
-        return walk("walk_carried", inputs);
-    }
+    Tensors inputs;
+    inputs.set("seed_scores", state.seed_scores)
+        .set("affinity", state.affinity)
+        .set("origin_tokens", motion.at("origin_tokens"))
+        .set("origin_visible", motion.at("origin_visible"))
+        .set("local_weights", near_affinity(state, motion.at("origin_tokens")));
+    if (start) return walk("walk_carried", inputs.set("previous_scores", carry(state.seed_scores, start, KEEP_ALL)));
     const Method& method = graphs_.manifest().method;
     TensorPtr scores = state.seed_scores;
     for (int done = 0; done < method.steps; done += method.warm_steps) {  // as many steps as a walk from nothing
-        inputs["previous_scores"] = scores;
-        scores = walk("walk_carried", inputs);
+        scores = walk("walk_carried", inputs.set("previous_scores", scores));
     }
     return scores;
 }
@@ -127,14 +118,13 @@ TensorPtr FrameDecoder::walk_followed(const VideoState& state, const Tensors& mo
 // W of this frame, or where the bundle cannot compute it alone, that of the keyframe moved with the picture.
 TensorPtr FrameDecoder::near_affinity(const VideoState& state, const TensorPtr& origin_tokens) const {
     if (frame_.local_weights) return frame_.local_weights;
-    return graphs_.run("local_carried", {{"keyframe_weights", state.local_weights}, {"origin_tokens", origin_tokens}})
-        .at("local_weights");
+    Tensors inputs;
+    inputs.set("keyframe_weights", state.local_weights).set("origin_tokens", origin_tokens);
+    return graphs_.run("local_carried", inputs).at("local_weights");
 }
 
 TensorPtr FrameDecoder::walk(const std::string& stage, Tensors inputs) const {
-    const Tensors scalars = vocabulary_->walk_scalars();
-    inputs.insert(scalars.begin(), scalars.end());
-    return graphs_.run(stage, inputs).at("label_scores");
+    return graphs_.run(stage, inputs.set_all(vocabulary_->walk_scalars())).at("label_scores");
 }
 
 }  // namespace nerve

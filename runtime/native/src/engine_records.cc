@@ -26,12 +26,17 @@ namespace {
 
 constexpr const char* FAMILY = "tensorrt ";
 constexpr size_t LEDGER_LIMIT_BYTES = 16'000'000;  // a hundred thousand engines
+constexpr int LEDGER_DEPTH_LIMIT = 8;
 constexpr size_t PASSWORD_ENTRY_BYTES = 16384;
 
 std::string lower_ascii(std::string text) {
     for (char& letter : text)
         if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
     return text;
+}
+
+bool is_sha256(const std::string& text) {
+    return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
 std::string joined(const std::set<std::string>& texts) {
@@ -112,21 +117,21 @@ std::optional<std::string> content_of(const std::string& path) {
 
 // The hashes that a ledger lists. Raises InvalidField, std::invalid_argument.
 std::set<std::string> listed_engines(const std::string& content) {
-    const Json json = parse_json(content);
-    const Field document(json, "");
+    const Json json = parse_json(content, LEDGER_DEPTH_LIMIT);
+    const Field document(json);
     document.expect_object();
     const Field engines = document.at("engines");
     document.refuse_others({"engines"});
     engines.expect_object();
     std::set<std::string> listed;
-    for (const auto& [digits, value] : engines.json().items()) {
-        const Json key = digits;
-        listed.insert(Field(key, "engines").sha256());
-        const Field entry(value, "engines." + digits);
-        entry.expect_object();
-        entry.at("about").string();
-        entry.at("noted_s").integer();
-        entry.refuse_others({"about", "noted_s"});
+    const std::vector<Field> entries = engines.values();
+    for (size_t place = 0; place < entries.size(); ++place) {
+        if (!is_sha256(engines.key(place))) engines.refuse({"String should match pattern '^[0-9a-f]{64}$'"});
+        listed.insert(engines.key(place));
+        entries[place].expect_object();
+        entries[place].at("about").string();
+        entries[place].at("noted_s").integer();
+        entries[place].refuse_others({"about", "noted_s"});
     }
     return listed;
 }

@@ -118,15 +118,14 @@ std::shared_ptr<const GpuTensor> Gpu::upload(const Tensor& host) {
     return made;
 }
 
-std::map<std::string, std::shared_ptr<const Tensor>> Gpu::download(
-    const std::map<std::string, std::shared_ptr<const GpuTensor>>& tensors) {
-    std::map<std::string, std::shared_ptr<const Tensor>> copies;
+std::vector<TensorPtr> Gpu::download(const std::vector<std::shared_ptr<const GpuTensor>>& tensors) {
+    std::vector<TensorPtr> copies;
     try {
-        for (const auto& [name, tensor] : tensors) {
+        for (const std::shared_ptr<const GpuTensor>& tensor : tensors) {
             const size_t bytes = tensor->block.bytes();
             const auto copy = std::make_shared<PinnedTensor>(tensor->type, tensor->shape,
                                                              Block(shared_from_this(), MemoryKind::PINNED, bytes));
-            copies[name] = copy;
+            copies.push_back(copy);
             check_cuda(cudaMemcpyAsync(copy->block.address(), tensor->block.address(), bytes, cudaMemcpyDeviceToHost, stream_),
                        "cudaMemcpyAsync");
         }

@@ -105,8 +105,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
     std::shared_ptr<const GpuTensor> upload(const Tensor& host);
 
     // Copies of tensors, to be read after the next finish(); the mutex is held.
-    std::map<std::string, std::shared_ptr<const Tensor>> download(
-        const std::map<std::string, std::shared_ptr<const GpuTensor>>& tensors);
+    std::vector<TensorPtr> download(const std::vector<std::shared_ptr<const GpuTensor>>& tensors);
 
     // Wait for all work on the stream; the mutex is held by `lock`, which is open while this waits.
     void finish(std::unique_lock<std::mutex>& lock);

@@ -105,19 +105,23 @@ VocabularyPtr Graphs::vocabulary(TextBank bank, const Constants& constants) {
     const auto scalar = [&](float value) { return upload(std::vector<float>{value}, {}); };
     auto vocabulary = std::make_shared<ActiveVocabulary>();
     const int64_t slots = backend_.class_slots() ? *backend_.class_slots() : bank.classes;
-    const std::vector<int64_t> class_rows = padded_rows(bank, slots);
     auto mask = std::make_shared<HostTensor>(ElementType::BOOL, Shape{slots});
+    const std::vector<int64_t> class_rows = padded_rows(bank, slots);
     std::fill_n(mask->bytes.begin(), bank.classes, uint8_t{1});
-    vocabulary->embeddings = {{"text_embeddings", upload(bank.text_embeddings, {bank.rows, bank.width})},
-                              {"class_rows", upload(class_rows, {slots, bank.synonyms})},
-                              {"class_mask", backend_.upload(mask)}};
-    vocabulary->scalars = {{"tau", scalar(constants.tau)},
-                           {"alpha", scalar(constants.alpha)},
-                           {"beta", scalar(constants.beta)},
-                           {"head_temperature", scalar(constants.head_temperature)},
-                           {"threshold", scalar(bank.has_background ? constants.threshold : 0.0F)}};
+    vocabulary->embeddings.set("text_embeddings", upload(bank.text_embeddings, {bank.rows, bank.width}))
+        .set("class_rows", upload(class_rows, {slots, bank.synonyms}))
+        .set("class_mask", backend_.upload(mask));
+    vocabulary->scalars.set("tau", scalar(constants.tau))
+        .set("alpha", scalar(constants.alpha))
+        .set("beta", scalar(constants.beta))
+        .set("head_temperature", scalar(constants.head_temperature))
+        .set("threshold", scalar(bank.has_background ? constants.threshold : 0.0F));
     vocabulary->bank = std::move(bank);
     return vocabulary;
+}
+
+Tensors ActiveVocabulary::walk_scalars() const {
+    return Tensors().set("alpha", scalars.at("alpha")).set("beta", scalars.at("beta"));
 }
 
 TensorPtr Graphs::constant(float value) {
@@ -127,7 +131,7 @@ TensorPtr Graphs::constant(float value) {
     return kept;
 }
 
-Tensors Graphs::run(const std::string& stage, const Tensors& inputs, const std::set<std::string>& host) {
+Tensors Graphs::run(const std::string& stage, const Tensors& inputs, Names host) {
     Stage& opened = stages_.at(stage);
     const std::lock_guard<std::mutex> lock(opened.mutex);
     return opened.session->run(inputs, host);
@@ -135,8 +139,7 @@ Tensors Graphs::run(const std::string& stage, const Tensors& inputs, const std::
 
 TensorPtr Graphs::seed_scores(const TensorPtr& seen, const ActiveVocabulary& vocabulary) {
     Tensors inputs = vocabulary.embeddings;
-    inputs[one_tower_ ? "patch_features" : "frame"] = seen;
-    inputs["tau"] = vocabulary.scalars.at("tau");
+    inputs.set(one_tower_ ? "patch_features" : "frame", seen).set("tau", vocabulary.scalars.at("tau"));
     return run("scores", inputs).at("seed_scores");
 }
 
@@ -152,10 +155,11 @@ bool Graphs::read_out(TensorPtr scores, const TensorPtr& working, const ActiveVo
     }
     const auto [height, width] =
         readout_size_hw(static_cast<int>(scores->shape[0]), {target.height, target.width}, backend_.readout_limit_px().value_or(0));
-    Tensors inputs = {{"label_scores", scores},
-                      {"size_hw", HostTensor::of(std::vector<int64_t>{height, width}, {2})},
-                      {"threshold", vocabulary.scalars.at("threshold")}};
-    if (readout_ == "guided") inputs["frame"] = working;
+    Tensors inputs;
+    inputs.set("label_scores", scores)
+        .set("size_hw", HostTensor::of(std::vector<int64_t>{height, width}, {2}))
+        .set("threshold", vocabulary.scalars.at("threshold"));
+    if (readout_ == "guided") inputs.set("frame", working);
     const Tensors outputs = run(readout_stage(readout_), inputs, {"labels", "confidence", "finite"});
     if (!*outputs.at("finite")->values<uint8_t>()) return false;
     const Tensor &labels = *outputs.at("labels"), &confidence = *outputs.at("confidence");

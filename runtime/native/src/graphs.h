@@ -16,7 +16,7 @@ struct ActiveVocabulary {
     Tensors embeddings;  // inputs of stage `scores`: text_embeddings, class_rows, class_mask; padded to class slots
     Tensors scalars;     // tau, alpha, beta, head_temperature, threshold, float32 () each
 
-    Tensors walk_scalars() const { return {{"alpha", scalars.at("alpha")}, {"beta", scalars.at("beta")}}; }
+    Tensors walk_scalars() const;
 };
 
 using VocabularyPtr = std::shared_ptr<const ActiveVocabulary>;
@@ -52,7 +52,7 @@ class Graphs {
     VocabularyPtr vocabulary(TextBank bank, const Constants& constants);
 
     // Run a stage; outputs named in `host` have a host_view.
-    Tensors run(const std::string& stage, const Tensors& inputs, const std::set<std::string>& host = {});
+    Tensors run(const std::string& stage, const Tensors& inputs, Names host = {});
 
     // G of a working frame, or where one tower says both of its patch features; float32 (c, p).
     TensorPtr seed_scores(const TensorPtr& seen, const ActiveVocabulary& vocabulary);

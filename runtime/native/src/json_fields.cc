@@ -14,7 +14,13 @@ bool is_lower_hex(char letter) { return (letter >= '0' && letter <= '9') || (let
 
 }  // namespace
 
-void Field::refuse(Parts parts) const { throw InvalidField{where_, concat(parts)}; }
+std::string Field::where() const {
+    if (!whole_) return "";
+    const std::string outer = whole_->where(), name = key_ ? key_ : decimal(static_cast<int64_t>(place_));
+    return outer.empty() ? name : concat({outer, ".", name});
+}
+
+void Field::refuse(Parts parts) const { throw InvalidField{where(), concat(parts)}; }
 
 std::string listed_choices(const std::vector<std::string>& choices) {
     std::string text;
@@ -25,42 +31,48 @@ std::string listed_choices(const std::vector<std::string>& choices) {
     return text;
 }
 
-Field Field::at(const std::string& key) const {
-    const std::string inner = where_.empty() ? key : where_ + "." + key;
-    const auto found = json_->find(key);
-    if (found == json_->end()) throw InvalidField{inner, "Field required"};
-    return Field(*found, inner);
+Field Field::at(const char* key) const {
+    static const Json missing;
+    const Json* found = json_.find(key);
+    const Field field(found ? *found : missing, this, key);
+    if (!found) field.refuse({"Field required"});
+    return field;
 }
 
 void Field::expect_object() const {
-    if (!json_->is_object()) refuse({"Input should be an object"});
+    if (!json_.is_object()) refuse({"Input should be an object"});
 }
 
 void Field::refuse_others(std::initializer_list<const char*> known) const {
-    for (const auto& [key, value] : json_->items()) {
+    for (const std::string& key : json_.keys()) {
         bool is_known = false;
         for (const char* name : known) is_known = is_known || key == name;
-        if (!is_known) throw InvalidField{where_.empty() ? key : where_ + "." + key, "Extra inputs are not permitted"};
+        if (!is_known) Field(json_, this, key.c_str()).refuse({"Extra inputs are not permitted"});
     }
 }
 
 std::vector<Field> Field::elements() const {
-    if (!json_->is_array()) refuse({"Input should be a valid array"});
+    if (!json_.is_array()) refuse({"Input should be a valid array"});
     std::vector<Field> fields;
-    fields.reserve(json_->size());
-    for (const Json& element : *json_) fields.emplace_back(element, where_ + "." + decimal(fields.size()));
+    for (const Json& element : json_.elements()) fields.push_back(Field(element, this, nullptr, fields.size()));
+    return fields;
+}
+
+std::vector<Field> Field::values() const {
+    expect_object();
+    std::vector<Field> fields;
+    for (const Json& value : json_.elements()) fields.push_back(Field(value, this, key(fields.size()).c_str()));
     return fields;
 }
 
 std::string Field::string() const {
-    if (!json_->is_string()) refuse({"Input should be a valid string"});
-    return json_->get<std::string>();
+    if (!json_.is_string()) refuse({"Input should be a valid string"});
+    return json_.string();
 }
 
 std::string Field::choice(std::initializer_list<const char*> choices) const {
-    if (json_->is_string())
-        for (const char* choice : choices)
-            if (*json_ == choice) return choice;
+    for (const char* choice : choices)
+        if (json_.is_string() && json_.string() == choice) return choice;
     refuse({"Input should be ", listed_choices({choices.begin(), choices.end()})});
 }
 
@@ -73,14 +85,13 @@ std::string Field::sha256() const {
 }
 
 bool Field::boolean() const {
-    if (!json_->is_boolean()) refuse({"Input should be a valid boolean"});
-    return json_->get<bool>();
+    if (!json_.is_boolean()) refuse({"Input should be a valid boolean"});
+    return json_.boolean();
 }
 
 int64_t Field::integer() const {
-    if (!json_->is_number_integer()) refuse({"Input should be a valid integer"});
-    if (json_->is_number_unsigned() && json_->get<uint64_t>() > INT64_MAX) return INT64_MAX;
-    return json_->get<int64_t>();
+    if (!json_.is_integer()) refuse({"Input should be a valid integer"});
+    return json_.integer();
 }
 
 int64_t Field::integer(int64_t least, int64_t most) const {
@@ -91,8 +102,8 @@ int64_t Field::integer(int64_t least, int64_t most) const {
 }
 
 double Field::number() const {
-    if (!json_->is_number()) refuse({"Input should be a valid number"});
-    const double value = json_->get<double>();
+    if (!json_.is_number()) refuse({"Input should be a valid number"});
+    const double value = json_.number();
     if (!std::isfinite(value)) refuse({"Input should be a finite number"});
     return value;
 }

@@ -17,23 +17,26 @@ struct InvalidField {
     std::string message;
 };
 
-// A value and where it stands. Every reader throws InvalidField.
+// A value and where it stands; the field that it is part of has to outlive it. Every reader throws InvalidField.
 class Field {
    public:
-    Field(const Json& json, std::string where) : json_(&json), where_(std::move(where)) {}
+    explicit Field(const Json& document) : Field(document, nullptr, "") {}
 
-    const std::string& where() const { return where_; }
-    const Json& json() const { return *json_; }
+    // Keys and indices joined by dots, empty for the whole document.
+    std::string where() const;
+    const Json& json() const { return json_; }
     [[noreturn]] void refuse(Parts parts) const;
 
     // Of an object.
-    Field at(const std::string& key) const;  // "Field required" where it is missing
-    bool has(const std::string& key) const { return json_->contains(key); }
+    Field at(const char* key) const;  // "Field required" where it is missing
+    bool has(const char* key) const { return json_.find(key); }
     void expect_object() const;
     void refuse_others(std::initializer_list<const char*> known) const;
 
-    // Of an array.
+    // The elements of an array, or the values of an object, whose names are its keys.
     std::vector<Field> elements() const;
+    std::vector<Field> values() const;
+    const std::string& key(size_t place) const { return json_.keys()[place]; }
 
     std::string string() const;
     std::string choice(std::initializer_list<const char*> choices) const;
@@ -46,8 +49,13 @@ class Field {
     double at_least(double least) const;
 
    private:
-    const Json* json_;
-    std::string where_;
+    Field(const Json& json, const Field* whole, const char* key, size_t place = 0)
+        : json_(json), whole_(whole), key_(key), place_(place) {}
+
+    const Json& json_;
+    const Field* const whole_;  // nullptr: the document itself
+    const char* const key_;     // nullptr: an element
+    const size_t place_;
 };
 
 // "'a', 'b' or 'c'".

@@ -12,6 +12,7 @@ namespace nerve {
 
 namespace {
 
+constexpr int JSON_DEPTH_LIMIT = 32;
 constexpr int64_t SIDE_LIMIT = 8192;
 constexpr int64_t SIZE_LIMIT = int64_t{1} << 24;
 constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
@@ -40,7 +41,7 @@ int read_size(const Field& field) {
 void read_sides(const Field& field, int (&hw)[2]) {
     const std::vector<Field> sides = field.elements();
     for (size_t place = 0; place < 2; ++place) {
-        if (place >= sides.size()) throw InvalidField{concat({field.where(), ".", decimal(place)}), "Field required"};
+        if (place >= sides.size()) throw InvalidField{concat({field.where(), ".", decimal(static_cast<int64_t>(place))}), "Field required"};
         const int64_t side = sides[place].integer();
         if (side <= 0) sides[place].refuse({"Input should be greater than 0"});
         if (side > SIDE_LIMIT) sides[place].refuse({"Input should be less than or equal to ", decimal(SIDE_LIMIT)});
@@ -62,11 +63,12 @@ TensorSpec read_tensor(const Field& field) {
     spec.name = field.at("name").string();
     if (spec.name.empty()) field.at("name").refuse({"String should have at least 1 character"});
     spec.dtype = field.at("dtype").choice({"uint8", "uint16", "bool", "int64", "float32"});
-    for (const Field& axis : field.at("axes").elements()) {
+    const Field axes = field.at("axes");
+    for (const Field& axis : axes.elements()) {
         if (axis.json().is_string())
-            spec.axes.emplace_back(axis.string());
-        else if (axis.json().is_number_integer())
-            spec.axes.emplace_back(axis.integer());
+            spec.axes.push_back({false, 0, axis.string()});
+        else if (axis.json().is_integer())
+            spec.axes.push_back({true, axis.integer(), ""});
         else
             throw InvalidField{concat({axis.where(), ".int"}), "Input should be a valid integer"};
     }
@@ -84,8 +86,10 @@ StageRecord read_stage(const Field& field) {
     field.expect_object();
     StageRecord record;
     record.onnx = read_path(field.at("onnx"));
-    if (field.has("external_data"))
-        for (const Field& path : field.at("external_data").elements()) record.external_data.push_back(read_path(path));
+    if (field.has("external_data")) {
+        const Field paths = field.at("external_data");
+        for (const Field& path : paths.elements()) record.external_data.push_back(read_path(path));
+    }
     const Field spec = field.at("spec");
     spec.expect_object();
     record.inputs = read_tensors(spec.at("inputs"));
@@ -98,14 +102,15 @@ StageRecord read_stage(const Field& field) {
 }
 
 std::map<std::string, StageRecord> read_stages(const Field& field) {
-    field.expect_object();
+    const std::vector<std::string> known = {"text",  "scores",        "attention",    "mix",   "walk",       "walk_warm", "carry",
+                                            "local", "local_carried", "walk_carried", "solve", "walk_exact", "readout",   "readout_guided",
+                                            "frame"};
     std::map<std::string, StageRecord> stages;
-    for (const auto& [name, json] : field.json().items()) {
-        const std::string where = concat({field.where(), ".", name});
-        Field(Json(name), concat({where, ".[key]"}))
-            .choice({"text", "scores", "attention", "mix", "walk", "walk_warm", "carry", "local", "local_carried", "walk_carried",
-                     "solve", "walk_exact", "readout", "readout_guided", "frame"});
-        stages[name] = read_stage(Field(json, where));
+    for (const Field& value : field.values()) {
+        const std::string& name = field.key(stages.size());
+        if (std::find(known.begin(), known.end(), name) == known.end())
+            throw InvalidField{concat({value.where(), ".[key]"}), concat({"Input should be ", listed_choices(known)})};
+        stages[name] = read_stage(value);
     }
     return stages;
 }
@@ -115,12 +120,14 @@ void read_baked(const Field& field, Method& method) {
     field.expect_object();
     method.steps = static_cast<int>(field.at("steps").integer(1, STEPS_LIMIT));
     method.warm_steps = static_cast<int>(field.at("warm_steps").integer(1, STEPS_LIMIT));
-    for (const auto& [key, json] : field.json().items()) {
-        const auto all = [&list = json](auto fits) { return std::all_of(list.begin(), list.end(), fits); };
-        const bool is_list = json.is_array() && (all([](const Json& entry) { return entry.is_number_integer(); }) ||
-                                                 all([](const Json& entry) { return entry.is_string(); }));
+    for (const Field& value : field.values()) {
+        const Json& json = value.json();
+        const auto all = [&json](bool (Json::*fits)() const) {
+            return std::all_of(json.elements().begin(), json.elements().end(), [fits](const Json& entry) { return (entry.*fits)(); });
+        };
+        const bool is_list = json.is_array() && (all(&Json::is_integer) || all(&Json::is_string));
         if (!is_list && !json.is_string() && !json.is_number() && !json.is_boolean())
-            throw InvalidField{concat({field.where(), ".", key, ".str"}), "Input should be a valid string"};
+            throw InvalidField{concat({value.where(), ".str"}), "Input should be a valid string"};
     }
 }
 
@@ -162,9 +169,7 @@ VocabularyRecord read_vocabulary(const Field& field) {
         record.unknown_token = field.at("unknown_token").string();
     if (field.has("synthetic")) field.at("synthetic").boolean();
     const Field sets = field.at("template_sets");
-    sets.expect_object();
-    for (const auto& [name, json] : sets.json().items())
-        record.template_sets[name] = read_strings(Field(json, concat({sets.where(), ".", name})));
+    for (const Field& set : sets.values()) record.template_sets[sets.key(record.template_sets.size())] = read_strings(set);
     record.default_template_set = field.at("default_template_set").string();
     field.refuse_others({"tokenizer", "context_length", "end_token", "unknown_token", "synthetic", "template_sets",
                          "default_template_set"});
@@ -183,10 +188,9 @@ void check_weights(const Field& field) {
 }
 
 std::map<std::string, FileRecord> read_files(const Field& field) {
-    field.expect_object();
     std::map<std::string, FileRecord> files;
-    for (const auto& [path, json] : field.json().items()) {
-        const Field record(json, field.where() + "." + path);
+    for (const Field& record : field.values()) {
+        const std::string& path = field.key(files.size());
         if (!is_plain_relative(path)) throw InvalidField{concat({record.where(), ".[key]"}), path_refusal(path)};
         record.expect_object();
         const int64_t bytes = record.at("bytes").integer();
@@ -198,13 +202,12 @@ std::map<std::string, FileRecord> read_files(const Field& field) {
 }
 
 void check_tool_versions(const Field& field) {
-    field.expect_object();
-    for (const auto& [name, json] : field.json().items()) Field(json, concat({field.where(), ".", name})).string();
+    for (const Field& version : field.values()) version.string();
 }
 
 int read_number_of(const Field& field, std::initializer_list<int> choices, const std::string& expected) {
     for (const int choice : choices)
-        if (field.json() == choice) return choice;
+        if (field.json().is_number() && field.json().number() == choice) return choice;
     field.refuse({"Input should be ", expected});
 }
 
@@ -239,7 +242,8 @@ Manifest read_manifest(const Field& document) {
 Manifest parse_manifest(const std::string& path, const std::string& content) {
     const std::string not_valid = concat({path, " is not a valid manifest: "});
     try {
-        return read_manifest(Field(parse_json(content), ""));
+        const Json json = parse_json(content, JSON_DEPTH_LIMIT);
+        return read_manifest(Field(json));
     } catch (const std::invalid_argument& error) {
         fail(NERVE_BUNDLE, {not_valid, "manifest: Invalid JSON: ", error.what(), "; rebuild the bundle"});
     } catch (const InvalidField& invalid) {

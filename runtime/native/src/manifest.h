@@ -5,7 +5,6 @@
 #include <map>
 #include <optional>
 #include <string>
-#include <variant>
 #include <vector>
 
 namespace nerve {
@@ -15,7 +14,12 @@ struct FileRecord {
     std::string sha256;  // 64 digits, lower case
 };
 
-using Axis = std::variant<int64_t, std::string>;  // a size, or a letter that means the same size throughout a stage
+// A size, or a letter that means the same size throughout a stage.
+struct Axis {
+    bool is_fixed;
+    int64_t size;
+    std::string letter;
+};
 
 struct TensorSpec {
     std::string name;

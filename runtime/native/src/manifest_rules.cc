@@ -1,7 +1,6 @@
 #include "manifest_rules.h"
 
 #include <algorithm>
-#include <optional>
 #include <set>
 
 #include "labels.h"
@@ -14,7 +13,13 @@ namespace {
 constexpr int64_t TENSOR_ELEMENTS_LIMIT = int64_t{1} << 31;
 const char* const UNPORTABLE = "\\:*?\"<>|";  // not allowed in names on every system, or of a meaning of their own
 
-using Shape = std::vector<std::optional<int64_t>>;  // nothing: a size that the geometry does not fix
+constexpr int64_t ANY = -1;  // a size that the geometry does not fix
+
+// A shape that a tensor of a name may have in any stage.
+struct KnownShape {
+    const char* name;
+    std::vector<int64_t> sizes;
+};
 
 // As Python writes a tuple.
 std::string tuple_text(const std::vector<std::string>& entries) {
@@ -25,72 +30,54 @@ std::string tuple_text(const std::vector<std::string>& entries) {
 
 std::string axes_text(const std::vector<Axis>& axes) {
     std::vector<std::string> entries;
-    for (const Axis& axis : axes) {
-        const int64_t* size = std::get_if<int64_t>(&axis);
-        entries.push_back(size ? decimal(*size) : repr(std::get<std::string>(axis)));
-    }
+    for (const Axis& axis : axes) entries.push_back(axis.is_fixed ? decimal(axis.size) : repr(axis.letter));
     return tuple_text(entries);
 }
 
-std::string shape_text(const Shape& shape) {
+std::string shape_text(const std::vector<int64_t>& sizes) {
     std::vector<std::string> entries;
-    for (const std::optional<int64_t>& size : shape) entries.push_back(size ? decimal(*size) : "any");
+    for (const int64_t size : sizes) entries.push_back(size == ANY ? "any" : decimal(size));
     return tuple_text(entries);
 }
 
-// The shapes that a tensor of a name may have in any stage.
-std::map<std::string, std::vector<Shape>> known_shapes(const Geometry& geometry) {
-    const std::optional<int64_t> any, p = geometry.tokens(), m = geometry.pooled_keys, t = geometry.heads, d = geometry.text_width;
-    const std::optional<int64_t> h = geometry.grid_hw[0], w = geometry.grid_hw[1];
-    const std::vector<Shape> scores = {{any, p}}, around = {{4, p}}, tokens = {{p}}, heads = {{t}};
-    return {
-        {"frame", {{1, geometry.working_hw[0], geometry.working_hw[1], 3}}},
-        {"text_embeddings", {{any, d}}},
-        {"seed_scores", scores},
-        {"label_scores", scores},
-        {"previous_scores", scores},
-        {"carried_scores", scores},
-        {"head_affinity", {{t, p, m}, {2, t, p, any}}},
-        {"affinity", {{p, m}, {2, p, any}}},
-        {"local_affinity", {{p, m}}},
-        {"closed_sum", {{m, m}}},
-        {"local_weights", {{8, h, w}}},
-        {"head_weights", heads},
-        {"head_entropies", heads},
-        {"previous_tokens", around},
-        {"previous_weights", around},
-        {"origin_tokens", tokens},
-        {"origin_visible", tokens},
-    };
+std::vector<KnownShape> known_shapes(const Geometry& geometry) {
+    const int64_t p = geometry.tokens(), m = geometry.pooled_keys, t = geometry.heads;
+    std::vector<KnownShape> shapes = {{"frame", {1, geometry.working_hw[0], geometry.working_hw[1], 3}},
+                                      {"text_embeddings", {ANY, geometry.text_width}},
+                                      {"head_affinity", {t, p, m}},
+                                      {"head_affinity", {2, t, p, ANY}},
+                                      {"affinity", {p, m}},
+                                      {"affinity", {2, p, ANY}},
+                                      {"local_affinity", {p, m}},
+                                      {"closed_sum", {m, m}},
+                                      {"local_weights", {8, geometry.grid_hw[0], geometry.grid_hw[1]}}};
+    for (const char* name : {"seed_scores", "label_scores", "previous_scores", "carried_scores"}) shapes.push_back({name, {ANY, p}});
+    for (const char* name : {"head_weights", "head_entropies"}) shapes.push_back({name, {t}});
+    for (const char* name : {"previous_tokens", "previous_weights"}) shapes.push_back({name, {4, p}});
+    for (const char* name : {"origin_tokens", "origin_visible"}) shapes.push_back({name, {p}});
+    return shapes;
 }
 
 // Whether every axis that the geometry fixes has that size; a letter stands for any size, so it does not.
-bool agree(const std::vector<Axis>& axes, const Shape& shape) {
-    if (axes.size() != shape.size()) return false;
-    for (size_t place = 0; place < axes.size(); ++place) {
-        const int64_t* size = std::get_if<int64_t>(&axes[place]);
-        if (shape[place] && (!size || *size != *shape[place])) return false;
-    }
+bool agree(const std::vector<Axis>& axes, const std::vector<int64_t>& sizes) {
+    if (axes.size() != sizes.size()) return false;
+    for (size_t place = 0; place < axes.size(); ++place)
+        if (sizes[place] != ANY && (!axes[place].is_fixed || axes[place].size != sizes[place])) return false;
     return true;
 }
 
 [[noreturn]] void refuse_value(const Field& field, Parts parts) { field.refuse({"Value error, ", concat(parts)}); }
 
-void check_axes(const Field& document, const Manifest& manifest) {
-    const auto shapes = known_shapes(manifest.geometry);
-    for (const auto& [stage, record] : manifest.stages) {
-        for (const std::vector<TensorSpec>* specs : {&record.inputs, &record.outputs}) {
-            for (const TensorSpec& tensor : *specs) {
-                const auto expected = shapes.find(tensor.name);
-                if (expected == shapes.end()) continue;
-                const auto fits = [&](const Shape& shape) { return agree(tensor.axes, shape); };
-                if (std::any_of(expected->second.begin(), expected->second.end(), fits)) continue;
-                std::string texts;
-                for (const Shape& shape : expected->second) texts += (texts.empty() ? "" : " or ") + shape_text(shape);
-                refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes), ", geometry says ", texts});
-            }
-        }
+void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor, const std::vector<KnownShape>& shapes) {
+    std::string texts;
+    for (const KnownShape& shape : shapes) {
+        if (tensor.name != shape.name) continue;
+        if (agree(tensor.axes, shape.sizes)) return;
+        texts += (texts.empty() ? "" : " or ") + shape_text(shape.sizes);
     }
+    if (!texts.empty())
+        refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes),
+                                ", geometry says ", texts});
 }
 
 void check_labels(const Field& document, const Manifest& manifest) {
@@ -122,29 +109,29 @@ std::string read_gpu(const Field& field) {
 
 std::map<std::string, SizeRange> read_profile(const Field& engine) {
     const Field profile = engine.at("profile");
-    profile.expect_object();
-    std::map<std::string, std::vector<std::vector<int64_t>>> given;
-    for (const auto& [name, json] : profile.json().items()) {
-        for (const Field& sizes : Field(json, concat({profile.where(), ".", name})).elements()) {
-            std::vector<int64_t>& list = given[name].emplace_back();
+    std::vector<std::vector<std::vector<int64_t>>> given;
+    for (const Field& range : profile.values()) {
+        std::vector<std::vector<int64_t>>& lists = given.emplace_back();
+        for (const Field& sizes : range.elements()) {
+            std::vector<int64_t>& list = lists.emplace_back();
             for (const Field& size : sizes.elements()) list.push_back(size.integer());
         }
     }
     std::map<std::string, SizeRange> ranges;
-    for (const auto& [name, json] : profile.json().items()) {
-        const std::vector<std::vector<int64_t>>& lists = given[name];
+    for (size_t place = 0; place < given.size(); ++place) {
+        const std::vector<std::vector<int64_t>>& lists = given[place];
         if (lists.size() != 3 || lists[0].empty() || lists[1].size() != lists[0].size() || lists[2].size() != lists[0].size())
-            refuse_value(engine, {"profile of ", repr(name), " must be three lists of one length: least, usual, greatest sizes"});
-        ranges[name] = {lists[0], lists[1], lists[2]};
+            refuse_value(engine, {"profile of ", repr(profile.key(place)),
+                                  " must be three lists of one length: least, usual, greatest sizes"});
+        ranges[profile.key(place)] = {lists[0], lists[1], lists[2]};
     }
     return ranges;
 }
 
 void check_builder_options(const Field& field) {
-    field.expect_object();
-    for (const auto& [key, json] : field.json().items())
-        if (!json.is_string() && !json.is_number() && !json.is_boolean())
-            throw InvalidField{concat({field.where(), ".", key, ".str"}), "Input should be a valid string"};
+    for (const Field& option : field.values())
+        if (!option.json().is_string() && !option.json().is_number() && !option.json().is_boolean())
+            throw InvalidField{concat({option.where(), ".str"}), "Input should be a valid string"};
 }
 
 EngineRecord read_engine(const Field& field) {
@@ -193,9 +180,8 @@ void check_tensor_sizes(const Field& stage, const StageRecord& record) {
         for (const TensorSpec& tensor : *specs) {
             int64_t elements = 1;
             for (const Axis& axis : tensor.axes) {
-                const int64_t* size = std::get_if<int64_t>(&axis);
-                if (!size) continue;
-                elements = *size < 1 || *size > TENSOR_ELEMENTS_LIMIT / elements ? 0 : elements * *size;
+                if (!axis.is_fixed) continue;
+                elements = axis.size < 1 || axis.size > TENSOR_ELEMENTS_LIMIT / elements ? 0 : elements * axis.size;
                 if (elements == 0)
                     refuse_value(stage, {"tensor ", repr(tensor.name), " has axes ", axes_text(tensor.axes), ", which no tensor of ours has"});
             }
@@ -238,7 +224,11 @@ void check_whole(const Field& document, const Manifest& manifest) {
     unlisted.assign(named.begin(), named.end());
     if (!unlisted.empty())
         refuse_value(document, {"files ", repr(unlisted), " are named but not listed under 'files'"});
-    check_axes(document, manifest);
+    const std::vector<KnownShape> shapes = known_shapes(manifest.geometry);
+    for (const auto& [stage, record] : manifest.stages) {
+        for (const TensorSpec& tensor : record.inputs) check_axes(document, stage, tensor, shapes);
+        for (const TensorSpec& tensor : record.outputs) check_axes(document, stage, tensor, shapes);
+    }
     check_labels(document, manifest);
 }
 

@@ -61,8 +61,7 @@ std::string range_text(const SizeRange& range) {
 bool fits(const Shape& shape, const TensorSpec& spec) {
     if (shape.size() != spec.axes.size()) return false;
     for (size_t place = 0; place < shape.size(); ++place) {
-        const int64_t* size = std::get_if<int64_t>(&spec.axes[place]);
-        if (size && *size != shape[place]) return false;
+        if (spec.axes[place].is_fixed && spec.axes[place].size != shape[place]) return false;
     }
     return true;
 }
@@ -186,8 +185,8 @@ void NvinferSession::check_profile() const {
             const std::string listed = said == engine_record_.profile.end() ? "None" : range_text(said->second);
             if (takes != listed) refuse_mismatch({"takes ", repr(spec.name), " in ", takes, ", the manifest says ", listed});
         } else if (said != engine_record_.profile.end()) {
-            const bool is_value = spec.name == SHAPE_INPUT && spec.axes.size() == 1 && std::holds_alternative<int64_t>(spec.axes[0]);
-            const size_t expected = is_value ? static_cast<size_t>(std::get<int64_t>(spec.axes[0])) : spec.axes.size();
+            const bool is_value = spec.name == SHAPE_INPUT && spec.axes.size() == 1 && spec.axes[0].is_fixed;
+            const size_t expected = is_value ? static_cast<size_t>(spec.axes[0].size) : spec.axes.size();
             if (said->second.least.size() != expected)
                 refuse_mismatch({"takes ", repr(spec.name), " as ", spec_text(spec), ", the manifest has the profile ",
                                  range_text(said->second)});
@@ -204,80 +203,90 @@ void NvinferSession::refuse_mismatch(Parts what) const {
 }
 
 void NvinferSession::refuse_outside_profile(const Tensors& inputs) const {
-    for (const auto& [name, tensor] : inputs) {
-        const Shape taken = shape_of(engine_->getTensorShape(name.c_str()));
-        const auto said = engine_record_.profile.find(name);
-        const bool is_value = name == SHAPE_INPUT && said != engine_record_.profile.end();
-        if (is_value && !tensor->host_view())
-            fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(name), " must be on the host"});
-        const Shape sizes = is_value ? size_values(*tensor) : tensor->shape;
+    for (const TensorSpec& spec : record_.inputs) {
+        const Tensor& tensor = *inputs.at(spec.name);
+        const Shape taken = shape_of(engine_->getTensorShape(spec.name.c_str()));
+        const auto said = engine_record_.profile.find(spec.name);
+        const bool has_profile = said != engine_record_.profile.end(), is_value = spec.name == SHAPE_INPUT && has_profile;
+        if ((is_value || reads_on_host(spec.name)) && !tensor.host_view())
+            fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(spec.name), " must be on the host"});
+        const Shape sizes = is_value ? size_values(tensor) : tensor.shape;
         // An engine with fixed axes takes these sizes only.
-        const SizeRange range = said != engine_record_.profile.end() ? said->second : SizeRange{taken, taken, taken};
-        const bool fixed = is_value || has_free_axes(taken) || tensor->shape == taken;
-        bool inside = fixed && sizes.size() == range.least.size();
+        const SizeRange range = has_profile ? said->second : SizeRange{taken, taken, taken};
+        bool inside = (has_free_axes(taken) || tensor.shape == taken) && sizes.size() == range.least.size();
         for (size_t place = 0; inside && place < sizes.size(); ++place)
             inside = range.least[place] <= sizes[place] && sizes[place] <= range.greatest[place];
         if (!inside)
-            fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(name), " has sizes ", list_text(sizes),
+            fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(spec.name), " has sizes ", list_text(sizes),
                                ", this engine takes ", list_text(range.least), " to ", list_text(range.greatest),
                                "; use fewer words or smaller frames, or backend=\"ort\""});
     }
 }
 
-Tensors NvinferSession::compute(const Tensors& inputs, const std::set<std::string>& host) {
+Tensors NvinferSession::compute(const Tensors& inputs, Names host) {
     if (state_->stopped) fail(NERVE_BUNDLE, {"stage ", repr(stage_), " was told to stop"});
     refuse_outside_profile(inputs);
     Gpu& gpu = *state_->gpu;
     gpu.use();
     std::unique_lock<std::mutex> lock(gpu.mutex());
     state_->logger.clear();
-    const GpuTensors given = on_gpu(inputs);
-    const GpuTensors made = made_outputs(inputs);
-    for (const GpuTensors* tensors : {&given, &made})
-        for (const auto& [name, tensor] : *tensors)
-            require(context_->setTensorAddress(name.c_str(), tensor->block.address()), {"address of ", repr(name)});
+    const std::vector<BoundTensor> given = on_gpu(inputs), made = made_outputs(inputs);
+    for (const std::vector<BoundTensor>* tensors : {&given, &made})
+        for (const BoundTensor& bound : *tensors)
+            require(context_->setTensorAddress(bound.name.c_str(), bound.tensor->block.address()),
+                    {"address of ", repr(bound.name)});
     require(context_->enqueueV3(gpu.stream()), {"its run"});
-    Tensors outputs(made.begin(), made.end());
-    GpuTensors wanted;
-    for (const auto& [name, tensor] : made)
-        if (host.count(name) > 0) wanted[name] = tensor;
+    Tensors outputs;
+    std::vector<std::shared_ptr<const GpuTensor>> wanted;
+    for (const BoundTensor& bound : made) {
+        outputs.set(bound.name, bound.tensor);
+        if (holds(host, bound.name)) wanted.push_back(bound.tensor);
+    }
     if (wanted.empty()) return outputs;
-    for (auto& [name, copy] : gpu.download(wanted)) outputs[name] = copy;
+    const std::vector<TensorPtr> copies = gpu.download(wanted);
     gpu.finish(lock);
+    size_t place = 0;
+    for (const BoundTensor& bound : made)
+        if (holds(host, bound.name)) outputs.set(bound.name, copies[place++]);
     return outputs;
 }
 
-NvinferSession::GpuTensors NvinferSession::on_gpu(const Tensors& inputs) {
-    GpuTensors tensors;
-    for (const auto& [name, tensor] : inputs) {
-        if (reads_on_host(name)) continue;
+std::vector<NvinferSession::BoundTensor> NvinferSession::on_gpu(const Tensors& inputs) {
+    std::vector<BoundTensor> tensors;
+    for (const TensorSpec& spec : record_.inputs) {
+        if (reads_on_host(spec.name)) continue;
+        const TensorPtr& tensor = inputs.at(spec.name);
         auto kept = std::dynamic_pointer_cast<const GpuTensor>(tensor);
-        tensors[name] = kept ? kept : state_->gpu->upload(*tensor);
+        tensors.push_back({spec.name, kept ? kept : state_->gpu->upload(*tensor)});
     }
     return tensors;
 }
 
-NvinferSession::GpuTensors NvinferSession::made_outputs(const Tensors& inputs) {
+std::vector<NvinferSession::BoundTensor> NvinferSession::made_outputs(const Tensors& inputs) {
     infer_shapes(inputs);
-    GpuTensors made;
-    for (const TensorSpec& spec : record_.outputs)
-        made[spec.name] = state_->gpu->tensor(element_type(spec.dtype), output_shapes_.at(spec.name));
+    std::vector<BoundTensor> made;
+    for (size_t place = 0; place < record_.outputs.size(); ++place) {
+        const TensorSpec& spec = record_.outputs[place];
+        made.push_back({spec.name, state_->gpu->tensor(element_type(spec.dtype), output_shapes_[place])});
+    }
     return made;
 }
 
 // Set the inputs' shapes and the value that shapes depend on; infer the outputs' shapes.
 void NvinferSession::infer_shapes(const Tensors& inputs) {
-    std::map<std::string, Shape> shapes;
+    std::vector<Shape> shapes;
     const Tensor* size = nullptr;
-    for (const auto& [name, tensor] : inputs) {
-        shapes[name] = tensor->shape;
-        if (reads_on_host(name)) size = tensor.get();
+    for (const TensorSpec& spec : record_.inputs) {
+        shapes.push_back(inputs.at(spec.name)->shape);
+        if (reads_on_host(spec.name)) size = inputs.at(spec.name).get();
     }
     if (!output_shapes_.empty() && shapes == input_shapes_ && (!size || size_values(*size) == size_hw_)) return;
     output_shapes_.clear();
-    for (const auto& [name, shape] : shapes)
+    for (size_t place = 0; place < shapes.size(); ++place) {
+        const std::string& name = record_.inputs[place].name;
         if (has_free_axes(shape_of(engine_->getTensorShape(name.c_str()))))
-            require(context_->setInputShape(name.c_str(), dims_of(shape)), {"shape of ", repr(name)});
+            require(context_->setInputShape(name.c_str(), dims_of(shapes[place])), {"shape of ", repr(name)});
+    }
     if (size) set_size(*size);
     const char* missing[NAMES_LIMIT] = {};
     const int32_t count = context_->inferShapes(NAMES_LIMIT, missing);
@@ -285,11 +294,11 @@ void NvinferSession::infer_shapes(const Tensors& inputs) {
     for (int32_t place = 0; place < std::min(count, NAMES_LIMIT); ++place)
         if (missing[place]) unknown.emplace_back(missing[place]);
     require(count == 0, {"shapes: it misses ", repr(unknown)});
-    std::map<std::string, Shape> inferred;
+    std::vector<Shape> inferred;
     for (const TensorSpec& spec : record_.outputs) {
         const Shape shape = shape_of(context_->getTensorShape(spec.name.c_str()));
         require(shape.size() == spec.axes.size() && is_some_size(shape), {"shape of ", repr(spec.name), ": ", shape_text(shape)});
-        inferred[spec.name] = shape;
+        inferred.push_back(shape);
     }
     input_shapes_ = std::move(shapes);
     output_shapes_ = std::move(inferred);

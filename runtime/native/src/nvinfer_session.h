@@ -38,7 +38,7 @@ struct NvinferState {
 
 class NvinferSession : public Session {
    public:
-    // Raises BundleError: the engine's tensors or its profile are not those of the manifest.
+    // Raises BundleError: the engine's tensors or its profile are not those of the manifest. Both records have to outlive it.
     NvinferSession(const std::string& stage, const StageRecord& record, const EngineRecord& engine_record,
                    std::shared_ptr<NvinferState> state, std::unique_ptr<nvinfer1::ICudaEngine> engine,
                    std::unique_ptr<nvinfer1::IExecutionContext> context);
@@ -46,28 +46,31 @@ class NvinferSession : public Session {
 
    protected:
     // Put the engine's work on the stream; waits for it, once, only where outputs are wanted on the host.
-    Tensors compute(const Tensors& inputs, const std::set<std::string>& host) override;
+    Tensors compute(const Tensors& inputs, Names host) override;
 
    private:
-    using GpuTensors = std::map<std::string, std::shared_ptr<const GpuTensor>>;
+    struct BoundTensor {
+        const std::string& name;  // of the stage's record
+        std::shared_ptr<const GpuTensor> tensor;
+    };
 
     void check_names() const;
     void check_tensor(const TensorSpec& spec, bool is_input) const;
     void check_profile() const;
     void refuse_outside_profile(const Tensors& inputs) const;
     bool reads_on_host(const std::string& name) const;
-    GpuTensors on_gpu(const Tensors& inputs);
-    GpuTensors made_outputs(const Tensors& inputs);
+    std::vector<BoundTensor> on_gpu(const Tensors& inputs);
+    std::vector<BoundTensor> made_outputs(const Tensors& inputs);
     void infer_shapes(const Tensors& inputs);
     void set_size(const Tensor& size);
     void require(bool succeeded, Parts what) const;
     [[noreturn]] void refuse_mismatch(Parts what) const;
 
-    const EngineRecord engine_record_;
+    const EngineRecord& engine_record_;
     const std::shared_ptr<NvinferState> state_;
     const std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     const std::unique_ptr<nvinfer1::IExecutionContext> context_;
-    std::map<std::string, Shape> input_shapes_, output_shapes_;  // as the context knows them; empty: it does not
+    std::vector<Shape> input_shapes_, output_shapes_;  // in the record's order, as the context knows them; empty: it does not
     std::optional<Block> size_;                                  // value of the input that the engine reads on the host
     Shape size_hw_;
 };

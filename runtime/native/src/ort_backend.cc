@@ -103,7 +103,7 @@ class OrtGraph : public Session {
     }
 
    protected:
-    Tensors compute(const Tensors& inputs, const std::set<std::string>& host) override;
+    Tensors compute(const Tensors& inputs, Names host) override;
 
    private:
     void check_names() const;
@@ -135,9 +135,11 @@ std::vector<std::string> OrtGraph::names(OrtStatus* (*count)(const OrtSession*, 
 
 void OrtGraph::check_names() const {
     const auto of_specs = [](const std::vector<TensorSpec>& specs) {
-        std::set<std::string> names;
-        for (const TensorSpec& spec : specs) names.insert(spec.name);
-        return std::vector<std::string>(names.begin(), names.end());
+        std::vector<std::string> said;
+        for (const TensorSpec& spec : specs) said.push_back(spec.name);
+        std::sort(said.begin(), said.end());
+        said.erase(std::unique(said.begin(), said.end()), said.end());
+        return said;
     };
     const std::vector<std::string> inputs = names(state_->api.SessionGetInputCount, state_->api.SessionGetInputName);
     const std::vector<std::string> outputs = names(state_->api.SessionGetOutputCount, state_->api.SessionGetOutputName);
@@ -146,18 +148,19 @@ void OrtGraph::check_names() const {
         fail(NERVE_BUNDLE, {"stage ", repr(stage_), " has inputs ", repr(inputs), " and outputs ", repr(outputs), ", the manifest says ", repr(said_inputs), " and ", repr(said_outputs), "; rebuild the bundle"});
 }
 
-Tensors OrtGraph::compute(const Tensors& inputs, const std::set<std::string>& host) {
+Tensors OrtGraph::compute(const Tensors& inputs, Names host) {
     const OrtApi& api = state_->api;
     const auto binding = state_->make<OrtIoBinding>(
         api.ReleaseIoBinding, [&](OrtIoBinding** made) { return api.CreateIoBinding(session_.get(), made); });
     std::vector<OrtOwned<OrtValue>> host_values;
-    for (const auto& [name, tensor] : inputs) {
-        const auto* kept = dynamic_cast<const OrtTensor*>(tensor.get());
-        if (!kept) host_values.push_back(value_of_host(*state_, *tensor));
-        state_->require(api.BindInput(binding.get(), name.c_str(), kept ? kept->value() : host_values.back().get()));
+    for (const TensorSpec& spec : record_.inputs) {
+        const Tensor& tensor = *inputs.at(spec.name);
+        const auto* kept = dynamic_cast<const OrtTensor*>(&tensor);
+        if (!kept) host_values.push_back(value_of_host(*state_, tensor));
+        state_->require(api.BindInput(binding.get(), spec.name.c_str(), kept ? kept->value() : host_values.back().get()));
     }
     for (const TensorSpec& spec : record_.outputs) {
-        const bool readable = host.count(spec.name) > 0;
+        const bool readable = holds(host, spec.name);
         const OrtMemoryInfo* where = readable ? state_->host_memory.get() : state_->memory.get();
         state_->require(api.BindOutputToDevice(binding.get(), spec.name.c_str(), where));
     }
@@ -174,7 +177,7 @@ Tensors OrtGraph::compute(const Tensors& inputs, const std::set<std::string>& ho
     Tensors outputs;
     for (size_t place = 0; place < record_.outputs.size(); ++place) {
         const TensorSpec& spec = record_.outputs[place];
-        outputs[spec.name] = output(spec, std::move(owned.at(place)), !state_->on_gpu() || host.count(spec.name) > 0);
+        outputs.set(spec.name, output(spec, std::move(owned.at(place)), !state_->on_gpu() || holds(host, spec.name)));
     }
     return outputs;
 }

@@ -112,7 +112,7 @@ std::vector<float> TextEncoder::encode(const std::vector<std::string>& prompts) 
     if (!session_) session_ = backend_.open_session("text");
     const auto count = static_cast<int64_t>(prompts.size());
     const Tensors outputs =
-        session_->run({{"token_ids", HostTensor::of(ids, {count, record.context_length})}}, {"text_embeddings"});
+        session_->run(Tensors().set("token_ids", HostTensor::of(ids, {count, record.context_length})), {"text_embeddings"});
     const Tensor& embeddings = *outputs.at("text_embeddings");
     return std::vector<float>(embeddings.values<float>(), embeddings.values<float>() + element_count(embeddings.shape));
 }

@@ -52,7 +52,7 @@ void join_spaces(NormalizedText& given) {
     given = std::move(joined);
 }
 
-size_t run_end(TextView text, size_t start, const std::function<bool(char32_t)>& belongs) {
+size_t run_end(TextView text, size_t start, bool (*belongs)(char32_t)) {
     while (start < text.size() && belongs(text[start])) ++start;
     return start;
 }

@@ -143,6 +143,13 @@ void append_decomposed(Text& parts, char32_t c, bool compatible) {
     for (const char32_t part : decompositions().targets(*entry)) append_decomposed(parts, part, compatible);
 }
 
+// Stable; what it sorts is short, or made once.
+template <typename Iterator, typename Less>
+void insertion_sort(Iterator start, Iterator end, Less less) {
+    for (Iterator at = start; at != end; ++at)
+        for (Iterator place = at; place != start && less(*place, *(place - 1)); --place) std::swap(*place, *(place - 1));
+}
+
 void sort_marks(Text& parts) {
     for (auto start = parts.begin(); start != parts.end();) {
         if (combining_class(*start) == 0) {
@@ -150,7 +157,7 @@ void sort_marks(Text& parts) {
             continue;
         }
         const auto end = std::find_if(start, parts.end(), [](char32_t c) { return combining_class(c) == 0; });
-        std::stable_sort(start, end, [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
+        insertion_sort(start, end, [](char32_t a, char32_t b) { return combining_class(a) < combining_class(b); });
         start = end;
     }
 }
@@ -169,7 +176,7 @@ std::vector<Pair> all_pairs() {
         const TextView parts = decompositions().targets(entry);
         if (entry.flags == 0 && parts.size() == 2) pairs.push_back({parts[0], parts[1], entry.code});
     }
-    std::sort(pairs.begin(), pairs.end());
+    insertion_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a < b; });
     return pairs;
 }
 
@@ -353,14 +360,17 @@ std::string repr(TextView text) {
 }
 
 std::string repr(const std::vector<Text>& texts) {
-    std::string shown = "[";
-    for (const Text& text : texts) shown += (shown.size() > 1 ? ", " : "") + repr(TextView(text));
-    return shown + "]";
+    std::vector<std::string> encoded;
+    for (const Text& text : texts) encoded.push_back(encode_utf8(text));
+    return repr(encoded);
 }
 
 std::string repr(const std::vector<std::string>& texts) {
     std::string shown = "[";
-    for (const std::string& text : texts) shown += (shown.size() > 1 ? ", " : "") + repr(std::string_view(text));
+    for (const std::string& text : texts) {
+        if (shown.size() > 1) shown += ", ";
+        shown += repr(std::string_view(text));
+    }
     return shown + "]";
 }
 

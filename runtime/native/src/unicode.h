@@ -55,9 +55,9 @@ TextView stripped(TextView text);
 // How Python shows a string, or a list of strings, in messages: quoted, with escapes. As UTF-8.
 std::string repr(TextView text);
 std::string repr(const std::vector<Text>& texts);
-std::string repr(const std::vector<std::string>& texts);
 
 // The same of UTF-8; bytes that are none are shown as question marks.
 std::string repr(std::string_view bytes);
+std::string repr(const std::vector<std::string>& texts);
 
 }  // namespace nerve

@@ -55,13 +55,9 @@ EncodedFrame Video::encode(const VideoFrame& frame) {
     encoded.working = graphs_.upload(pixels, {1, geometry.working_hw[0], geometry.working_hw[1], 3});
     encoded.motion = followed(motion, encoded.decision);
     const Tensors attention = run_attention(encoded.working, encoded.decision);
-    const auto output = [&](const char* name) {
-        const auto found = attention.find(name);
-        return found == attention.end() ? nullptr : found->second;
-    };
-    encoded.head_affinity = output("head_affinity");
-    encoded.local_weights = output("local_weights");
-    encoded.patch_features = output("patch_features");
+    encoded.head_affinity = attention.find("head_affinity");
+    encoded.local_weights = attention.find("local_weights");
+    encoded.patch_features = attention.find("patch_features");
     return encoded;
 }
 
@@ -94,23 +90,24 @@ Decision Video::decide(const VideoFrame& frame, const std::optional<Motion>& mot
 std::optional<Tensors> Video::followed(const std::optional<Motion>& motion, Decision decision) const {
     if (!motion || decision == Decision::CUT) return std::nullopt;
     const int64_t tokens = graphs_.manifest().geometry.tokens();
-    return Tensors{{"origin_tokens", graphs_.upload(motion->origin_tokens, {tokens})},
-                   {"origin_visible", graphs_.upload(motion->origin_visible, {tokens})},
-                   {"previous_tokens", graphs_.upload(motion->previous_tokens, {4, tokens})},
-                   {"previous_weights", graphs_.upload(motion->previous_weights, {4, tokens})}};
+    return Tensors()
+        .set("origin_tokens", graphs_.upload(motion->origin_tokens, {tokens}))
+        .set("origin_visible", graphs_.upload(motion->origin_visible, {tokens}))
+        .set("previous_tokens", graphs_.upload(motion->previous_tokens, {4, tokens}))
+        .set("previous_weights", graphs_.upload(motion->previous_weights, {4, tokens}));
 }
 
 // What is computed of the picture alone: all of stage `attention` on a keyframe; between keyframes its patch features and W
 // where one tower says both and scores are due, or W where a graph computes it from colours.
 Tensors Video::run_attention(const TensorPtr& working, Decision decision) const {
-    const Tensors inputs = {{"frame", working}};
+    const Tensors inputs = Tensors().set("frame", working);
     if (decision != Decision::BETWEEN) return graphs_.run("attention", inputs);
     const bool follows = temporal_.between == NERVE_FOLLOW;
     const bool scores_are_due = temporal_.between != NERVE_HOLD && age_ % temporal_.scores_every == 0;
     if (graphs_.has_one_tower() && scores_are_due) {
         Tensors outputs = graphs_.run("attention", inputs);
-        outputs.erase("head_affinity");
-        if (!follows) outputs.erase("local_weights");
+        outputs.remove("head_affinity");
+        if (!follows) outputs.remove("local_weights");
         return outputs;
     }
     if (follows && graphs_.has("local")) return graphs_.run("local", inputs);

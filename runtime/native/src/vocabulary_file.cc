@@ -9,8 +9,8 @@
 #include <memory>
 
 #include "error.h"
-#include "sha256.h"
 #include "json.h"
+#include "sha256.h"
 #include "vocabulary.h"
 
 namespace nerve {
@@ -30,9 +30,10 @@ struct Tensor {
 };
 
 struct Parsed {
-    std::map<std::string, std::string> metadata;
-    std::map<std::string, Tensor> tensors;
+    Json header;
     std::string_view numbers;
+
+    const Json& metadata() const { return header["__metadata__"]; }
 };
 
 // The header is not what the format allows; told to the caller in one sentence for all of these.
@@ -103,37 +104,44 @@ void refuse_changed(const std::string& path, std::string_view content) {
 }
 
 Json valid_json(std::string_view text) {
-    std::optional<Json> json = strict_json(text, JSON_DEPTH_LIMIT);
-    if (!json) throw InvalidFile();
-    return *std::move(json);
+    try {
+        return parse_json(text, JSON_DEPTH_LIMIT);
+    } catch (const std::invalid_argument&) {
+        throw InvalidFile();
+    }
 }
 
-uint64_t bits_of(const std::string& dtype) {
-    static const std::map<std::string, uint64_t> BITS = {
-        {"F4", 4},       {"F6_E2M3", 6},  {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8},
-        {"F8_E4M3", 8},  {"F8_E8M0", 8},  {"I16", 16},    {"U16", 16}, {"F16", 16}, {"BF16", 16}, {"I32", 32},
-        {"U32", 32},     {"F32", 32},     {"C64", 64},    {"F64", 64}, {"I64", 64}, {"U64", 64},  {"F8_E5M2FNUZ", 8},
-        {"F8_E4M3FNUZ", 8}};
-    const auto found = BITS.find(dtype);
-    if (found == BITS.end()) throw InvalidFile();
-    return found->second;
+uint64_t bits_of(std::string_view dtype) {
+    struct Type {
+        std::string_view name;
+        uint64_t bits;
+    };
+    static constexpr Type TYPES[] = {
+        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8},     {"F8_E4M3", 8},
+        {"F8_E8M0", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16}, {"BF16", 16}, {"I32", 32}, {"F8_E5M2FNUZ", 8}, {"U32", 32},
+        {"F32", 32},    {"C64", 64},    {"F64", 64},    {"I64", 64}, {"U64", 64},  {"F8_E4M3FNUZ", 8}};
+    for (const Type& type : TYPES) {
+        if (type.name == dtype) return type.bits;
+    }
+    throw InvalidFile();
 }
 
 std::vector<uint64_t> sizes_of(const Json& entry, const char* key) {
-    if (!entry.contains(key) || !entry[key].is_array()) throw InvalidFile();
+    const Json& listed = entry[key];
+    if (!listed.is_array()) throw InvalidFile();
     std::vector<uint64_t> sizes;
-    for (const Json& size : entry[key]) {
-        if (!size.is_number_unsigned()) throw InvalidFile();
-        sizes.push_back(size.get<uint64_t>());
+    for (const Json& size : listed.elements()) {
+        if (!size.is_integer() || size.integer() < 0) throw InvalidFile();
+        sizes.push_back(static_cast<uint64_t>(size.integer()));
     }
     return sizes;
 }
 
 Tensor tensor_of(const Json& entry) {
-    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string()) throw InvalidFile();
+    const Json& dtype = entry["dtype"];
     const std::vector<uint64_t> offsets = sizes_of(entry, "data_offsets");
-    if (offsets.size() != 2) throw InvalidFile();
-    Tensor tensor{entry["dtype"].get<std::string>(), sizes_of(entry, "shape"), offsets[0], offsets[1]};
+    if (!dtype.is_string() || offsets.size() != 2) throw InvalidFile();
+    Tensor tensor{dtype.string(), sizes_of(entry, "shape"), offsets[0], offsets[1]};
     uint64_t elements = 1, bits = 0;
     for (const uint64_t size : tensor.shape) {
         if (__builtin_mul_overflow(elements, size, &elements)) throw InvalidFile();
@@ -143,37 +151,34 @@ Tensor tensor_of(const Json& entry) {
     return tensor;
 }
 
-// The tensors lie one after another and fill the file.
+// The tensors lie one after another and fill the file; what holds more than two is refused for that.
 void refuse_holes(const Parsed& file) {
-    std::vector<std::pair<uint64_t, uint64_t>> spans;
-    for (const auto& [name, tensor] : file.tensors) spans.emplace_back(tensor.start, tensor.end);
-    std::sort(spans.begin(), spans.end());
+    std::vector<Tensor> tensors;
+    for (size_t place = 0; place < file.header.keys().size(); ++place)
+        if (file.header.keys()[place] != "__metadata__") tensors.push_back(tensor_of(file.header.elements()[place]));
+    if (tensors.size() > 2) return;
+    if (tensors.size() == 2 && tensors[1].start < tensors[0].start) std::swap(tensors[0], tensors[1]);
     uint64_t end = 0;
-    for (const auto& span : spans) {
-        if (span.first != end) throw InvalidFile();
-        end = span.second;
+    for (const Tensor& tensor : tensors) {
+        if (tensor.start != end) throw InvalidFile();
+        end = tensor.end;
     }
     if (end != file.numbers.size()) throw InvalidFile();
+}
+
+void check_metadata(const Json& metadata) {
+    if (!metadata.is_object() && !metadata.is_null()) throw InvalidFile();
+    for (const Json& text : metadata.elements())
+        if (!text.is_string()) throw InvalidFile();
 }
 
 Parsed parsed(const std::string& path, std::string_view content) {
     try {
         const uint64_t length = header_bytes(content);
         if (length > HEADER_LIMIT_BYTES) throw InvalidFile();
-        const Json header = valid_json(content.substr(LENGTH_BYTES, length));
-        if (!header.is_object()) throw InvalidFile();
-        Parsed file{{}, {}, content.substr(LENGTH_BYTES + length)};
-        for (const auto& [key, entry] : header.items()) {
-            if (key != "__metadata__") {
-                file.tensors.emplace(key, tensor_of(entry));
-                continue;
-            }
-            if (!entry.is_object() && !entry.is_null()) throw InvalidFile();
-            for (const auto& [name, text] : entry.items()) {
-                if (!text.is_string()) throw InvalidFile();
-                file.metadata.emplace(name, text.get<std::string>());
-            }
-        }
+        const Parsed file = {valid_json(content.substr(LENGTH_BYTES, length)), content.substr(LENGTH_BYTES + length)};
+        if (!file.header.is_object()) throw InvalidFile();
+        check_metadata(file.metadata());
         refuse_holes(file);
         return file;
     } catch (const InvalidFile&) {
@@ -182,23 +187,20 @@ Parsed parsed(const std::string& path, std::string_view content) {
 }
 
 std::string shown_entry(const Parsed& file, const char* key) {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? "None" : repr(found->second);
+    const Json* found = file.metadata().find(key);
+    return found ? repr(found->string()) : "None";
 }
 
-std::string entry_of(const Parsed& file, const char* key) {
-    const auto found = file.metadata.find(key);
-    return found == file.metadata.end() ? "" : found->second;
-}
+const std::string& entry_of(const Parsed& file, const char* key) { return file.metadata()[key].string(); }
 
 std::vector<std::string> class_names_of(const std::string& path, const Parsed& file) {
     try {
         std::vector<std::string> names;
-        const Json listed = valid_json(entry_of(file, "class_names"));
-        if (!listed.is_array()) throw InvalidFile();
-        for (const Json& name : listed) {
+        const Json json = valid_json(entry_of(file, "class_names"));
+        if (!json.is_array()) throw InvalidFile();
+        for (const Json& name : json.elements()) {
             if (!name.is_string()) throw InvalidFile();
-            names.push_back(name.get<std::string>());
+            names.push_back(name.string());
         }
         return names;
     } catch (const InvalidFile&) {
@@ -232,11 +234,10 @@ bool fits(const TextBank& bank) {
 }
 
 void fill_arrays(const std::string& path, const Parsed& file, int text_width, TextBank& bank) {
-    const auto embeddings = file.tensors.find("text_embeddings"), rows = file.tensors.find("class_rows");
-    if (file.tensors.size() != 2 || embeddings == file.tensors.end() || rows == file.tensors.end()) {
+    const Json *embeddings = file.header.find("text_embeddings"), *rows = file.header.find("class_rows");
+    if (file.header.keys().size() != 3 || !embeddings || !rows || file.metadata().is_null())
         refuse(path, {"does not hold the tensors text_embeddings and class_rows, and only these"});
-    }
-    const Tensor &words = embeddings->second, &classes = rows->second;
+    const Tensor words = tensor_of(*embeddings), classes = tensor_of(*rows);
     const size_t names = bank.class_names.size();
     if (words.dtype == "F32" && classes.dtype == "I64" && words.shape.size() == 2 && classes.shape.size() == 2 &&
         words.shape[1] == static_cast<uint64_t>(text_width) && names >= 2 && names == classes.shape[0] &&

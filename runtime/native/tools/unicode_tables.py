@@ -7,6 +7,7 @@ stored seven bits a byte, lowest first, the eighth bit saying that more follow. 
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 OUTPUT = Path(__file__).resolve().parent.parent / "src" / "unicode_tables.inc"
@@ -95,7 +96,7 @@ def mapping_bytes(entries: Iterable[tuple[int, Sequence[int], int]]) -> bytes:
     for code, targets, flags in entries:
         offset = targets[0] - code
         written += [varint(code - code_before), varint(len(targets) << 2 | flags), zigzag(offset - offset_before)]
-        written += [zigzag(after - before) for before, after in zip(targets, targets[1:], strict=False)]
+        written += [zigzag(after - before) for before, after in pairwise(targets)]
         code_before, offset_before = code, offset
     return b"".join(written)
 
