@@ -223,6 +223,32 @@ def test_more_classes_than_slots_are_refused_and_the_old_ones_stay(
         np.testing.assert_array_equal(native.segment(frames[0]).labels, before)
 
 
+@pytest.mark.parametrize("slots", [0, 70_000])
+def test_class_slots_that_no_labels_can_number_are_refused(
+    slots: int, library: ctypes.CDLL, onnxruntime_library: Path, standin: Standin, bundle: Path, ledger: Ledger
+) -> None:
+    add_engines(bundle, ledger, class_slots=slots)
+    params = params_for(library, onnxruntime_library, provider=TENSORRT_NATIVE)
+    code, message = refusal(lambda: NativeSegmenter.open(library, bundle, params))
+    assert (code, f" takes 'class_mask' up to {slots}, expected 1 to 65534; build it again" in message) == (3, True), (
+        message
+    )
+
+
+def test_more_synonyms_than_the_engine_takes_are_refused_with_its_range(
+    opened: Callable[..., NativeSegmenter], frames: list[UInt8Array]
+) -> None:
+    with opened() as native:
+        native.set_classes("apple, aeroplane, airplane, asphalt, automobile, ball, banana, beach, bicycle; grass")
+        code, message = refusal(lambda: native.segment(frames[0]))
+        native.set_classes("apple; grass")
+        native.segment(frames[0])
+    expected = (
+        "stage 'scores' input 'class_rows' has sizes [32, 9], this engine takes [32, 1] to [32, 8]; use fewer words or"
+    )
+    assert (code, message[: len(expected)]) == (2, expected)
+
+
 def test_two_videos_in_two_threads_get_the_labels_of_one(
     opened: Callable[..., NativeSegmenter], frames: list[UInt8Array]
 ) -> None:
