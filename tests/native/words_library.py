@@ -21,7 +21,7 @@ from nerve_runtime.vocabulary.vocabulary_file import load_vocabulary
 from tests.native.building import NATIVE, STRICT, json_headers, run
 
 SOURCES = (
-    "class_list", "close_matches", "sha256", "json", "tokenizer", "tokenizer_json", "tokenizer_pieces", "unicode",
+    "class_list", "close_matches", "error", "files", "sha256", "json", "tokenizer", "tokenizer_json", "tokenizer_pieces", "unicode",
     "vocabulary", "vocabulary_file",
 )  # fmt: skip
 

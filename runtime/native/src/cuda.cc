@@ -2,9 +2,10 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <map>
 #include <mutex>
+#include <vector>
 #include <string>
 
 #include "error.h"
@@ -47,9 +48,10 @@ void check(int code, const char* what) {
 // The primary context of a GPU, which ONNX Runtime uses too; kept until the process ends.
 void* primary_context(const Driver& driver, int device) {
     static std::mutex mutex;
-    static auto* const contexts = new std::map<int, void*>;
+    static std::vector<void*> contexts;
     const std::lock_guard<std::mutex> lock(mutex);
-    void*& context = (*contexts)[device];
+    contexts.resize(std::max(contexts.size(), static_cast<size_t>(device) + 1));
+    void*& context = contexts[static_cast<size_t>(device)];
     if (!context) {
         int handle = 0;
         check(driver.init(0), "start");

@@ -1,8 +1,6 @@
 #include "engine_records.h"
 
-#include <fcntl.h>
 #include <pwd.h>
-#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -12,9 +10,11 @@
 #include <cstring>
 #include <set>
 #include <stdexcept>
+#include <system_error>
 
 #include "backend.h"
 #include "error.h"
+#include "files.h"
 #include "json_fields.h"
 #include "labels.h"
 #include "sha256.h"
@@ -25,7 +25,7 @@ namespace nerve {
 namespace {
 
 constexpr const char* FAMILY = "tensorrt ";
-constexpr size_t LEDGER_LIMIT_BYTES = 16'000'000;  // a hundred thousand engines
+constexpr size_t LEDGER_LIMIT_BYTES = 16'000'000;  // a hundred thousand engines; what is longer is cut, and then damaged
 constexpr int LEDGER_DEPTH_LIMIT = 8;
 constexpr size_t PASSWORD_ENTRY_BYTES = 16384;
 
@@ -97,22 +97,12 @@ std::string home_folder() {
 
 // The content of a file; nothing where there is none.
 std::optional<std::string> content_of(const std::string& path) {
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0 && errno == ENOENT) return std::nullopt;
-    if (file < 0) refuse_unreadable(path, errno);
-    std::string content;
-    char part[4096];
-    ssize_t count = 0;
-    while (content.size() <= LEDGER_LIMIT_BYTES && (count = read(file, part, sizeof part)) != 0) {
-        if (count < 0 && errno == EINTR) continue;
-        if (count < 0) break;
-        content.append(part, static_cast<size_t>(count));
+    try {
+        return read_file(path, LEDGER_LIMIT_BYTES);
+    } catch (const std::system_error& error) {
+        if (error.code().value() == ENOENT) return std::nullopt;
+        refuse_unreadable(path, error.code().value());
     }
-    const int number = errno;
-    close(file);
-    if (count < 0) refuse_unreadable(path, number);
-    if (content.size() > LEDGER_LIMIT_BYTES) refuse_damaged(path, content.size());
-    return content;
 }
 
 // The hashes that a ledger lists. Raises InvalidField, std::invalid_argument.
@@ -121,7 +111,7 @@ std::set<std::string> listed_engines(const std::string& content) {
     const Field document(json);
     document.expect_object();
     const Field engines = document.at("engines");
-    document.refuse_others({"engines"});
+    document.refuse_others("engines");
     engines.expect_object();
     std::set<std::string> listed;
     const std::vector<Field> entries = engines.values();
@@ -131,7 +121,7 @@ std::set<std::string> listed_engines(const std::string& content) {
         entries[place].expect_object();
         entries[place].at("about").string();
         entries[place].at("noted_s").integer();
-        entries[place].refuse_others({"about", "noted_s"});
+        entries[place].refuse_others("about noted_s");
     }
     return listed;
 }

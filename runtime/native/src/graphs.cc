@@ -126,9 +126,10 @@ Tensors ActiveVocabulary::walk_scalars() const {
 
 TensorPtr Graphs::constant(float value) {
     const std::lock_guard<std::mutex> lock(constants_mutex_);
-    TensorPtr& kept = constants_[value];
-    if (!kept) kept = upload(std::vector<float>{value}, {});
-    return kept;
+    for (const auto& [kept_value, tensor] : constants_)
+        if (kept_value == value) return tensor;
+    constants_.emplace_back(value, upload(std::vector<float>{value}, {}));
+    return constants_.back().second;
 }
 
 Tensors Graphs::run(const std::string& stage, const Tensors& inputs, Names host) {

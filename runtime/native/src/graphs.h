@@ -71,7 +71,7 @@ class Graphs {
     const std::string readout_;
     bool one_tower_ = false;
     std::map<std::string, Stage> stages_;
-    std::map<float, TensorPtr> constants_;
+    std::vector<std::pair<float, TensorPtr>> constants_;
     std::mutex constants_mutex_;
 };
 

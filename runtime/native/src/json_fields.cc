@@ -1,5 +1,6 @@
 #include "json_fields.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace nerve {
@@ -22,6 +23,16 @@ std::string Field::where() const {
 
 void Field::refuse(Parts parts) const { throw InvalidField{where(), concat(parts)}; }
 
+std::vector<std::string> split(std::string_view text, std::string_view separator) {
+    std::vector<std::string> parts;
+    for (size_t start = 0; start <= text.size();) {
+        const size_t end = std::min(text.find(separator, start), text.size());
+        parts.emplace_back(text.substr(start, end - start));
+        start = end + separator.size();
+    }
+    return parts;
+}
+
 std::string listed_choices(const std::vector<std::string>& choices) {
     std::string text;
     for (size_t place = 0; place < choices.size(); ++place) {
@@ -43,12 +54,11 @@ void Field::expect_object() const {
     if (!json_.is_object()) refuse({"Input should be an object"});
 }
 
-void Field::refuse_others(std::initializer_list<const char*> known) const {
-    for (const std::string& key : json_.keys()) {
-        bool is_known = false;
-        for (const char* name : known) is_known = is_known || key == name;
-        if (!is_known) Field(json_, this, key.c_str()).refuse({"Extra inputs are not permitted"});
-    }
+void Field::refuse_others(std::string_view known) const {
+    const std::vector<std::string> names = split(known, " ");
+    for (const std::string& key : json_.keys())
+        if (std::find(names.begin(), names.end(), key) == names.end())
+            Field(json_, this, key.c_str()).refuse({"Extra inputs are not permitted"});
 }
 
 std::vector<Field> Field::elements() const {
@@ -70,10 +80,11 @@ std::string Field::string() const {
     return json_.string();
 }
 
-std::string Field::choice(std::initializer_list<const char*> choices) const {
-    for (const char* choice : choices)
-        if (json_.is_string() && json_.string() == choice) return choice;
-    refuse({"Input should be ", listed_choices({choices.begin(), choices.end()})});
+std::string Field::choice(std::string_view choices) const {
+    const std::vector<std::string> known = split(choices, ", ");
+    if (!json_.is_string() || std::find(known.begin(), known.end(), json_.string()) == known.end())
+        refuse({"Input should be ", listed_choices(known)});
+    return json_.string();
 }
 
 std::string Field::sha256() const {

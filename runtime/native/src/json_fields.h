@@ -31,7 +31,7 @@ class Field {
     Field at(const char* key) const;  // "Field required" where it is missing
     bool has(const char* key) const { return json_.find(key); }
     void expect_object() const;
-    void refuse_others(std::initializer_list<const char*> known) const;
+    void refuse_others(std::string_view known) const;  // separated by spaces
 
     // The elements of an array, or the values of an object, whose names are its keys.
     std::vector<Field> elements() const;
@@ -39,7 +39,7 @@ class Field {
     const std::string& key(size_t place) const { return json_.keys()[place]; }
 
     std::string string() const;
-    std::string choice(std::initializer_list<const char*> choices) const;
+    std::string choice(std::string_view choices) const;  // separated by ", "
     std::string sha256() const;
     bool boolean() const;
     int64_t integer() const;
@@ -57,6 +57,9 @@ class Field {
     const char* const key_;     // nullptr: an element
     const size_t place_;
 };
+
+// The parts of a text between separators. (Lists of pointers would cost 32 bytes an entry.)
+std::vector<std::string> split(std::string_view text, std::string_view separator);
 
 // "'a', 'b' or 'c'".
 std::string listed_choices(const std::vector<std::string>& choices);

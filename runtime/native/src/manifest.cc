@@ -13,6 +13,8 @@ namespace nerve {
 namespace {
 
 constexpr int JSON_DEPTH_LIMIT = 32;
+constexpr char STAGES[] =
+    "text scores attention mix walk walk_warm carry local local_carried walk_carried solve walk_exact readout readout_guided frame";
 constexpr int64_t SIDE_LIMIT = 8192;
 constexpr int64_t SIZE_LIMIT = int64_t{1} << 24;
 constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
@@ -62,7 +64,7 @@ TensorSpec read_tensor(const Field& field) {
     TensorSpec spec;
     spec.name = field.at("name").string();
     if (spec.name.empty()) field.at("name").refuse({"String should have at least 1 character"});
-    spec.dtype = field.at("dtype").choice({"uint8", "uint16", "bool", "int64", "float32"});
+    spec.dtype = field.at("dtype").choice("uint8, uint16, bool, int64, float32");
     const Field axes = field.at("axes");
     for (const Field& axis : axes.elements()) {
         if (axis.json().is_string())
@@ -72,7 +74,7 @@ TensorSpec read_tensor(const Field& field) {
         else
             throw InvalidField{concat({axis.where(), ".int"}), "Input should be a valid integer"};
     }
-    field.refuse_others({"name", "dtype", "axes"});
+    field.refuse_others("name dtype axes");
     return spec;
 }
 
@@ -94,17 +96,15 @@ StageRecord read_stage(const Field& field) {
     spec.expect_object();
     record.inputs = read_tensors(spec.at("inputs"));
     record.outputs = read_tensors(spec.at("outputs"));
-    spec.refuse_others({"inputs", "outputs"});
+    spec.refuse_others("inputs outputs");
     field.at("gmac").at_least(0);
-    field.refuse_others({"onnx", "external_data", "spec", "gmac"});
+    field.refuse_others("onnx external_data spec gmac");
     check_tensor_sizes(field, record);
     return record;
 }
 
 std::map<std::string, StageRecord> read_stages(const Field& field) {
-    const std::vector<std::string> known = {"text",  "scores",        "attention",    "mix",   "walk",       "walk_warm", "carry",
-                                            "local", "local_carried", "walk_carried", "solve", "walk_exact", "readout",   "readout_guided",
-                                            "frame"};
+    const std::vector<std::string> known = split(STAGES, " ");
     std::map<std::string, StageRecord> stages;
     for (const Field& value : field.values()) {
         const std::string& name = field.key(stages.size());
@@ -140,9 +140,9 @@ Method read_method(const Field& field) {
     method.beta = read_probability(field.at("beta"));
     method.head_temperature = field.at("head_temperature").above(0);
     method.threshold = read_probability(field.at("threshold"));
-    method.readout = field.has("readout") ? field.at("readout").choice({"bilinear", "guided"}) : "bilinear";
+    method.readout = field.has("readout") ? field.at("readout").choice("bilinear, guided") : "bilinear";
     read_baked(field.at("baked"), method);
-    field.refuse_others({"tau", "alpha", "beta", "head_temperature", "threshold", "readout", "baked"});
+    field.refuse_others("tau alpha beta head_temperature threshold readout baked");
     return method;
 }
 
@@ -155,7 +155,7 @@ Geometry read_geometry(const Field& field) {
     geometry.heads = read_size(field.at("heads"));
     geometry.text_width = read_size(field.at("text_width"));
     geometry.max_classes = static_cast<int>(field.at("max_classes").integer(2, CLASSES_LIMIT));
-    field.refuse_others({"working_hw", "grid_hw", "pooled_keys", "heads", "text_width", "max_classes"});
+    field.refuse_others("working_hw grid_hw pooled_keys heads text_width max_classes");
     return geometry;
 }
 
@@ -171,8 +171,7 @@ VocabularyRecord read_vocabulary(const Field& field) {
     const Field sets = field.at("template_sets");
     for (const Field& set : sets.values()) record.template_sets[sets.key(record.template_sets.size())] = read_strings(set);
     record.default_template_set = field.at("default_template_set").string();
-    field.refuse_others({"tokenizer", "context_length", "end_token", "unknown_token", "synthetic", "template_sets",
-                         "default_template_set"});
+    field.refuse_others("tokenizer context_length end_token unknown_token synthetic template_sets default_template_set");
     check_templates(field, record);
     return record;
 }
@@ -183,7 +182,7 @@ void check_weights(const Field& field) {
         for (const char* key : {"role", "source", "revision"}) weight.at(key).string();
         weight.at("sha256").sha256();
         weight.at("licence").string();
-        weight.refuse_others({"role", "source", "revision", "sha256", "licence"});
+        weight.refuse_others("role source revision sha256 licence");
     }
 }
 
@@ -196,7 +195,7 @@ std::map<std::string, FileRecord> read_files(const Field& field) {
         const int64_t bytes = record.at("bytes").integer();
         if (bytes < 0) record.at("bytes").refuse({"Input should be greater than or equal to 0"});
         files[path] = {static_cast<uint64_t>(bytes), record.at("sha256").sha256()};
-        record.refuse_others({"bytes", "sha256"});
+        record.refuse_others("bytes sha256");
     }
     return files;
 }
@@ -219,7 +218,7 @@ Manifest read_manifest(const Field& document) {
     manifest.random_weights = document.has("random_seed") && !document.at("random_seed").json().is_null();
     if (manifest.random_weights) document.at("random_seed").integer();
     manifest.opset = read_number_of(document.at("opset"), {20, 23}, "20 or 23");
-    manifest.precision = document.at("precision").choice({"fp32", "fp16", "bf16"});
+    manifest.precision = document.at("precision").choice("fp32, fp16, bf16");
     document.at("plan_key").sha256();
     manifest.geometry = read_geometry(document.at("geometry"));
     manifest.method = read_method(document.at("method"));
@@ -231,8 +230,7 @@ Manifest read_manifest(const Field& document) {
     manifest.files = read_files(document.at("files"));
     if (document.has("manifest_sha256") && !document.at("manifest_sha256").json().is_null())
         document.at("manifest_sha256").sha256();
-    document.refuse_others({"format_version", "preset", "random_seed", "opset", "precision", "plan_key", "geometry", "method",
-                            "vocabulary", "stages", "weights", "engines", "tool_versions", "files", "manifest_sha256"});
+    document.refuse_others("format_version preset random_seed opset precision plan_key geometry method vocabulary stages weights engines tool_versions files manifest_sha256");
     check_whole(document, manifest);
     return manifest;
 }

@@ -149,9 +149,8 @@ EngineRecord read_engine(const Field& field) {
     if (record.os_arch.empty()) field.at("os_arch").refuse({"String should have at least 1 character"});
     field.at("precision").string();
     check_builder_options(field.at("builder_options"));
-    record.parity = field.has("parity") ? field.at("parity").choice({"passed", "failed", "not run"}) : "not run";
-    field.refuse_others({"stage", "target", "path", "key", "onnx_sha256", "backend_version", "gpu", "os_arch", "precision",
-                         "profile", "builder_options", "parity"});
+    record.parity = field.has("parity") ? field.at("parity").choice("passed, failed, not run") : "not run";
+    field.refuse_others("stage target path key onnx_sha256 backend_version gpu os_arch precision profile builder_options parity");
     record.profile = read_profile(field);
     return record;
 }

@@ -1,9 +1,11 @@
 #include "nvinfer_backend.h"
 
-#include <fstream>
+#include <cstring>
+#include <system_error>
 
 #include "engine_records.h"
 #include "error.h"
+#include "files.h"
 #include "nvinfer_session.h"
 
 namespace nerve {
@@ -19,10 +21,13 @@ std::string library_version() {
 }
 
 std::string read_engine(const std::string& path, uint64_t bytes) {
-    std::ifstream stream(path, std::ios::binary);
-    std::string content(bytes, '\0');
-    stream.read(content.data(), static_cast<std::streamsize>(bytes));
-    if (!stream) fail(NERVE_BUNDLE, {path, " cannot be read as a whole; copy the bundle again"});
+    std::string content;
+    try {
+        content = read_file(path, bytes);
+    } catch (const std::system_error& error) {
+        fail(NERVE_BUNDLE, {path, " cannot be read: ", std::strerror(error.code().value()), "; check its path and rights"});
+    }
+    if (content.size() != bytes) fail(NERVE_BUNDLE, {path, " cannot be read as a whole; copy the bundle again"});
     return content;
 }
 

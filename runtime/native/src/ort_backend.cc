@@ -14,12 +14,13 @@ namespace {
 constexpr const char* CPU = "CPUExecutionProvider";
 constexpr const char* FALLBACK_PHRASE = "fallback to CPU EP has been explicitly disabled";
 
-constexpr const char* NOT_SUPPORTED_PHRASES[] = {"NOT_IMPLEMENTED", "opset", "ir_version", "IR version",
+using Phrases = std::initializer_list<const char*>;
+
+constexpr Phrases NOT_SUPPORTED_PHRASES = {"NOT_IMPLEMENTED", "opset", "ir_version", "IR version",
                                                  "is not a registered function/op"};
 
-template <size_t N>
-bool holds_any(const std::string& text, const char* const (&phrases)[N]) {
-    return std::any_of(phrases, phrases + N, [&](const char* phrase) { return text.find(phrase) != std::string::npos; });
+bool holds_any(const std::string& text, Phrases phrases) {
+    return std::any_of(phrases.begin(), phrases.end(), [&](const char* phrase) { return text.find(phrase) != std::string::npos; });
 }
 
 const char* provider_name(nerve_provider provider) {
@@ -53,20 +54,20 @@ struct OrtState {
     template <typename T, typename Create>
     OrtOwned<T> make(void (*release)(T*), Create create) const {
         T* object = nullptr;
-        const std::string message = take_message(api, create(&object));
-        if (!message.empty()) throw refusal(concat({"ONNX Runtime refuses: ", message}));
+        require(create(&object));
         return OrtOwned<T>(object, OrtRelease<T>{release});
     }
 
-    Error refusal(const std::string& text) const {
-        return is_out_of_memory(text) ? Error(NERVE_RESOURCE, text) : Error(NERVE_COMPATIBILITY, text);
-    }
-
-    void require(OrtStatus* status) const {
-        const std::string message = take_message(api, status);
-        if (!message.empty()) throw refusal(concat({"ONNX Runtime refuses: ", message}));
-    }
+    // Raises ResourceError or CompatibilityError where a call failed.
+    void require(OrtStatus* status) const;
 };
+
+void OrtState::require(OrtStatus* status) const {
+    const std::string message = take_message(api, status);
+    if (message.empty()) return;
+    const bool is_memory = is_out_of_memory(message);
+    fail(is_memory ? NERVE_RESOURCE : NERVE_COMPATIBILITY, {"ONNX Runtime refuses: ", message});
+}
 
 using OrtStatePtr = std::shared_ptr<OrtState>;
 

@@ -124,9 +124,9 @@ bool reaches(const float* map, const float* least, const Blocks& blocks, size_t 
 }
 
 // Which classes are not below the mean of the leading 2, nor of the leading 3, throughout every block.
-std::vector<bool> undominated(const std::vector<const float*>& maps, const Blocks& blocks) {
+std::vector<char> undominated(const std::vector<const float*>& maps, const Blocks& blocks) {
     const std::vector<Leading> leading = leading_classes(maps, blocks);
-    std::vector<bool> possible(maps.size(), false);
+    std::vector<char> possible(maps.size(), false);
     constexpr size_t MOST_TOKENS = size_t(BLOCK_TOKENS_GUIDED) * BLOCK_TOKENS_GUIDED;
     float of_two[MOST_TOKENS], of_three[MOST_TOKENS];
     for (size_t block = 0; block < leading.size(); ++block) {
@@ -149,7 +149,7 @@ std::vector<int> possible_winners(const float* label_scores, int classes, std::a
     const std::vector<int> labels = within_bounds(label_scores, classes, blocks);
     std::vector<const float*> maps;
     for (const int label : labels) maps.push_back(label_scores + size_t(label) * blocks.tokens);
-    const std::vector<bool> possible = undominated(maps, blocks);
+    const std::vector<char> possible = undominated(maps, blocks);
     std::vector<int> winners;
     if (keep_first && !(!labels.empty() && labels[0] == 0 && possible[0])) winners.push_back(0);
     for (size_t i = 0; i < labels.size(); ++i)

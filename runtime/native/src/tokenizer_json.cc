@@ -1,8 +1,9 @@
 // Reads tokenizer.json: a Hugging Face tokenizer of known words, or of CLIP's byte pairs.
-#include <cstdio>
-#include <memory>
+#include <stdexcept>
+#include <system_error>
 
 #include "error.h"
+#include "files.h"
 #include "json.h"
 #include "tokenizer_model.h"
 
@@ -62,20 +63,6 @@ int64_t id_of_json(const Json& json) {
     const int64_t id = json.integer();
     if (!json.is_integer() || id < 0 || id >= ID_LIMIT) throw NoTokenizer{"an id is no whole number from 0"};
     return id;
-}
-
-std::string read_whole(const std::string& path) {
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-    std::string content;
-    std::string chunk(1 << 16, '\0');
-    while (file && content.size() <= FILE_LIMIT_BYTES) {
-        const size_t count = std::fread(chunk.data(), 1, chunk.size(), file.get());
-        if (count == 0) break;
-        content.append(chunk, 0, count);
-    }
-    if (!file || std::ferror(file.get())) throw NoTokenizer{"it cannot be read"};
-    if (content.size() > FILE_LIMIT_BYTES) throw NoTokenizer{"it has more than 100,000,000 bytes"};
-    return content;
 }
 
 void append_normalizers(const Json& json, std::vector<Normalizer>& normalizers) {
@@ -237,7 +224,7 @@ void read_post_processor(const Json& json, TokenizerModel& model) {
 }
 
 TokenizerModel read_tokenizer(const std::string& path) {
-    const Json json = parse_json(read_whole(path), JSON_DEPTH_LIMIT);
+    const Json json = parse_json(read_file(path, FILE_LIMIT_BYTES), JSON_DEPTH_LIMIT);
     TokenizerModel model;
     append_normalizers(json["normalizer"], model.normalizers);
     model.splitting = splitting_of(json["pre_tokenizer"]);
@@ -264,6 +251,8 @@ std::string TokenizerModel::token_of(int64_t id) const {
 TokenizerModel load_tokenizer(const std::string& path) {
     try {
         return read_tokenizer(path);
+    } catch (const std::system_error& error) {
+        fail(NERVE_BUNDLE, {path, " is not a tokenizer.json: it cannot be read; rebuild the bundle"});
     } catch (const std::invalid_argument& error) {
         fail(NERVE_BUNDLE, {path, " is not a tokenizer.json: it is no JSON, ", error.what(), "; rebuild the bundle"});
     } catch (const NoTokenizer& error) {

@@ -1,8 +1,5 @@
 // From a prompt to the pieces that a model knows, and byte pairs within these.
 #include <algorithm>
-#include <functional>
-#include <queue>
-#include <tuple>
 
 #include "tokenizer_model.h"
 
@@ -87,43 +84,26 @@ bool append_marker_at(std::vector<Piece>& pieces, TextView text, size_t start) {
     return false;
 }
 
-struct Symbol {
-    int64_t id;
-    size_t before, next;  // places of the neighbours, NONE at the ends
-    bool is_gone;
-};
-constexpr size_t NONE = SIZE_MAX;
-
-using Candidate = std::tuple<uint32_t, size_t, int64_t>;  // rank, place of the first symbol, what both become
-using Candidates = std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>>;
-
-const Merge* merge_at(const TokenizerModel& model, const std::vector<Symbol>& symbols, size_t place) {
-    if (place == NONE || symbols[place].next == NONE) return nullptr;
-    const auto found = model.merges.find(pair_key(symbols[place].id, symbols[symbols[place].next].id));
+const Merge* merge_of(const TokenizerModel& model, int64_t first, int64_t second) {
+    const auto found = model.merges.find(pair_key(first, second));
     return found == model.merges.end() ? nullptr : &found->second;
 }
 
-void add_candidate(const TokenizerModel& model, const std::vector<Symbol>& symbols, size_t place, Candidates& candidates) {
-    if (const Merge* merge = merge_at(model, symbols, place)) candidates.emplace(merge->rank, place, merge->merged);
-}
-
 // Put pairs together, the lowest rank first, the leftmost of equals, until none is known.
-void merge_all(const TokenizerModel& model, std::vector<Symbol>& symbols) {
-    Candidates candidates;
-    for (size_t i = 0; i < symbols.size(); ++i) add_candidate(model, symbols, i, candidates);
-    while (!candidates.empty()) {
-        const auto [rank, place, merged] = candidates.top();
-        candidates.pop();
-        const Merge* now = symbols[place].is_gone ? nullptr : merge_at(model, symbols, place);
-        if (!now || now->merged != merged) continue;  // one of the two was merged meanwhile
-        Symbol& first = symbols[place];
-        Symbol& second = symbols[first.next];
-        first.id = merged;
-        second.is_gone = true;
-        first.next = second.next;
-        if (first.next != NONE) symbols[first.next].before = place;
-        add_candidate(model, symbols, first.before, candidates);
-        add_candidate(model, symbols, place, candidates);
+void merge_all(const TokenizerModel& model, std::vector<int64_t>& ids) {
+    std::vector<const Merge*> merges;  // of each id with the next
+    for (size_t i = 0; i + 1 < ids.size(); ++i) merges.push_back(merge_of(model, ids[i], ids[i + 1]));
+    while (true) {
+        size_t best = merges.size();
+        for (size_t i = 0; i < merges.size(); ++i)
+            if (merges[i] && (best == merges.size() || merges[i]->rank < merges[best]->rank)) best = i;
+        if (best == merges.size()) return;
+        const auto at = static_cast<std::ptrdiff_t>(best);
+        ids[best] = merges[best]->merged;
+        ids.erase(ids.begin() + at + 1);
+        merges.erase(merges.begin() + at);
+        if (best > 0) merges[best - 1] = merge_of(model, ids[best - 1], ids[best]);
+        if (best < merges.size()) merges[best] = merge_of(model, ids[best], ids[best + 1]);
     }
 }
 
@@ -164,20 +144,14 @@ std::vector<Piece> pieces_of(TextView text, Splitting splitting) {
 
 std::vector<int64_t> byte_pair_ids(const TokenizerModel& model, TextView piece) {
     const std::string bytes = encode_utf8(piece);
-    std::vector<Symbol> symbols;
+    std::vector<int64_t> ids;
     for (size_t i = 0; i < bytes.size(); ++i) {
         const auto& known = i + 1 == bytes.size() ? model.last_byte_ids : model.byte_ids;
         int64_t id = known[static_cast<uint8_t>(bytes[i])];
         if (id == NO_TOKEN) id = model.unknown_id;
-        if (id == NO_TOKEN) continue;
-        if (!symbols.empty()) symbols.back().next = symbols.size();
-        symbols.push_back({id, symbols.empty() ? NONE : symbols.size() - 1, NONE, false});
+        if (id != NO_TOKEN) ids.push_back(id);
     }
-    merge_all(model, symbols);
-    std::vector<int64_t> ids;
-    for (const Symbol& symbol : symbols) {
-        if (!symbol.is_gone) ids.push_back(symbol.id);
-    }
+    merge_all(model, ids);
     return ids;
 }
 

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <system_error>
 
 #include "error.h"
+#include "files.h"
 #include "manifest.h"
 #include "sha256.h"
 
@@ -17,9 +17,7 @@ namespace {
 
 constexpr const char* MANIFEST_NAME = "manifest.json";
 constexpr size_t MANIFEST_LIMIT_BYTES = 4'000'000;
-constexpr size_t DIGITS = 64;
-constexpr size_t DIGITS_SHOWN = 12;
-const std::string OWN_SHA256_KEY = "\"manifest_sha256\": \"";
+constexpr const char* OWN_SHA256_KEY = "\"manifest_sha256\": \"";
 
 [[noreturn]] void refuse_unreadable(const std::string& what, int number) {
     fail(NERVE_BUNDLE, {what, " cannot be read: ", std::strerror(number), "; check its path and rights"});
@@ -39,40 +37,23 @@ void refuse_link(const std::string& path, const std::string& what) {
                                  "local_dir=..."});
 }
 
-bool is_digits(const std::string& content, size_t start) {
-    for (size_t place = start; place < start + DIGITS; ++place) {
-        const char letter = content[place];
-        if (!((letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'f'))) return false;
-    }
-    return content[start + DIGITS] == '"';
-}
-
 // Compares a manifest with its own hash; one written by hand may have none.
 void refuse_changed(const std::string& path, const std::string& content) {
-    std::vector<size_t> places;
-    for (size_t at = content.find(OWN_SHA256_KEY); at != std::string::npos; at = content.find(OWN_SHA256_KEY, at + 1)) {
-        const size_t start = at + OWN_SHA256_KEY.size();
-        if (start + DIGITS < content.size() && is_digits(content, start)) places.push_back(start);
-    }
-    if (places.size() > 1)
-        fail(NERVE_BUNDLE, {path, " is not a valid manifest: it has manifest_sha256 ", decimal(places.size()), " times; rebuild the bundle"});
-    if (places.empty()) return;
-    const std::string written = content.substr(places[0], DIGITS);
-    std::string blank = content;
-    blank.replace(places[0], DIGITS, DIGITS, '0');
-    const std::string found = sha256_hex(blank.data(), blank.size());
-    if (found != written)
-        fail(NERVE_BUNDLE, {path, " was changed after it was written: its sha256 is ", found.substr(0, DIGITS_SHOWN), "..., its manifest_sha256 says ", written.substr(0, DIGITS_SHOWN), "...; copy the bundle again, or rebuild it"});
+    const OwnHash own = own_hash(content, OWN_SHA256_KEY);
+    if (own.times > 1)
+        fail(NERVE_BUNDLE, {path, " is not a valid manifest: it has manifest_sha256 ", decimal(static_cast<int64_t>(own.times)),
+                            " times; rebuild the bundle"});
+    if (!own.is_right())
+        fail(NERVE_BUNDLE, {path, " was changed after it was written: its sha256 is ", first_digits(own.computed),
+                            "..., its manifest_sha256 says ", first_digits(own.written), "...; copy the bundle again, or rebuild it"});
 }
 
-std::string read_whole(const std::string& path, size_t bytes, const std::string& what) {
-    std::ifstream stream(path, std::ios::binary);
-    if (!stream) refuse_unreadable(what, errno);
-    std::string content(bytes, '\0');
-    stream.read(content.data(), static_cast<std::streamsize>(bytes));
-    content.resize(static_cast<size_t>(stream.gcount()));
-    if (stream.bad()) refuse_unreadable(what, errno);
-    return content;
+std::string read_or_refuse(const std::string& path, size_t limit, const std::string& what) {
+    try {
+        return read_file(path, limit);
+    } catch (const std::system_error& error) {
+        refuse_unreadable(what, error.code().value());
+    }
 }
 
 }  // namespace
@@ -85,7 +66,7 @@ Manifest load_manifest(const std::string& folder) {
         fail(NERVE_BUNDLE, {folder, " is not a bundle: it has no ", MANIFEST_NAME, "; make one with: nerve-build"});
     if (static_cast<size_t>(status.st_size) > MANIFEST_LIMIT_BYTES)
         fail(NERVE_BUNDLE, {path, " is ", decimal(status.st_size), " bytes, expected at most ", decimal(MANIFEST_LIMIT_BYTES)});
-    const std::string content = read_whole(path, static_cast<size_t>(status.st_size), what);
+    const std::string content = read_or_refuse(path, MANIFEST_LIMIT_BYTES, what);
     refuse_changed(path, content);
     return parse_manifest(path, content);
 }
@@ -109,7 +90,7 @@ std::string verify_file(const std::string& folder, const Manifest& manifest, con
         refuse_unreadable(path, error.code().value());
     }
     if (found != record.sha256)
-        fail(NERVE_BUNDLE, {path, ": sha256 ", found.substr(0, DIGITS_SHOWN), "... != manifest ", record.sha256.substr(0, DIGITS_SHOWN), "...; the file was changed, copy the bundle again or build it with --force"});
+        fail(NERVE_BUNDLE, {path, ": sha256 ", first_digits(found), "... != manifest ", first_digits(record.sha256), "...; the file was changed, copy the bundle again or build it with --force"});
     return path;
 }
 

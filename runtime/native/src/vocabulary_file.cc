@@ -4,20 +4,21 @@
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
-#include <memory>
+#include <stdexcept>
+#include <system_error>
 
 #include "error.h"
+#include "files.h"
 #include "json.h"
-#include "sha256.h"
 #include "vocabulary.h"
 
 namespace nerve {
 namespace {
 
 constexpr uint64_t FILE_LIMIT_BYTES = 200'000'000, HEADER_LIMIT_BYTES = 100'000'000;
-constexpr size_t LENGTH_BYTES = 8, SHA256_DIGITS = 64, DIGITS_SHOWN = 12;
+constexpr size_t LENGTH_BYTES = 8, DIGITS_SHOWN = 12;
 constexpr int JSON_DEPTH_LIMIT = 8;  // the header has 3
 constexpr std::string_view FORMAT = "nerve-vocabulary", VERSION = "1", ZIP_START = "PK\x03\x04";
 constexpr std::string_view BEFORE_SHA256 = "\"sha256\":\"";
@@ -52,32 +53,17 @@ std::string read_whole(const std::string& path) {
     if (!is_there || !S_ISREG(found.st_mode) || static_cast<uint64_t>(found.st_size) > FILE_LIMIT_BYTES) {
         fail(NERVE_USAGE, {"vocabulary ", path, " is no file of at most ", decimal(FILE_LIMIT_BYTES), " bytes; see nerve-vocab"});
     }
-    std::string content(static_cast<size_t>(found.st_size), '\0');
-    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-    if (file) content.resize(std::fread(content.data(), 1, content.size(), file.get()));
-    if (!file || std::ferror(file.get())) {
-        fail(NERVE_USAGE, {"vocabulary ", path, " cannot be read: ", std::strerror(errno), "; check its rights"});
+    try {
+        return read_file(path, FILE_LIMIT_BYTES);
+    } catch (const std::system_error& error) {
+        fail(NERVE_USAGE, {"vocabulary ", path, " cannot be read: ", std::strerror(error.code().value()), "; check its rights"});
     }
-    return content;
 }
 
 uint64_t header_bytes(std::string_view content) {
     uint64_t count = 0;
     for (size_t i = std::min(content.size(), LENGTH_BYTES); i-- > 0;) count = count << 8 | static_cast<uint8_t>(content[i]);
     return count;
-}
-
-// Where the digits of each hash stand that the file holds of itself.
-std::vector<size_t> own_hashes(std::string_view content) {
-    std::vector<size_t> places;
-    for (size_t at = content.find(BEFORE_SHA256); at != content.npos; at = content.find(BEFORE_SHA256, at)) {
-        const size_t digits = at + BEFORE_SHA256.size();
-        const bool is_whole = content.find_first_not_of("0123456789abcdef", digits) == digits + SHA256_DIGITS &&
-                              content[digits + SHA256_DIGITS] == '"';
-        if (is_whole) places.push_back(digits);
-        at = is_whole ? digits + SHA256_DIGITS + 1 : at + 1;
-    }
-    return places;
 }
 
 void refuse_changed(const std::string& path, std::string_view content) {
@@ -88,19 +74,13 @@ void refuse_changed(const std::string& path, std::string_view content) {
         header_bytes(content) > content.size() - LENGTH_BYTES) {
         refuse(path, {"is no safetensors file, or was cut"});
     }
-    const std::vector<size_t> places = own_hashes(content);
-    if (places.size() != 1) {
-        refuse(path, {"is no file of nerve-vocab: it holds its own sha256 ", decimal(places.size()), " times, expected once"});
-    }
-    Sha256 hash;
-    hash.update(content.data(), places[0]);
-    hash.update(std::string(SHA256_DIGITS, '0').data(), SHA256_DIGITS);
-    const std::string_view rest = content.substr(places[0] + SHA256_DIGITS);
-    hash.update(rest.data(), rest.size());
-    const std::string computed = hash.hex(), written(content.substr(places[0], SHA256_DIGITS));
-    if (written != computed) {
-        fail(NERVE_USAGE, {"vocabulary ", path, " was changed or cut after it was written: its sha256 is ", computed.substr(0, DIGITS_SHOWN), "..., it says ", written.substr(0, DIGITS_SHOWN), "...; copy it again, or ", ANEW});
-    }
+    const OwnHash own = own_hash(content, BEFORE_SHA256);
+    if (own.times != 1)
+        refuse(path, {"is no file of nerve-vocab: it holds its own sha256 ", decimal(static_cast<int64_t>(own.times)),
+                      " times, expected once"});
+    if (!own.is_right())
+        fail(NERVE_USAGE, {"vocabulary ", path, " was changed or cut after it was written: its sha256 is ", first_digits(own.computed),
+                           "..., it says ", first_digits(own.written), "...; copy it again, or ", ANEW});
 }
 
 Json valid_json(std::string_view text) {
@@ -111,19 +91,13 @@ Json valid_json(std::string_view text) {
     }
 }
 
-uint64_t bits_of(std::string_view dtype) {
-    struct Type {
-        std::string_view name;
-        uint64_t bits;
-    };
-    static constexpr Type TYPES[] = {
-        {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"BOOL", 8}, {"U8", 8},   {"I8", 8},   {"F8_E5M2", 8},     {"F8_E4M3", 8},
-        {"F8_E8M0", 8}, {"I16", 16},    {"U16", 16},    {"F16", 16}, {"BF16", 16}, {"I32", 32}, {"F8_E5M2FNUZ", 8}, {"U32", 32},
-        {"F32", 32},    {"C64", 64},    {"F64", 64},    {"I64", 64}, {"U64", 64},  {"F8_E4M3FNUZ", 8}};
-    for (const Type& type : TYPES) {
-        if (type.name == dtype) return type.bits;
-    }
-    throw InvalidFile();
+// Of the names of safetensors' types: nearly all say their bits as their first number.
+uint64_t bits_of(const std::string& dtype) {
+    constexpr std::string_view TYPES =
+        " F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 I16 U16 F16 BF16 I32 F8_E5M2FNUZ U32 F32 C64 F64 I64 U64 F8_E4M3FNUZ ";
+    if (dtype == "BOOL") return 8;
+    if (dtype.find(' ') != dtype.npos || TYPES.find(" " + dtype + " ") == TYPES.npos) throw InvalidFile();
+    return std::strtoull(dtype.c_str() + dtype.find_first_of("123468"), nullptr, 10);
 }
 
 std::vector<uint64_t> sizes_of(const Json& entry, const char* key) {
