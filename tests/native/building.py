@@ -24,7 +24,6 @@ BUILD_FOLDERS = {
 STRICT = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 ASAN = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 TSAN = ("-fsanitize=thread", "-g")
-PLACEHOLDER = b"0.0.0-placeholder"
 
 
 def cmake() -> str | None:
@@ -91,8 +90,3 @@ def compiled(output: Path, source: Path, library: Path, *options: str, compiler:
         library, "-Wl,-rpath," + str(library.parent),
     )  # fmt: skip
     return output
-
-
-def is_placeholder(library: Path) -> bool:
-    """Whether the library was built from placeholder.cc, which opens no bundle."""
-    return PLACEHOLDER in library.read_bytes()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.native.building import ASAN, build, is_placeholder, missing_for_build
+from tests.native.building import ASAN, build, missing_for_build
 from tests.native.words_library import Words, compiled_words
 
 
@@ -36,14 +36,6 @@ def tsan_library() -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole_library(native_library: Path) -> Path:
-    """libnerve.so as it is released, where it can open bundles."""
-    if is_placeholder(native_library):
-        pytest.skip("the library is a placeholder, which opens no bundle")
-    return native_library
-
-
-@pytest.fixture(scope="session")
 def onnxruntime_library() -> Path:
     """The ONNX Runtime that the PyPI package brings."""
     found = find_spec("onnxruntime")
@@ -66,7 +58,7 @@ def tiny_vocabulary(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory)
     """A vocabulary file of three classes for `tiny_bundle`."""
     from tests.native.vocabulary_files import write_vocabulary
 
-    return write_vocabulary(tiny_bundle, tmp_path_factory.mktemp("vocabulary") / "words.npz")
+    return write_vocabulary(tiny_bundle, tmp_path_factory.mktemp("vocabulary") / "words.safetensors")
 
 
 @pytest.fixture(scope="session")

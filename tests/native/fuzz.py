@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import subprocess
@@ -19,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from nerve_runtime import NerveError, Segmenter, Temporal
-from nerve_runtime.bundle.manifest import NO_SHA256, OWN_SHA256
+from nerve_runtime.bundle.manifest import MANIFEST_SHA256
 from nerve_runtime.vocabulary import text_sha256
+from nerve_runtime.vocabulary.vocabulary_file import VOCABULARY_SHA256
 from nerve_stream.vocabulary_file import save_vocabulary
 from tests.fuzz import mutated_bytes, mutated_lines, run_all
 from tests.native.binding import BETWEEN, NativeSegmenter, open_library, params_for
@@ -31,7 +31,6 @@ KINDS = ("manifest", "vocabulary", "graph", "manifest", "vocabulary", "tokenizer
 CLASSES = "red; sky, ball; green"
 STACK_BYTES = 64 * 2**20
 VOCABULARY = "words.safetensors"
-VOCABULARY_SHA256 = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
 def make_scratch(folder: Path) -> None:
@@ -39,15 +38,6 @@ def make_scratch(folder: Path) -> None:
     bundle = make_small_bundle(folder / "bundle")
     with Segmenter.open(bundle, CLASSES, cache_dir=None) as segmenter:
         save_vocabulary(folder / VOCABULARY, segmenter._vocabulary.bank, text_sha256(segmenter.manifest))
-
-
-def refit(content: bytes, own: re.Pattern[bytes]) -> bytes:
-    """The content with the hash of its own made right, where it still has one."""
-    found = own.search(content)
-    if found is None:
-        return content
-    blank = content[: found.start(1)] + NO_SHA256.encode() + content[found.end(1) :]
-    return content[: found.start(1)] + hashlib.sha256(blank).hexdigest().encode() + content[found.end(1) :]
 
 
 def refit_file(bundle: Path, name: str) -> None:
@@ -69,10 +59,10 @@ def mutate(kind: str, folder: Path, rng: random.Random) -> None:
             mutated_lines(lines, rng)
             path.write_text(json.dumps(lines), encoding="utf-8")
         else:
-            path.write_bytes(refit(mutated_bytes(path.read_bytes(), rng), OWN_SHA256))
+            path.write_bytes(MANIFEST_SHA256.filled_in(mutated_bytes(path.read_bytes(), rng)))
     elif kind == "vocabulary":
         content = mutated_bytes((folder / VOCABULARY).read_bytes(), rng)
-        (folder / VOCABULARY).write_bytes(content if rng.random() < 0.3 else refit(content, VOCABULARY_SHA256))
+        (folder / VOCABULARY).write_bytes(content if rng.random() < 0.3 else VOCABULARY_SHA256.filled_in(content))
     elif kind == "bundle":
         path = rng.choice(sorted(bundle.iterdir()))
         path.write_bytes(mutated_bytes(path.read_bytes(), rng)[: rng.randrange(4000)])

@@ -10,6 +10,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,14 @@ from nerve_runtime.vocabulary import text_sha256
 from nerve_stream.vocabulary_file import save_vocabulary
 from tests.native.binding import BETWEEN
 
-STILL = {"smoothing": 0.0, "change": 0.0, "cut": 0.0}
 WAYS = {
     "cold": Temporal.plain(1),
     "follow": Temporal(keyframe_every=6),
     "follow_seldom_scores": Temporal(keyframe_every=6, scores_every=2),
     "warm": Temporal.plain(4),
     "warm_smoothed": Temporal(keyframe_every=5, between="warm"),
-    "exact": Temporal(keyframe_every=5, between="exact", **STILL),
-    "hold": Temporal(keyframe_every=5, between="hold", **STILL),
+    "exact": Temporal(keyframe_every=5, between="exact", smoothing=0, change=0, cut=0),
+    "hold": Temporal(keyframe_every=5, between="hold", smoothing=0, change=0, cut=0),
     "short": Temporal(keyframe_every=9, longest_s=0.1),
 }
 CLASSES = {
@@ -42,7 +42,8 @@ CLASSES = {
 }
 BACKGROUND = {"few": "asphalt", "many": ""}
 FRAMES = 14
-CHANGE_AT = 9
+CUT_AT = 4
+CHANGE_AT = 8
 """The frame from which on the other vocabulary is used."""
 OTHER_SIZE_FROM = 12
 FRAME_S = Fraction(1, 25)
@@ -74,7 +75,8 @@ class Recorder:
 
 def parity_frames() -> list[UInt8Array]:
     """A clip with a cut in it, whose last frames are of another size."""
-    frames = [np.ascontiguousarray(frame.rgb) for frame in moving_scene(3, FRAMES, cuts=1)]
+    shots = chain(moving_scene(3, CUT_AT, cuts=0), moving_scene(4, FRAMES - CUT_AT, cuts=0))
+    frames = [np.ascontiguousarray(frame.rgb) for frame in shots]
     return [
         np.asarray(cv2.resize(rgb, (331, 187)), dtype=np.uint8) if number >= OTHER_SIZE_FROM else rgb
         for number, rgb in enumerate(frames)
@@ -106,7 +108,7 @@ def case_steps(
     ) as segmenter:
         tracker = segmenter._video._tracker
         recorder = Recorder(tracker._flow)
-        tracker._flow = recorder
+        tracker._flow = recorder  # type: ignore[assignment]  # in its place
         for number, rgb in enumerate(frames):
             name = "few" if number < CHANGE_AT else "many"
             if number == CHANGE_AT:

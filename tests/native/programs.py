@@ -71,7 +71,7 @@ def fake_bundle(folder: Path) -> Path:
 def real_library(request: pytest.FixtureRequest) -> Library:
     """The library of this repository with the tiny bundle; skips the test where it was not built."""
     try:
-        path: Path = request.getfixturevalue("whole_library")
+        path: Path = request.getfixturevalue("native_library")
         onnxruntime: Path = request.getfixturevalue("onnxruntime_library")
         bundle: Path = request.getfixturevalue("tiny_bundle")
     except pytest.FixtureLookupError as error:

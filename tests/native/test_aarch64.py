@@ -117,12 +117,12 @@ def test_arm_s_own_onnx_runtime_works_here(arm_library: Path, arm_onnxruntime: P
 
 @pytest.mark.slow
 def test_arm_labels_a_picture_as_this_processor_does(
-    arm_library: Path, arm_onnxruntime: Path, whole_library: Path, onnxruntime_library: Path,
+    arm_library: Path, arm_onnxruntime: Path, native_library: Path, onnxruntime_library: Path,
     tiny_bundle: Path, tiny_vocabulary: Path, picture_ppm: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     here, arm = tmp_path / "here", tmp_path / "arm"
     words = (tiny_bundle, tiny_vocabulary, picture_ppm)
-    run(compiled(tmp_path / "labels", LABELS, whole_library, "-std=c99"), onnxruntime_library, *words, here)
+    run(compiled(tmp_path / "labels", LABELS, native_library, "-std=c99"), onnxruntime_library, *words, here)
     emulated(tmp_path, arm_program(arm_library, LABELS, tmp_path / "arm_labels"), arm_onnxruntime, *words, arm)
     expected, got = np.fromfile(here, np.uint8), np.fromfile(arm, np.uint8)
     assert len(expected) == len(got) == 2 * 144 * 200

@@ -1,5 +1,6 @@
 """The examples of runtime/native/examples: built, run, and what they write looked at."""
 
+import re
 import shutil
 import sys
 import threading
@@ -275,3 +276,20 @@ def test_the_examples_build_against_an_installed_library(fake: Library, tmp_path
     pgm = run([str(folder / "segment_ppm"), str(fake.bundle), CLASSES], stdin=_ppm(_picture()))[0]
     assert (_labels_of_pgm(pgm) == _picture()[..., 0] % 3).all()
     assert (folder / "segment_video").is_file() == OPENCV_INCLUDE.is_dir()
+
+
+def test_the_code_in_the_readme_works(library: Library, tmp_path: Path) -> None:
+    blocks = re.findall(r"^```(c|cpp)\n(.*?)^```$", (NATIVE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    c, cpp, with_opencv = (code for _, code in blocks)
+    main = "int main(int argc, char **argv) { static uint8_t rgb[12], labels[4]; (void)argc; %s }\n"
+    (tmp_path / "use.c").write_text(c + main % "return label_first_pixel(argv[1], rgb, 2, 2, labels);")
+    (tmp_path / "use.cc").write_text(cpp + main.replace(", labels[4]", "") % "label_first_pixel(argv[1], rgb, 2, 2);")
+    environment = dict(library.environment)
+    if not library.is_fake:  # found as the system finds libraries
+        (tmp_path / "libonnxruntime.so.1").symlink_to(environment["NERVE_ONNXRUNTIME"])
+        environment["LD_LIBRARY_PATH"] = str(tmp_path)
+    for source, compiler in (("use.c", "gcc"), ("use.cc", "g++")):
+        program = compiled(tmp_path / "use", (tmp_path / source,), *linked(library), compiler=compiler)
+        assert run([str(program), str(library.bundle)], environment=environment)[0] in (b"ladybug\n", b"grass\n")
+    (tmp_path / "overlay.cc").write_text(with_opencv)
+    compiled(tmp_path / "overlay.o", (tmp_path / "overlay.cc",), "-c", *opencv_flags("core", "video")[:1])

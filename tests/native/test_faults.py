@@ -22,9 +22,9 @@ DELETED = object()
 
 
 @pytest.fixture(scope="module")
-def library(whole_library: Path) -> ctypes.CDLL:
+def library(native_library: Path) -> ctypes.CDLL:
     """The C library, opened."""
-    return open_library(whole_library)
+    return open_library(native_library)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_bad_line_of_the_manifest_is_named_in_the_same_words(
 ) -> None:
     write_lines(bundle, set_line(place, value))
     expected = of_python(bundle)
-    assert expected[0] == 3
+    assert expected[0] in (2, 3)  # 2: the graph's inputs are not those that the walk has
     assert of_c(library, onnxruntime_library, bundle) == expected
 
 
@@ -168,12 +168,18 @@ def _twice(bundle: Path) -> None:
 def _link(path: Path, *, hard: bool) -> None:
     kept = path.with_name(f"{path.name}.kept")
     path.rename(kept)
-    path.hardlink_to(kept) if hard else path.symlink_to(kept)
+    make = path.hardlink_to if hard else path.symlink_to
+    make(kept)
 
 
 def _folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
+
+
+def _file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
 
 
 def _flip(path: Path) -> None:
@@ -185,7 +191,7 @@ def _flip(path: Path) -> None:
 HARMS: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda bundle: (bundle / "manifest.json").unlink(),
     "no folder": shutil.rmtree,
-    "a file for a folder": lambda bundle: (shutil.rmtree(bundle), bundle.write_text("")),
+    "a file for a folder": lambda bundle: _file(bundle),
     "a long manifest": lambda bundle: (bundle / "manifest.json").write_bytes(b" " * 4_000_001),
     "a linked manifest": lambda bundle: _link(bundle / "manifest.json", hard=False),
     "a folder for the manifest": lambda bundle: _folder(bundle / "manifest.json"),

@@ -3,11 +3,12 @@
 import ctypes
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from nerve_runtime import Constants, Segmenter, Temporal
+from nerve_runtime import Constants, Readout, Segmenter, Temporal
 from nerve_runtime.backends import BackendOptions
 from nerve_runtime.frames import UInt8Array
 from tests.native.binding import READOUTS, NativeSegmenter, open_library, params_for
@@ -26,9 +27,9 @@ pytestmark = pytest.mark.native
 
 
 @pytest.fixture(scope="module")
-def library(whole_library: Path) -> ctypes.CDLL:
+def library(native_library: Path) -> ctypes.CDLL:
     """The C library, opened."""
-    return open_library(whole_library)
+    return open_library(native_library)
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +74,10 @@ def test_the_frames_of_the_set_need_every_decision(tiny_bundle: Path, vocabulari
     assert 0 in ages[1:6], "a cut has to come before its time"
 
 
-@pytest.mark.parametrize("readout", ["bilinear", "guided"])
+@pytest.mark.parametrize("readout", get_args(Readout))
 @pytest.mark.parametrize("name", CLASSES)
 def test_classes_given_as_words_give_pythons_labels(
-    readout: str,
+    readout: Readout,
     name: str,
     library: ctypes.CDLL,
     onnxruntime_library: Path,
@@ -168,15 +169,15 @@ def test_the_grey_picture_is_the_one_that_python_measures_motion_on(
 
 
 def test_a_cpp_program_gets_the_labels_of_the_set(
-    whole_library: Path, onnxruntime_library: Path, tiny_bundle: Path, tmp_path: Path
+    native_library: Path, onnxruntime_library: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     from tests.native.building import INCLUDE, STRICT, run
 
     cases = write_parity_set(tiny_bundle, tmp_path / "set")
     program = tmp_path / "parity"
     source = Path(__file__).with_name("parity.cc")
-    run("g++", "-std=c++17", "-O1", *STRICT, f"-I{INCLUDE}", source, "-DNERVE_WITHOUT_OPENCV", whole_library,
-        f"-Wl,-rpath,{whole_library.parent}", "-o", program)  # fmt: skip
+    run("g++", "-std=c++17", "-O1", *STRICT, f"-I{INCLUDE}", source, "-DNERVE_WITHOUT_OPENCV", native_library,
+        f"-Wl,-rpath,{native_library.parent}", "-o", program)  # fmt: skip
     output = run(program, onnxruntime_library, tiny_bundle, cases)
     assert output.splitlines()[-1] == f"{len(WAYS)} cases, {len(WAYS) * len(parity_frames())} frames, all labels equal"
     labels = next((tmp_path / "set").glob("warm-*.pgm"))

@@ -196,7 +196,7 @@ def test_the_wrapper_labels_as_the_python_runtime_does(request: pytest.FixtureRe
     classes = "ladybug; grass; sky"
     output = run([str(program), str(library.bundle), classes], stdin=rgb.tobytes(), environment=library.environment)[0]
     labels, confidence = np.frombuffer(output, dtype=np.uint8).reshape(2, 96, 128)
-    with Segmenter.open(library.bundle, classes=classes, backend="ort-cpu") as segmenter:
+    with Segmenter.open(library.bundle, classes=classes, backend="ort", cache_dir=None) as segmenter:
         expected = segmenter.segment(rgb)
     assert (labels == expected.labels).mean() > 0.999
     assert np.abs(confidence.astype(int) - expected.confidence).max() <= 1
