@@ -173,6 +173,12 @@ const EngineRecord& approved_engine(const std::string& folder, const Manifest& m
     return record;
 }
 
+const SizeRange* range_of(const EngineRecord& engine, const std::string& input) {
+    for (const SizeRange& range : engine.profile)
+        if (range.name == input) return &range;
+    return nullptr;
+}
+
 std::optional<int> profile_limit(const std::string& folder, const Manifest& manifest, const std::string& stage,
                                  const std::string& tensor, const Machine& machine) {
     const EngineRecord* record = nullptr;
@@ -182,10 +188,10 @@ std::optional<int> profile_limit(const std::string& folder, const Manifest& mani
         if (error.code != NERVE_COMPATIBILITY) throw;
         return std::nullopt;  // an error when the stage is opened
     }
-    const auto range = record->profile.find(tensor);
-    if (range == record->profile.end())
+    const SizeRange* range = range_of(*record, tensor);
+    if (!range)
         fail(NERVE_BUNDLE, {"engine ", record->path, " has no profile of ", repr(tensor), "; build it again"});
-    const int64_t most = *std::min_element(range->second.greatest.begin(), range->second.greatest.end());
+    const int64_t most = *std::min_element(range->greatest.begin(), range->greatest.end());
     if (most < 1 || most > CLASSES_LIMIT)
         fail(NERVE_BUNDLE, {"engine ", record->path, " takes ", repr(tensor), " up to ", decimal(most), ", expected 1 to ",
                             decimal(CLASSES_LIMIT), "; build it again"});

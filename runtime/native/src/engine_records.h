@@ -35,6 +35,9 @@ const EngineRecord& fitting_engine(const std::string& folder, const Manifest& ma
 const EngineRecord& approved_engine(const std::string& folder, const Manifest& manifest, const std::string& stage,
                                     const Machine& machine, const std::string& ledger);
 
+// The sizes that an engine takes of an input, nullptr where the manifest has none.
+const SizeRange* range_of(const EngineRecord& engine, const std::string& input);
+
 // The greatest size, from 1 to 65534, that a stage's engine takes for a tensor; nothing where no engine of it fits.
 // Raises BundleError: the engine's profile does not have the tensor, or such a size.
 std::optional<int> profile_limit(const std::string& folder, const Manifest& manifest, const std::string& stage,

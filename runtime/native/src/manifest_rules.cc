@@ -107,24 +107,25 @@ std::string read_gpu(const Field& field) {
     return gpu;
 }
 
-std::map<std::string, SizeRange> read_profile(const Field& engine) {
+std::vector<SizeRange> read_profile(const Field& engine) {
     const Field profile = engine.at("profile");
-    std::vector<std::vector<std::vector<int64_t>>> given;
+    std::vector<SizeRange> ranges;
     for (const Field& range : profile.values()) {
-        std::vector<std::vector<int64_t>>& lists = given.emplace_back();
+        SizeRange& read = ranges.emplace_back();
+        read.name = profile.key(ranges.size() - 1);
+        std::vector<int64_t> more;
+        size_t lists = 0;
         for (const Field& sizes : range.elements()) {
-            std::vector<int64_t>& list = lists.emplace_back();
+            std::vector<int64_t>& list = lists == 0 ? read.least : lists == 1 ? read.usual : lists == 2 ? read.greatest : more;
             for (const Field& size : sizes.elements()) list.push_back(size.integer());
+            ++lists;
         }
+        if (lists != 3) read.least.clear();
     }
-    std::map<std::string, SizeRange> ranges;
-    for (size_t place = 0; place < given.size(); ++place) {
-        const std::vector<std::vector<int64_t>>& lists = given[place];
-        if (lists.size() != 3 || lists[0].empty() || lists[1].size() != lists[0].size() || lists[2].size() != lists[0].size())
-            refuse_value(engine, {"profile of ", repr(profile.key(place)),
+    for (const SizeRange& range : ranges)
+        if (range.least.empty() || range.usual.size() != range.least.size() || range.greatest.size() != range.least.size())
+            refuse_value(engine, {"profile of ", repr(range.name),
                                   " must be three lists of one length: least, usual, greatest sizes"});
-        ranges[profile.key(place)] = {lists[0], lists[1], lists[2]};
-    }
     return ranges;
 }
 

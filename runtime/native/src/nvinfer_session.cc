@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine_records.h"
 #include "error.h"
 #include "unicode.h"
 
@@ -169,27 +170,28 @@ void NvinferSession::check_tensor(const TensorSpec& spec, bool is_input) const {
 
 void NvinferSession::check_profile() const {
     std::vector<std::string> unknown;
-    for (const auto& [name, range] : engine_record_.profile) {
-        const auto is_named = [&name = name](const TensorSpec& spec) { return spec.name == name; };
-        if (std::none_of(record_.inputs.begin(), record_.inputs.end(), is_named)) unknown.push_back(name);
+    for (const SizeRange& range : engine_record_.profile) {
+        const auto is_named = [&](const TensorSpec& spec) { return spec.name == range.name; };
+        if (std::none_of(record_.inputs.begin(), record_.inputs.end(), is_named)) unknown.push_back(range.name);
     }
+    std::sort(unknown.begin(), unknown.end());
     if (!unknown.empty()) refuse_mismatch({"has no inputs ", repr(unknown), ", of which the manifest has a profile"});
     for (const TensorSpec& spec : record_.inputs) {
         const char* name = spec.name.c_str();
-        const auto said = engine_record_.profile.find(spec.name);
+        const SizeRange* said = range_of(engine_record_, spec.name);
         if (has_free_axes(shape_of(engine_->getTensorShape(name)))) {
             const auto sizes = [&](nvinfer1::OptProfileSelector which) { return shape_of(engine_->getProfileShape(name, 0, which)); };
-            const SizeRange range = {sizes(nvinfer1::OptProfileSelector::kMIN), sizes(nvinfer1::OptProfileSelector::kOPT),
+            const SizeRange range = {spec.name, sizes(nvinfer1::OptProfileSelector::kMIN), sizes(nvinfer1::OptProfileSelector::kOPT),
                                      sizes(nvinfer1::OptProfileSelector::kMAX)};
             const std::string takes = range_text(range);
-            const std::string listed = said == engine_record_.profile.end() ? "None" : range_text(said->second);
+            const std::string listed = said ? range_text(*said) : "None";
             if (takes != listed) refuse_mismatch({"takes ", repr(spec.name), " in ", takes, ", the manifest says ", listed});
-        } else if (said != engine_record_.profile.end()) {
+        } else if (said) {
             const bool is_value = spec.name == SHAPE_INPUT && spec.axes.size() == 1 && spec.axes[0].is_fixed;
             const size_t expected = is_value ? static_cast<size_t>(spec.axes[0].size) : spec.axes.size();
-            if (said->second.least.size() != expected)
+            if (said->least.size() != expected)
                 refuse_mismatch({"takes ", repr(spec.name), " as ", spec_text(spec), ", the manifest has the profile ",
-                                 range_text(said->second)});
+                                 range_text(*said)});
         }
     }
 }
@@ -206,13 +208,13 @@ void NvinferSession::refuse_outside_profile(const Tensors& inputs) const {
     for (const TensorSpec& spec : record_.inputs) {
         const Tensor& tensor = *inputs.at(spec.name);
         const Shape taken = shape_of(engine_->getTensorShape(spec.name.c_str()));
-        const auto said = engine_record_.profile.find(spec.name);
-        const bool has_profile = said != engine_record_.profile.end(), is_value = spec.name == SHAPE_INPUT && has_profile;
+        const SizeRange* said = range_of(engine_record_, spec.name);
+        const bool is_value = spec.name == SHAPE_INPUT && said;
         if ((is_value || reads_on_host(spec.name)) && !tensor.host_view())
             fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(spec.name), " must be on the host"});
         const Shape sizes = is_value ? size_values(tensor) : tensor.shape;
         // An engine with fixed axes takes these sizes only.
-        const SizeRange range = has_profile ? said->second : SizeRange{taken, taken, taken};
+        const SizeRange range = said ? *said : SizeRange{spec.name, taken, taken, taken};
         bool inside = (has_free_axes(taken) || tensor.shape == taken) && sizes.size() == range.least.size();
         for (size_t place = 0; inside && place < sizes.size(); ++place)
             inside = range.least[place] <= sizes[place] && sizes[place] <= range.greatest[place];
