@@ -235,14 +235,25 @@ def test_headers_that_are_too_old_are_refused(native_library: Path, tmp_path: Pa
     assert "are of ONNX Runtime 1.17, expected 1.21 or later" in said
 
 
-def test_tensorrt_is_used_where_its_headers_are_found_and_only_then(native_library: Path, tmp_path: Path) -> None:
-    shutil.copytree(NATIVE, tmp_path / "native")
-    (tmp_path / "native" / "src" / "nvinfer.cc").touch()
-    (tmp_path / "NvInfer.h").touch()
-    (tmp_path / "cuda_runtime_api.h").touch()
-    headers = f"-DONNXRUNTIME_INCLUDE_DIR={native_library.parents[1] / 'native-headers'}"
-    for option, expected in (("-DNERVE_NVINFER=ON", "ON"), ("-DNERVE_NVINFER=OFF", "OFF")):
-        folder = configure(
-            tmp_path / expected, headers, f"-DNVINFER_INCLUDE_DIR={tmp_path}", option, source=tmp_path / "native"
-        )
-        assert ("NERVE_HAVE_NVINFER=1" in (folder / "compile_commands.json").read_text()) == (expected == "ON")
+TENSORRT = {
+    "TensorRT 10": ("#define NV_TENSORRT_MAJOR 10\n", "ON", True),
+    "later names": ("#define TRT_MAJOR_ENTERPRISE 11\n#define NV_TENSORRT_MAJOR TRT_MAJOR_ENTERPRISE\n", "ON", True),
+    "not wanted": ("#define NV_TENSORRT_MAJOR 10\n", "OFF", False),
+    "TensorRT 8": ("#define NV_TENSORRT_MAJOR 8\n", "ON", False),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORRT)
+def test_tensorrt_is_used_where_it_is_found_in_a_version_that_will_do(
+    kind: str, native_library: Path, tmp_path: Path
+) -> None:
+    version, option, used = TENSORRT[kind]
+    (tmp_path / "NvInferVersion.h").write_text(version)
+    for name in ("NvInfer.h", "cuda_runtime_api.h", "libnvinfer.so", "libcudart.so"):
+        (tmp_path / name).touch()
+    folder = configure(
+        tmp_path / "build", f"-DONNXRUNTIME_INCLUDE_DIR={native_library.parents[1] / 'native-headers'}",
+        f"-DNVINFER_INCLUDE_DIR={tmp_path}", f"-DNERVE_NVINFER_LIBRARY={tmp_path / 'libnvinfer.so'}",
+        f"-DNERVE_CUDART_LIBRARY={tmp_path / 'libcudart.so'}", f"-DNERVE_NVINFER={option}",
+    )  # fmt: skip
+    assert ("NERVE_HAVE_NVINFER=1" in (folder / "compile_commands.json").read_text()) == used

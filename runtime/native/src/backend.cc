@@ -26,21 +26,8 @@ const DtypeRecord& record_of(ElementType type) {
     return *std::find_if(std::begin(DTYPES), std::end(DTYPES), [&](const DtypeRecord& dtype) { return dtype.type == type; });
 }
 
-// As Python writes a shape.
-std::string shape_text(const Shape& shape) {
-    std::string text = "(";
-    for (size_t place = 0; place < shape.size(); ++place) text += (place > 0 ? ", " : "") + decimal(shape[place]);
-    return text + (shape.size() == 1 ? ",)" : ")");
-}
-
 std::string axis_text(const Axis& axis) {
     return axis.is_fixed ? decimal(axis.size) : axis.letter;
-}
-
-std::string spec_text(const TensorSpec& spec) {
-    std::string text = concat({spec.dtype, " ("});
-    for (size_t place = 0; place < spec.axes.size(); ++place) text += (place > 0 ? ", " : "") + axis_text(spec.axes[place]);
-    return concat({text, ")"});
 }
 
 std::string tensor_text(const std::string& where, const TensorSpec& spec, const Tensor& tensor) {
@@ -167,6 +154,18 @@ Tensors Session::run(const Tensors& inputs, Names host) {
         fail(NERVE_BUNDLE, {error.what(), "; the graph is not what its manifest says, rebuild the bundle"});
     }
     return outputs;
+}
+
+std::string shape_text(const Shape& shape) {
+    std::string text = "(";
+    for (size_t place = 0; place < shape.size(); ++place) text += (place > 0 ? ", " : "") + decimal(shape[place]);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+std::string spec_text(const TensorSpec& spec) {
+    std::string text = concat({spec.dtype, " ("});
+    for (size_t place = 0; place < spec.axes.size(); ++place) text += (place > 0 ? ", " : "") + axis_text(spec.axes[place]);
+    return concat({text, ")"});
 }
 
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage) {

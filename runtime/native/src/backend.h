@@ -131,6 +131,10 @@ class Backend {
     virtual std::optional<int> readout_limit_px() const { return std::nullopt; }
 };
 
+// A shape as Python writes it, and a tensor's dtype and axes.
+std::string shape_text(const Shape& shape);
+std::string spec_text(const TensorSpec& spec);
+
 // The record of a stage. Raises BundleError where the bundle has none.
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage);
 

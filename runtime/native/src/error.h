@@ -29,4 +29,7 @@ std::string concat(Parts parts);
 
 std::string decimal(int64_t value);
 
+// Whether a library's message says that memory ran out; none of them has an error type for it.
+bool is_out_of_memory(std::string_view message);
+
 }  // namespace nerve

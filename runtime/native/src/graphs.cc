@@ -68,6 +68,19 @@ void write_labels(const Tensor& values, const std::vector<int>& rows, const Read
     write_plane(labels.data(), values.shape, target, static_cast<Label*>(target.labels));
 }
 
+// The rows of each class, filled up to `slots`: the new ones repeat class 0's, and are masked off.
+// Raises UsageError: there are more classes than slots.
+std::vector<int64_t> padded_rows(const TextBank& bank, int64_t slots) {
+    if (bank.classes > slots)
+        fail(NERVE_USAGE, {decimal(bank.classes), " classes do not fit the ", decimal(slots),
+                           " slots of this engine; name fewer classes"});
+    std::vector<int64_t> rows = bank.class_rows;
+    rows.reserve(static_cast<size_t>(slots * bank.synonyms));
+    for (int64_t place = 0; place < (slots - bank.classes) * bank.synonyms; ++place)
+        rows.push_back(bank.class_rows[static_cast<size_t>(place % bank.synonyms)]);
+    return rows;
+}
+
 bool all_finite(const Tensor& scores) {
     const float* values = scores.values<float>();
     return std::all_of(values, values + element_count(scores.shape), [](float value) { return std::isfinite(value); });
@@ -91,10 +104,12 @@ Graphs::Graphs(const Manifest& manifest, Backend& backend, const Temporal& tempo
 VocabularyPtr Graphs::vocabulary(TextBank bank, const Constants& constants) {
     const auto scalar = [&](float value) { return upload(std::vector<float>{value}, {}); };
     auto vocabulary = std::make_shared<ActiveVocabulary>();
-    auto mask = std::make_shared<HostTensor>(ElementType::BOOL, Shape{bank.classes});
-    std::fill(mask->bytes.begin(), mask->bytes.end(), uint8_t{1});
+    const int64_t slots = backend_.class_slots() ? *backend_.class_slots() : bank.classes;
+    auto mask = std::make_shared<HostTensor>(ElementType::BOOL, Shape{slots});
+    const std::vector<int64_t> class_rows = padded_rows(bank, slots);
+    std::fill_n(mask->bytes.begin(), bank.classes, uint8_t{1});
     vocabulary->embeddings.set("text_embeddings", upload(bank.text_embeddings, {bank.rows, bank.width}))
-        .set("class_rows", upload(bank.class_rows, {bank.classes, bank.synonyms}))
+        .set("class_rows", upload(class_rows, {slots, bank.synonyms}))
         .set("class_mask", backend_.upload(mask));
     vocabulary->scalars.set("tau", scalar(constants.tau))
         .set("alpha", scalar(constants.alpha))

@@ -13,7 +13,7 @@ namespace nerve {
 // The vocabulary in use with all that the graphs take of it; another vocabulary is another object.
 struct ActiveVocabulary {
     TextBank bank;
-    Tensors embeddings;  // inputs of stage `scores`: text_embeddings, class_rows, class_mask
+    Tensors embeddings;  // inputs of stage `scores`: text_embeddings, class_rows, class_mask; padded to class slots
     Tensors scalars;     // tau, alpha, beta, head_temperature, threshold, float32 () each
 
     Tensors walk_scalars() const;
@@ -48,6 +48,7 @@ class Graphs {
     // A float32 () with the back end, kept.
     TensorPtr constant(float value);
 
+    // Raises UsageError: there are more classes than a compiled engine takes.
     VocabularyPtr vocabulary(TextBank bank, const Constants& constants);
 
     // Run a stage; outputs named in `host` have a host_view.

@@ -58,8 +58,15 @@ struct VocabularyRecord {
     std::string default_template_set;
 };
 
+// Sizes of an input that an engine takes; of `size_hw` its values.
+struct SizeRange {
+    std::string name;
+    std::vector<int64_t> least, usual, greatest;  // of one length, at least 1
+};
+
 struct EngineRecord {
     std::string stage, target, path, onnx_sha256, backend_version, gpu, os_arch, parity;
+    std::vector<SizeRange> profile;
 };
 
 struct Manifest {

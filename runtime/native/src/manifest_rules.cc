@@ -107,21 +107,26 @@ std::string read_gpu(const Field& field) {
     return gpu;
 }
 
-void check_profile(const Field& engine) {
+std::vector<SizeRange> read_profile(const Field& engine) {
     const Field profile = engine.at("profile");
-    std::vector<char> fitting;
-    for (const Field& ranges : profile.values()) {
-        std::set<size_t> lengths;
-        for (const Field& sizes : ranges.elements()) {
-            for (const Field& size : sizes.elements()) size.integer();
-            lengths.insert(sizes.json().elements().size());
+    std::vector<SizeRange> ranges;
+    for (const Field& range : profile.values()) {
+        SizeRange& read = ranges.emplace_back();
+        read.name = profile.key(ranges.size() - 1);
+        std::vector<int64_t> more;
+        size_t lists = 0;
+        for (const Field& sizes : range.elements()) {
+            std::vector<int64_t>& list = lists == 0 ? read.least : lists == 1 ? read.usual : lists == 2 ? read.greatest : more;
+            for (const Field& size : sizes.elements()) list.push_back(size.integer());
+            ++lists;
         }
-        fitting.push_back(ranges.json().elements().size() == 3 && lengths.size() == 1 && *lengths.begin() > 0);
+        if (lists != 3) read.least.clear();
     }
-    for (size_t place = 0; place < fitting.size(); ++place)
-        if (!fitting[place])
-            refuse_value(engine, {"profile of ", repr(profile.key(place)),
+    for (const SizeRange& range : ranges)
+        if (range.least.empty() || range.usual.size() != range.least.size() || range.greatest.size() != range.least.size())
+            refuse_value(engine, {"profile of ", repr(range.name),
                                   " must be three lists of one length: least, usual, greatest sizes"});
+    return ranges;
 }
 
 void check_builder_options(const Field& field) {
@@ -147,7 +152,7 @@ EngineRecord read_engine(const Field& field) {
     check_builder_options(field.at("builder_options"));
     record.parity = field.has("parity") ? field.at("parity").choice("passed, failed, not run") : "not run";
     field.refuse_others("stage target path key onnx_sha256 backend_version gpu os_arch precision profile builder_options parity");
-    check_profile(field);
+    record.profile = read_profile(field);
     return record;
 }
 

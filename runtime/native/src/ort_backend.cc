@@ -16,9 +16,6 @@ constexpr const char* FALLBACK_PHRASE = "fallback to CPU EP has been explicitly 
 
 using Phrases = std::initializer_list<const char*>;
 
-// ONNX Runtime has no error type for memory that ran out; it writes one of these.
-constexpr Phrases MEMORY_PHRASES = {"allocate memory",   "bad allocation",    "bad_alloc",     "could not be allocated",
-                                          "FAILED_ALLOCATION", "not enough memory", "out of memory", "OutOfMemory"};
 constexpr Phrases NOT_SUPPORTED_PHRASES = {"NOT_IMPLEMENTED", "opset", "ir_version", "IR version",
                                                  "is not a registered function/op"};
 
@@ -68,7 +65,7 @@ struct OrtState {
 void OrtState::require(OrtStatus* status) const {
     const std::string message = take_message(api, status);
     if (message.empty()) return;
-    const bool is_memory = holds_any(message, MEMORY_PHRASES);
+    const bool is_memory = is_out_of_memory(message);
     fail(is_memory ? NERVE_RESOURCE : NERVE_COMPATIBILITY, {"ONNX Runtime refuses: ", message});
 }
 
@@ -205,7 +202,7 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
 }
 
 Error OrtGraph::run_error(const std::string& message) const {
-    if (holds_any(message, MEMORY_PHRASES))
+    if (is_out_of_memory(message))
         return Error(NERVE_RESOURCE, concat({"stage ", repr(stage_), " ran out of memory: ", message, "; use smaller frames or fewer classes"}));
     return Error(NERVE_BUNDLE, concat({"stage ", repr(stage_), " failed: ", message, "; rebuild the bundle, or report it with this line"}));
 }
@@ -286,7 +283,7 @@ std::unique_ptr<Session> OrtBackend::open_session(const std::string& stage) {
 Error OrtBackend::open_error(const std::string& file, const std::string& message) const {
     const std::string provider = provider_name(state_->options.provider), library = state_->runtime.name();
     const std::string name = file.substr(file.rfind('/') + 1);
-    if (holds_any(message, MEMORY_PHRASES)) return Error(NERVE_RESOURCE, concat({"not enough memory to open ", name, ": ", message}));
+    if (is_out_of_memory(message)) return Error(NERVE_RESOURCE, concat({"not enough memory to open ", name, ": ", message}));
     if (message.find(FALLBACK_PHRASE) != std::string::npos)
         return Error(NERVE_COMPATIBILITY, concat({name, " would not run on ", provider, " alone, as asked: ", message, "; check the driver and libraries of the GPU, or use providers=\"cpu\""}));
     if (!holds_any(message, NOT_SUPPORTED_PHRASES))

@@ -2,6 +2,9 @@
 
 #include "class_list.h"
 #include "error.h"
+#ifdef NERVE_HAVE_NVINFER
+#include "nvinfer_backend.h"
+#endif
 #include "ort_backend.h"
 #include "sha256.h"
 
@@ -49,9 +52,14 @@ std::unique_ptr<Backend> open_backend(const std::string& folder, const Manifest&
         fail(NERVE_USAGE, {"threads is ", decimal(params.threads), ", expected 0 (the library chooses) or more"});
     if (params.device < 0) fail(NERVE_USAGE, {"device is ", decimal(params.device), ", expected the number of a GPU, 0 or more"});
     verify_files(folder, manifest);
-    if (params.provider == NERVE_TENSORRT_NATIVE)
+    if (params.provider == NERVE_TENSORRT_NATIVE) {
+#ifdef NERVE_HAVE_NVINFER
+        return open_nvinfer_backend(folder, manifest, params.device);
+#else
         fail(NERVE_COMPATIBILITY, {"this library was built without TensorRT's headers, so it cannot run engines; use "
                                  "NERVE_TENSORRT, ONNX Runtime's own, or build it where NvInfer.h is found"});
+#endif
+    }
     OrtOptions options;
     options.library = params.onnxruntime ? params.onnxruntime : DEFAULT_LIBRARY;
     options.engine_cache = params.engine_cache ? params.engine_cache : "";
