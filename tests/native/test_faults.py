@@ -127,7 +127,7 @@ BAD_LINES: list[tuple[tuple[Any, ...], object]] = [
     (("stages", "walk", "spec", "more"), 3), (("stages", "readout", "spec", "outputs", 0, "dtype"), "uint16"),
     (("stages", "walk", "spec", "inputs", 3, "name"), "alfa"), (("stages", "walk", "spec", "inputs", 3, "dtype"), "int64"),
     (("weights",), {}), (("weights", 0, "sha256"), 3), (("weights", 0, "licence"), DELETED), (("engines",), [{}]),
-    (("engines",), [{**ENGINE, "gpu": "sm9"}]), (("engines",), [{**ENGINE, "profile": {"x": [[1], [2]]}}]),
+    (("engines",), [{**ENGINE, "stage": "walks"}]), (("engines",), [{**ENGINE, "gpu": "sm9"}]), (("engines",), [{**ENGINE, "profile": {"x": [[1], [2]]}}]),
     (("engines",), [{**ENGINE, "profile": {"x": [[1], [2], [3, 4]]}}]), (("engines",), [{**ENGINE, "parity": "fine"}]),
     (("engines",), [{**ENGINE, "os_arch": ""}]), (("engines",), [{**ENGINE, "builder_options": {"a": None}}]),
     (("engines",), [{**ENGINE, "path": "no such.engine"}]), (("tool_versions",), {"a": 1}), (("files",), {}),

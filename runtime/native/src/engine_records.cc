@@ -52,6 +52,21 @@ std::string graph_sha256(const Manifest& manifest, const StageRecord& stage) {
     return stage.external_data.empty() ? digests : sha256_hex(digests.data(), digests.size());
 }
 
+std::vector<int64_t> integers_of(const Field& list) {
+    std::vector<int64_t> integers;
+    for (const Field& entry : list.elements()) integers.push_back(entry.integer());
+    return integers;
+}
+
+std::vector<SizeRange> read_profile(const Field& profile) {
+    std::vector<SizeRange> ranges;
+    for (const Field& range : profile.values()) {
+        const std::vector<Field> lists = range.elements();
+        ranges.push_back({profile.key(range.place()), integers_of(lists[0]), integers_of(lists[1]), integers_of(lists[2])});
+    }
+    return ranges;
+}
+
 // A field of engines and what this machine demands of it.
 struct Demand {
     const char* name;
@@ -127,6 +142,16 @@ std::set<std::string> listed_engines(const std::string& content) {
 }
 
 }  // namespace
+
+std::vector<EngineRecord> read_engines(const Field& field) {
+    std::vector<EngineRecord> engines;
+    for (const Field& engine : field.elements()) {
+        const auto text = [&](const char* key) { return engine.at(key).string(); };
+        engines.push_back({text("stage"), text("target"), text("path"), text("onnx_sha256"), text("backend_version"), text("gpu"),
+                           text("os_arch"), engine.has("parity") ? text("parity") : "not run", read_profile(engine.at("profile"))});
+    }
+    return engines;
+}
 
 std::string this_os_arch() {
     utsname names;

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "json_fields.h"
 #include "manifest.h"
 
 namespace nerve {
@@ -18,6 +19,9 @@ struct Machine {
     // As engines record it.
     std::string backend_version() const { return "tensorrt " + tensorrt_version; }
 };
+
+// The engines of a manifest, whose fields were checked.
+std::vector<EngineRecord> read_engines(const Field& field);
 
 // Operating system and processor of this machine, such as "linux-x86_64".
 std::string this_os_arch();

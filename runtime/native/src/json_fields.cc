@@ -71,7 +71,7 @@ std::vector<Field> Field::elements() const {
 std::vector<Field> Field::values() const {
     expect_object();
     std::vector<Field> fields;
-    for (const Json& value : json_.elements()) fields.push_back(Field(value, this, key(fields.size()).c_str()));
+    for (const Json& value : json_.elements()) fields.push_back(Field(value, this, key(fields.size()).c_str(), fields.size()));
     return fields;
 }
 

@@ -38,6 +38,9 @@ class Field {
     std::vector<Field> values() const;
     const std::string& key(size_t place) const { return json_.keys()[place]; }
 
+    // Which element or value of what it is part of.
+    size_t place() const { return place_; }
+
     std::string string() const;
     std::string choice(std::string_view choices) const;  // separated by ", "
     std::string sha256() const;

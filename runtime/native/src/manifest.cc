@@ -7,14 +7,15 @@
 #include "json_fields.h"
 #include "labels.h"
 #include "manifest_rules.h"
+#ifdef NERVE_HAVE_NVINFER
+#include "engine_records.h"
+#endif
 
 namespace nerve {
 
 namespace {
 
 constexpr int JSON_DEPTH_LIMIT = 32;
-constexpr char STAGES[] =
-    "text scores attention mix walk walk_warm carry local local_carried walk_carried solve walk_exact readout readout_guided frame";
 constexpr int64_t SIDE_LIMIT = 8192;
 constexpr int64_t SIZE_LIMIT = int64_t{1} << 24;
 constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
@@ -104,7 +105,7 @@ StageRecord read_stage(const Field& field) {
 }
 
 std::map<std::string, StageRecord> read_stages(const Field& field) {
-    const std::vector<std::string> known = split(STAGES, " ");
+    const std::vector<std::string> known = split(STAGE_NAMES, ", ");
     std::map<std::string, StageRecord> stages;
     for (const Field& value : field.values()) {
         const std::string& name = field.key(stages.size());
@@ -225,7 +226,12 @@ Manifest read_manifest(const Field& document) {
     manifest.vocabulary = read_vocabulary(document.at("vocabulary"));
     manifest.stages = read_stages(document.at("stages"));
     check_weights(document.at("weights"));
-    if (document.has("engines")) manifest.engines = read_engines(document.at("engines"));
+    if (document.has("engines")) {
+        manifest.engine_paths = check_engines(document.at("engines"));
+#ifdef NERVE_HAVE_NVINFER
+        manifest.engines = read_engines(document.at("engines"));
+#endif
+    }
     check_tool_versions(document.at("tool_versions"));
     manifest.files = read_files(document.at("files"));
     if (document.has("manifest_sha256") && !document.at("manifest_sha256").json().is_null())

@@ -77,7 +77,8 @@ struct Manifest {
     Method method;
     VocabularyRecord vocabulary;
     std::map<std::string, StageRecord> stages;
-    std::vector<EngineRecord> engines;
+    std::vector<std::string> engine_paths;
+    std::vector<EngineRecord> engines;  // read by builds with TensorRT only
     std::map<std::string, FileRecord> files;
 };
 

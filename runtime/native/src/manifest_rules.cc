@@ -95,38 +95,34 @@ std::vector<std::string> named_files(const Manifest& manifest) {
         named.push_back(record.onnx);
         named.insert(named.end(), record.external_data.begin(), record.external_data.end());
     }
-    for (const EngineRecord& engine : manifest.engines) named.push_back(engine.path);
+    named.insert(named.end(), manifest.engine_paths.begin(), manifest.engine_paths.end());
     return named;
 }
 
-std::string read_gpu(const Field& field) {
+void check_gpu(const Field& field) {
     const std::string gpu = field.string();
     const bool fits = (gpu.size() == 4 || gpu.size() == 5) && gpu.compare(0, 2, "sm") == 0 &&
                       std::all_of(gpu.begin() + 2, gpu.end(), [](char digit) { return digit >= '0' && digit <= '9'; });
     if (!fits) field.refuse({"String should match pattern '^sm\\d{2,3}$'"});
-    return gpu;
 }
 
-std::vector<SizeRange> read_profile(const Field& engine) {
+void check_profile(const Field& engine) {
     const Field profile = engine.at("profile");
-    std::vector<SizeRange> ranges;
+    std::string wrong;  // the first; nothing is refused before all was read
+    bool fits_all = true;
     for (const Field& range : profile.values()) {
-        SizeRange& read = ranges.emplace_back();
-        read.name = profile.key(ranges.size() - 1);
-        std::vector<int64_t> more;
-        size_t lists = 0;
-        for (const Field& sizes : range.elements()) {
-            std::vector<int64_t>& list = lists == 0 ? read.least : lists == 1 ? read.usual : lists == 2 ? read.greatest : more;
-            for (const Field& size : sizes.elements()) list.push_back(size.integer());
-            ++lists;
+        const std::vector<Field> lists = range.elements();
+        bool fits = lists.size() == 3;
+        for (const Field& sizes : lists) {
+            for (const Field& size : sizes.elements()) size.integer();
+            const size_t length = sizes.json().elements().size();
+            fits = fits && length > 0 && length == lists[0].json().elements().size();
         }
-        if (lists != 3) read.least.clear();
+        if (!fits && fits_all) wrong = profile.key(range.place());
+        fits_all = fits_all && fits;
     }
-    for (const SizeRange& range : ranges)
-        if (range.least.empty() || range.usual.size() != range.least.size() || range.greatest.size() != range.least.size())
-            refuse_value(engine, {"profile of ", repr(range.name),
-                                  " must be three lists of one length: least, usual, greatest sizes"});
-    return ranges;
+    if (!fits_all)
+        refuse_value(engine, {"profile of ", repr(wrong), " must be three lists of one length: least, usual, greatest sizes"});
 }
 
 void check_builder_options(const Field& field) {
@@ -135,25 +131,23 @@ void check_builder_options(const Field& field) {
             throw InvalidField{concat({option.where(), ".str"}), "Input should be a valid string"};
 }
 
-EngineRecord read_engine(const Field& field) {
+// The path of an engine, after all else about it was checked.
+std::string check_engine(const Field& field) {
     field.expect_object();
-    EngineRecord record;
-    record.stage = field.at("stage").string();
-    record.target = field.at("target").string();
-    record.path = field.at("path").string();
-    if (!is_plain_relative(record.path)) field.at("path").refuse({path_refusal(record.path)});
-    field.at("key").sha256();
-    record.onnx_sha256 = field.at("onnx_sha256").sha256();
-    record.backend_version = field.at("backend_version").string();
-    record.gpu = read_gpu(field.at("gpu"));
-    record.os_arch = field.at("os_arch").string();
-    if (record.os_arch.empty()) field.at("os_arch").refuse({"String should have at least 1 character"});
+    field.at("stage").choice(STAGE_NAMES);
+    field.at("target").string();
+    const std::string path = field.at("path").string();
+    if (!is_plain_relative(path)) field.at("path").refuse({path_refusal(path)});
+    for (const char* key : {"key", "onnx_sha256"}) field.at(key).sha256();
+    field.at("backend_version").string();
+    check_gpu(field.at("gpu"));
+    if (field.at("os_arch").string().empty()) field.at("os_arch").refuse({"String should have at least 1 character"});
     field.at("precision").string();
     check_builder_options(field.at("builder_options"));
-    record.parity = field.has("parity") ? field.at("parity").choice("passed, failed, not run") : "not run";
+    if (field.has("parity")) field.at("parity").choice("passed, failed, not run");
     field.refuse_others("stage target path key onnx_sha256 backend_version gpu os_arch precision profile builder_options parity");
-    record.profile = read_profile(field);
-    return record;
+    check_profile(field);
+    return path;
 }
 
 }  // namespace
@@ -204,10 +198,10 @@ void check_templates(const Field& vocabulary, const VocabularyRecord& record) {
     }
 }
 
-std::vector<EngineRecord> read_engines(const Field& field) {
-    std::vector<EngineRecord> engines;
-    for (const Field& element : field.elements()) engines.push_back(read_engine(element));
-    return engines;
+std::vector<std::string> check_engines(const Field& field) {
+    std::vector<std::string> paths;
+    for (const Field& engine : field.elements()) paths.push_back(check_engine(engine));
+    return paths;
 }
 
 void check_whole(const Field& document, const Manifest& manifest) {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <mutex>
 
-#include "cuda.h"
+#include "gpu_copy.h"
 #include "error.h"
 #include "unicode.h"
 

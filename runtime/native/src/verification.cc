@@ -95,8 +95,7 @@ std::string verify_file(const std::string& folder, const Manifest& manifest, con
 }
 
 void verify_files(const std::string& folder, const Manifest& manifest) {
-    std::vector<std::string> engines;
-    for (const EngineRecord& engine : manifest.engines) engines.push_back(engine.path);
+    const std::vector<std::string>& engines = manifest.engine_paths;
     for (const auto& [relative, record] : manifest.files)
         if (std::find(engines.begin(), engines.end(), relative) == engines.end()) verify_file(folder, manifest, relative);
 }

@@ -1,4 +1,4 @@
-#include "cuda.h"
+#include "gpu_copy.h"
 
 #include <dlfcn.h>
 
