@@ -190,7 +190,16 @@ class Graphs:
         Labels are of `ActiveVocabulary.label_dtype`, whatever the graph gives; confidence is uint8.
 
         None where a score is not finite.
+
+        Raises:
+            BundleError: there are not as many scores as classes and tokens.
         """
+        expected = len(vocabulary.bank.class_rows), self.manifest.geometry.tokens
+        if scores.dtype != np.float32 or tuple(scores.shape) != expected:
+            raise BundleError(
+                f"the graphs gave 'label_scores' as {scores.dtype} {tuple(scores.shape)}, expected float32 {expected}; "
+                "rebuild the bundle"
+            )
         rows: Labels | None = None
         in_host_memory = scores.host_view if isinstance(scores, DeviceTensor) else scores
         if self._backend.class_slots is None and in_host_memory is not None:

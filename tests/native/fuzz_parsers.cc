@@ -39,7 +39,7 @@ std::string with_own_hash(std::string content) {
     if (found == content.npos || content.size() < found + BEFORE_SHA256.size() + DIGITS) return content;
     const size_t digits = found + BEFORE_SHA256.size();
     content.replace(digits, DIGITS, DIGITS, '0');
-    return content.replace(digits, DIGITS, nerve::sha256_of(content.data(), content.size()));
+    return content.replace(digits, DIGITS, nerve::sha256_hex(content.data(), content.size()));
 }
 
 // The path of a file in memory with this content, for parsers that read files only.

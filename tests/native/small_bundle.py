@@ -1,7 +1,9 @@
 """A bundle of real graphs of a few nodes each, which opens in milliseconds; its labels mean nothing."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx.parser
@@ -83,17 +85,17 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-def graph_bytes(stage: StageName, spec: StageSpec) -> bytes:
-    """The graph of a stage as ONNX."""
+def graph_bytes(stage: StageName, spec: StageSpec, body: str) -> bytes:
+    """A graph of a stage as ONNX, with these nodes."""
     sides = [
         ", ".join(f"{TYPES[tensor.dtype]}{_shape(tensor)} {tensor.name}" for tensor in tensors)
         for tensors in (spec.inputs, spec.outputs)
     ]
     header = '<ir_version: 10, opset_import: ["" : 20]>'
-    model = onnx.parser.parse_model(f"{header} {stage} ({sides[0]}) => ({sides[1]}) {{ {BODIES[stage]} }}")
+    model = onnx.parser.parse_model(f"{header} {stage} ({sides[0]}) => ({sides[1]}) {{ {body} }}")
     random = np.random.default_rng(1)
     for name, shape in WEIGHTS.items():
-        if re.search(rf"\b{name}\b", BODIES[stage]):
+        if re.search(rf"\b{name}\b", body):
             values = random.random(shape, dtype=np.float32)
             model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT, shape, values.ravel()))
     onnx.checker.check_model(model)
@@ -104,10 +106,15 @@ def _shape(tensor: TensorSpec) -> str:
     return f"[{','.join(map(str, tensor.axes))}]" if tensor.axes else ""
 
 
-def make_small_bundle(folder: Path) -> Path:
-    """Write the bundle into a folder that need not exist; returns the folder."""
+def make_small_bundle(folder: Path, bodies: Mapping[StageName, str] = MappingProxyType({})) -> Path:
+    """Write the bundle into a folder that need not exist; returns the folder.
+
+    Args:
+        folder: where.
+        bodies: nodes to use instead of a stage's own; their outputs need not be what the manifest says.
+    """
     make_fake_bundle(folder)
-    for stage in BODIES:
-        (folder / f"{stage}.onnx").write_bytes(graph_bytes(stage, STAGES[stage]))
+    for stage, body in {**BODIES, **bodies}.items():
+        (folder / f"{stage}.onnx").write_bytes(graph_bytes(stage, STAGES[stage], body))
     write_manifest(folder)
     return folder

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <stdexcept>
 
 #include "error.h"
 #include "unicode.h"
@@ -137,7 +136,7 @@ const TensorPtr& Tensors::find(std::string_view name) const {
 
 const TensorPtr& Tensors::at(std::string_view name) const {
     const TensorPtr& found = find(name);
-    if (!found) throw std::out_of_range(concat({"there is no tensor ", name}));
+    if (!found) fail(NERVE_BUNDLE, {"the graphs have no tensor ", repr(name), ", which the runtime needs; rebuild the bundle"});
     return found;
 }
 
@@ -166,6 +165,13 @@ std::string spec_text(const TensorSpec& spec) {
     std::string text = concat({spec.dtype, " ("});
     for (size_t place = 0; place < spec.axes.size(); ++place) text += (place > 0 ? ", " : "") + axis_text(spec.axes[place]);
     return concat({text, ")"});
+}
+
+void require_output(const Tensor& tensor, const char* name, ElementType type, const Shape& shape) {
+    if (tensor.type == type && tensor.shape == shape) return;
+    fail(NERVE_BUNDLE, {"the graphs gave ", repr(std::string_view(name)), " as ", dtype_name(tensor.type), " ",
+                        shape_text(tensor.shape), ", expected ", dtype_name(type), " ", shape_text(shape),
+                        "; rebuild the bundle"});
 }
 
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage) {

@@ -76,7 +76,7 @@ class Tensors {
     // nullptr where there is none.
     const TensorPtr& find(std::string_view name) const;
 
-    // Raises std::out_of_range where there is none.
+    // Raises BundleError where there is none: a graph gave outputs of other names.
     const TensorPtr& at(std::string_view name) const;
 
     const std::vector<Entry>& entries() const { return entries_; }
@@ -134,6 +134,9 @@ class Backend {
 // A shape as Python writes it, and a tensor's dtype and axes.
 std::string shape_text(const Shape& shape);
 std::string spec_text(const TensorSpec& spec);
+
+// Raises BundleError: a tensor that a graph gave is of another type or shape; `name` is told.
+void require_output(const Tensor& tensor, const char* name, ElementType type, const Shape& shape);
 
 // The record of a stage. Raises BundleError where the bundle has none.
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage);

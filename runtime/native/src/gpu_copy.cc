@@ -19,8 +19,10 @@ struct Driver {
     int (*init)(unsigned);
     int (*get_device)(int*, int);
     int (*retain_context)(void**, int);
-    int (*set_context)(void*);
+    int (*push_context)(void*);
+    int (*pop_context)(void**);
     int (*copy_to_device)(uint64_t, const void*, size_t);
+    int (*wait)(void*);
 };
 
 template <typename Function>
@@ -36,8 +38,10 @@ Driver load_driver() {
     find(library, "cuInit", driver.init);
     find(library, "cuDeviceGet", driver.get_device);
     find(library, "cuDevicePrimaryCtxRetain", driver.retain_context);
-    find(library, "cuCtxSetCurrent", driver.set_context);
+    find(library, "cuCtxPushCurrent_v2", driver.push_context);
+    find(library, "cuCtxPopCurrent_v2", driver.pop_context);
     find(library, "cuMemcpyHtoD_v2", driver.copy_to_device);
+    find(library, "cuStreamSynchronize", driver.wait);
     return driver;
 }
 
@@ -65,8 +69,13 @@ void* primary_context(const Driver& driver, int device) {
 
 void copy_to_gpu(int device, void* to, const void* from, size_t bytes) {
     static const Driver driver = load_driver();
-    check(driver.set_context(primary_context(driver, device)), "use the GPU");
-    check(driver.copy_to_device(reinterpret_cast<uint64_t>(to), from, bytes), "copy to the GPU");
+    check(driver.push_context(primary_context(driver, device)), "use the GPU");
+    // A copy of pageable memory may return before it has arrived, and ONNX Runtime's stream does not wait for this one.
+    int code = driver.copy_to_device(reinterpret_cast<uint64_t>(to), from, bytes);
+    if (code == 0) code = driver.wait(nullptr);
+    void* before = nullptr;
+    driver.pop_context(&before);
+    check(code, "copy to the GPU");
 }
 
 }  // namespace nerve

@@ -145,6 +145,8 @@ TensorPtr Graphs::seed_scores(const TensorPtr& seen, const ActiveVocabulary& voc
 }
 
 bool Graphs::read_out(TensorPtr scores, const TensorPtr& working, const ActiveVocabulary& vocabulary, const ReadOutTarget& target) {
+    const int64_t classes = backend_.class_slots() ? *backend_.class_slots() : vocabulary.bank.classes;
+    require_output(*scores, "label_scores", ElementType::FLOAT32, {classes, manifest_.geometry.tokens()});
     std::vector<int> rows(static_cast<size_t>(scores->shape[0]));
     std::iota(rows.begin(), rows.end(), 0);
     if (scores->host_view() && !backend_.class_slots()) {
@@ -162,8 +164,12 @@ bool Graphs::read_out(TensorPtr scores, const TensorPtr& working, const ActiveVo
         .set("threshold", vocabulary.scalars.at("threshold"));
     if (readout_ == "guided") inputs.set("frame", working);
     const Tensors outputs = run(readout_stage(readout_), inputs, {"labels", "confidence", "finite"});
-    if (!*outputs.at("finite")->values<uint8_t>()) return false;
-    const Tensor &labels = *outputs.at("labels"), &confidence = *outputs.at("confidence");
+    const Tensor &finite = *outputs.at("finite"), &labels = *outputs.at("labels"), &confidence = *outputs.at("confidence");
+    const ElementType label_type = label_bytes(manifest_.geometry.max_classes) == 1 ? ElementType::UINT8 : ElementType::UINT16;
+    require_output(finite, "finite", ElementType::BOOL, {});
+    require_output(labels, "labels", label_type, {height, width});
+    require_output(confidence, "confidence", ElementType::UINT8, {height, width});
+    if (!*finite.values<uint8_t>()) return false;
     const bool narrow = label_bytes(static_cast<int64_t>(vocabulary.bank.class_names.size())) == 1;
     if (labels.type == ElementType::UINT8)
         narrow ? write_labels<uint8_t, uint8_t>(labels, rows, target) : write_labels<uint16_t, uint8_t>(labels, rows, target);

@@ -9,6 +9,12 @@
 
 namespace nerve {
 
+namespace {
+
+constexpr int VALUES_LIMIT = 1'000'000;  // each takes 100 bytes; CLIP's tokenizer has 200,000
+
+}  // namespace
+
 class JsonParser {
    public:
     JsonParser(std::string_view text, int depth_limit) : text_(text), depth_left_(depth_limit) {}
@@ -44,10 +50,12 @@ class JsonParser {
     const std::string_view text_;
     size_t at_ = 0;
     int depth_left_;
+    int values_ = 0;
 };
 
 Json JsonParser::parse_value() {
     Json json;
+    if (++values_ > VALUES_LIMIT) refuse("more than 1,000,000 values");
     skip_spaces();
     const char first = peek();
     if (first == '{' || first == '[') {

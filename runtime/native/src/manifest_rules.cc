@@ -17,7 +17,7 @@ constexpr int64_t ANY = -1;  // a size that the geometry does not fix
 
 // A shape that a tensor of a name may have in any stage.
 struct KnownShape {
-    const char* name;
+    std::string name;
     std::vector<int64_t> sizes;
 };
 
@@ -40,21 +40,34 @@ std::string shape_text(const std::vector<int64_t>& sizes) {
     return tuple_text(entries);
 }
 
+// By their letters: p tokens, m pooled keys, t heads, d text width, h and w of the grid, H and W of the working frame.
 std::vector<KnownShape> known_shapes(const Geometry& geometry) {
-    const int64_t p = geometry.tokens(), m = geometry.pooled_keys, t = geometry.heads;
-    std::vector<KnownShape> shapes = {{"frame", {1, geometry.working_hw[0], geometry.working_hw[1], 3}},
-                                      {"text_embeddings", {ANY, geometry.text_width}},
-                                      {"head_affinity", {t, p, m}},
-                                      {"head_affinity", {2, t, p, ANY}},
-                                      {"affinity", {p, m}},
-                                      {"affinity", {2, p, ANY}},
-                                      {"local_affinity", {p, m}},
-                                      {"closed_sum", {m, m}},
-                                      {"local_weights", {8, geometry.grid_hw[0], geometry.grid_hw[1]}}};
-    for (const char* name : {"seed_scores", "label_scores", "previous_scores", "carried_scores"}) shapes.push_back({name, {ANY, p}});
-    for (const char* name : {"head_weights", "head_entropies"}) shapes.push_back({name, {t}});
-    for (const char* name : {"previous_tokens", "previous_weights"}) shapes.push_back({name, {4, p}});
-    for (const char* name : {"origin_tokens", "origin_visible"}) shapes.push_back({name, {p}});
+    constexpr char SHAPES[] =
+        "frame 1HW3 text_embeddings ?d head_affinity tpm head_affinity 2tp? affinity pm affinity 2p? local_affinity pm "
+        "closed_sum mm local_weights 8hw seed_scores ?p label_scores ?p previous_scores ?p carried_scores ?p head_weights t "
+        "head_entropies t previous_tokens 4p previous_weights 4p origin_tokens p origin_visible p";
+    const auto size_of = [&](char letter) -> int64_t {
+        switch (letter) {
+            case 'p': return geometry.tokens();
+            case 'm': return geometry.pooled_keys;
+            case 't': return geometry.heads;
+            case 'd': return geometry.text_width;
+            case 'h': return geometry.grid_hw[0];
+            case 'w': return geometry.grid_hw[1];
+            case 'H': return geometry.working_hw[0];
+            case 'W': return geometry.working_hw[1];
+            case '?': return ANY;
+            default: return letter - '0';
+        }
+    };
+    std::vector<KnownShape> shapes;
+    for (const std::string& word : split(SHAPES, " ")) {
+        if (shapes.empty() || !shapes.back().sizes.empty()) {
+            shapes.push_back({word, {}});
+            continue;
+        }
+        for (const char letter : word) shapes.back().sizes.push_back(size_of(letter));
+    }
     return shapes;
 }
 
@@ -206,7 +219,7 @@ std::vector<std::string> check_engines(const Field& field) {
 
 void check_whole(const Field& document, const Manifest& manifest) {
     std::vector<std::string> missing, unlisted;
-    for (const char* stage : {"attention", "mix", "readout", "scores", "text", "walk", "walk_warm"})
+    for (const std::string& stage : split("attention mix readout scores text walk walk_warm", " "))
         if (manifest.stages.count(stage) == 0) missing.push_back(stage);
     if (!missing.empty()) refuse_value(document, {"stages ", repr(missing), " are missing"});
     const std::string readout = manifest.method.readout == "guided" ? "readout_guided" : "readout";

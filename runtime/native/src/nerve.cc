@@ -26,28 +26,45 @@ constexpr size_t OLDEST_RESULT_BYTES = sizeof(nerve_result);
 constexpr size_t LARGEST_STRUCT_BYTES = 1 << 16;
 constexpr int64_t FRAME_PIXELS_LIMIT = int64_t{1} << 30;
 
-std::string& last_error() {
-    thread_local std::string message;
-    return message;
+// The text of this thread's last error; `fixed` is told instead where there was no memory for it.
+struct LastError {
+    std::string message;
+    const char* fixed = nullptr;
+
+    void set(const char* given) noexcept {
+        fixed = nullptr;
+        try {
+            message = given;
+        } catch (const std::bad_alloc&) {
+            fixed = "memory ran out; use smaller frames or fewer classes";
+        }
+    }
+};
+
+LastError& last_error() {
+    thread_local LastError error;
+    return error;
 }
 
 // Runs what a function of the ABI does; no exception leaves it.
 template <typename Body>
 nerve_code guarded(Body body) noexcept {
     try {
-        last_error().clear();
+        last_error().set("");
         body();
         return NERVE_OK;
     } catch (const Error& error) {
-        last_error() = error.what();
+        last_error().set(error.what());
         return error.code;
     } catch (const std::bad_alloc&) {
-        last_error().assign("memory ran out; use smaller frames or fewer classes");
+        last_error().set("memory ran out; use smaller frames or fewer classes");
         return NERVE_RESOURCE;
     } catch (const std::exception& error) {
-        last_error() = std::string("a mistake in this library, please report it: ") + error.what();
-        return NERVE_INTERNAL;
+        last_error().set(error.what());
+    } catch (...) {
+        last_error().set("an exception that is none of this library's passed through it; on_warning may throw none");
     }
+    return NERVE_INTERNAL;
 }
 
 void require(bool given, const char* what) {
@@ -90,7 +107,7 @@ VideoFrame checked_frame(const nerve_frame* frame) {
     const int64_t height = frame->height, width = frame->width;
     if (height < 1 || width < 1 || height * width > FRAME_PIXELS_LIMIT)
         fail(NERVE_USAGE, {"the frame is ", decimal(width), " x ", decimal(height), " pixels, expected 1 to ", decimal(FRAME_PIXELS_LIMIT), " in all"});
-    if (std::abs(static_cast<int64_t>(frame->stride)) < 3 * width)
+    if (frame->stride < 3 * width && frame->stride > -3 * width)
         fail(NERVE_USAGE, {"frame.stride is ", decimal(frame->stride), " bytes, expected at least 3 * width = ", decimal(3 * width)});
     if (frame->format != NERVE_RGB && frame->format != NERVE_BGR)
         fail(NERVE_USAGE, {"frame.format is ", decimal(frame->format), ", expected NERVE_RGB or NERVE_BGR"});
@@ -160,7 +177,10 @@ using nerve::guarded;
 
 const char* nerve_version(void) { return NERVE_VERSION; }
 
-const char* nerve_last_error(void) { return nerve::last_error().c_str(); }
+const char* nerve_last_error(void) {
+    const nerve::LastError& error = nerve::last_error();
+    return error.fixed ? error.fixed : error.message.c_str();
+}
 
 void nerve_params_init(nerve_params* params, size_t struct_size) {
     const nerve_params usual = nerve::default_params();

@@ -226,6 +226,7 @@ class OrtBackend : public Backend {
     Error open_error(const std::string& file, const std::string& message) const;
 
     const OrtStatePtr state_;
+    std::mutex mutex_;  // of the two below: segmenters that share graphs set their classes in threads of their own
     std::shared_ptr<OrtSession> opened_;  // the latest
     std::shared_ptr<OrtAllocator> gpu_allocator_;  // of a session; tensors that it gave memory to keep it
 };
@@ -276,8 +277,10 @@ std::unique_ptr<Session> OrtBackend::open_session(const std::string& stage) {
     const std::string path = concat({state_->folder, "/", record.onnx});
     const std::string message = take_message(api, api.CreateSession(state_->runtime.environment, path.c_str(), options.get(), &session));
     if (!message.empty()) throw open_error(record.onnx, message);
-    opened_ = std::shared_ptr<OrtSession>(session, api.ReleaseSession);
-    return std::make_unique<OrtGraph>(stage, record, state_, opened_);
+    const std::shared_ptr<OrtSession> owned(session, api.ReleaseSession);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    opened_ = owned;
+    return std::make_unique<OrtGraph>(stage, record, state_, owned);
 }
 
 Error OrtBackend::open_error(const std::string& file, const std::string& message) const {
@@ -297,6 +300,7 @@ TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
     const OrtApi& api = state_->api;
     if (!state_->on_gpu())
         return std::make_shared<OrtTensor>(state_, tensor->type, tensor->shape, value_of_host(*state_, *tensor), tensor->host_view(), tensor);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (!gpu_allocator_) {
         OrtAllocator* made = nullptr;
         state_->require(api.CreateAllocator(opened_.get(), state_->memory.get(), &made));

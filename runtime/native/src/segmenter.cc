@@ -90,30 +90,43 @@ std::string TextEncoder::text_sha256() const {
 }
 
 TextBank TextEncoder::of_file(const std::string& path) const {
-    TextBank bank = load_vocabulary(path, text_sha256(), manifest_.geometry.text_width);
+    TextBank bank = load_vocabulary(plain_path(path), text_sha256(), manifest_.geometry.text_width);
     refuse_too_many(static_cast<int64_t>(bank.class_names.size()), manifest_.geometry.max_classes);
     return bank;
 }
 
 TextBank TextEncoder::of_classes(const std::string& classes, const std::optional<std::string>& background) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const ClassList list = class_list_of(classes, background, manifest_.geometry.max_classes, strict_, warn_);
-    TextBank bank = build_text_bank(list, chosen_templates(manifest_.vocabulary),
-                                    [this](const std::vector<std::string>& prompts) { return encode(prompts); });
-    list.refuse_without_rival();
+    std::vector<std::string> warnings;
+    const Warn keep = [&](const std::string& warning) { warnings.push_back(warning); };
+    const auto embed = [&](const std::vector<std::string>& prompts) { return encode(prompts, keep); };
+    const auto tell_warnings = [&] {  // not under the lock: who is told may set classes itself
+        for (const std::string& warning : warnings) warn_(warning);
+    };
+    TextBank bank;
+    try {
+        const ClassList list = class_list_of(classes, background, manifest_.geometry.max_classes, strict_, keep);
+        const std::lock_guard<std::mutex> lock(mutex_);
+        bank = build_text_bank(list, chosen_templates(manifest_.vocabulary), embed);
+        list.refuse_without_rival();
+    } catch (const Error&) {
+        tell_warnings();
+        throw;
+    }
+    tell_warnings();
     return bank;
 }
 
-std::vector<float> TextEncoder::encode(const std::vector<std::string>& prompts) {
+std::vector<float> TextEncoder::encode(const std::vector<std::string>& prompts, const Warn& warn) {
     const VocabularyRecord& record = manifest_.vocabulary;
     if (!tokenizer_)
         tokenizer_ = std::make_unique<PromptTokenizer>(verify_file(folder_, manifest_, record.tokenizer), record);
-    const std::vector<int64_t> ids = tokenizer_->encode(prompts, strict_, warn_);
+    const std::vector<int64_t> ids = tokenizer_->encode(prompts, strict_, warn);
     if (!session_) session_ = backend_.open_session("text");
     const auto count = static_cast<int64_t>(prompts.size());
     const Tensors outputs =
         session_->run(Tensors().set("token_ids", HostTensor::of(ids, {count, record.context_length})), {"text_embeddings"});
     const Tensor& embeddings = *outputs.at("text_embeddings");
+    require_output(embeddings, "text_embeddings", ElementType::FLOAT32, {count, manifest_.geometry.text_width});
     return std::vector<float>(embeddings.values<float>(), embeddings.values<float>() + element_count(embeddings.shape));
 }
 

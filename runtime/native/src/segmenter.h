@@ -22,7 +22,7 @@ class TextEncoder {
     TextBank of_file(const std::string& path) const;
 
    private:
-    std::vector<float> encode(const std::vector<std::string>& prompts);
+    std::vector<float> encode(const std::vector<std::string>& prompts, const Warn& warn);
     std::string text_sha256() const;
 
     const std::string folder_;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "error.h"
+#include "json_fields.h"
 
 namespace nerve {
 
@@ -54,15 +55,15 @@ Decision Temporal::decide(int age, double age_s, bool same_size, double traced, 
 }
 
 std::vector<std::string> Temporal::stages(const std::string& readout_stage) const {
-    std::vector<std::string> stages = {"scores", "attention", "mix", "walk", readout_stage};
+    std::string stages = "scores attention mix walk " + readout_stage;
     if (keyframe_every > 1) {
-        if (between == NERVE_FOLLOW) stages.insert(stages.end(), {"carry", "walk_carried"});
-        if (between == NERVE_WARM) stages.push_back("walk_warm");
-        if (between == NERVE_EXACT) stages.insert(stages.end(), {"solve", "walk_exact"});
+        if (between == NERVE_FOLLOW) stages += " carry walk_carried";
+        if (between == NERVE_WARM) stages += " walk_warm";
+        if (between == NERVE_EXACT) stages += " solve walk_exact";
     }
     const bool carries = keyframe_every > 1 && between == NERVE_FOLLOW;
-    if ((smoothing > 0 || scores_every > 1) && !carries) stages.push_back("carry");
-    return stages;
+    if ((smoothing > 0 || scores_every > 1) && !carries) stages += " carry";
+    return split(stages, " ");
 }
 
 const char* between_name(nerve_between between) {

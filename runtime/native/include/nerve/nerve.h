@@ -66,7 +66,7 @@ typedef struct nerve_params {
     size_t struct_size;
     const char *onnxruntime;  /* path of libonnxruntime.so; NULL: "libonnxruntime.so.1", found as the system finds libraries */
     const char *engine_cache; /* folder for the engines of NERVE_TENSORRT; NULL: none, each start compiles anew */
-    void (*on_warning)(void *user, const char *message); /* NULL: warnings are dropped */
+    void (*on_warning)(void *user, const char *message); /* in the thread that sets classes; NULL: warnings are dropped */
     void *user;               /* given to on_warning */
     int32_t provider;         /* nerve_provider */
     int32_t device;           /* number of the GPU */
@@ -134,7 +134,10 @@ NERVE_API void nerve_params_init(nerve_params *params, size_t struct_size);
 /* For video: a keyframe every 10 frames and when the picture changes, following its motion between. */
 NERVE_API void nerve_params_video(nerve_params *params);
 
-/* Verify the bundle, a folder, and open its graphs. On success *segmenter is the caller's, to be given to nerve_close. */
+/* Verify the bundle, a folder, and open its graphs. On success *segmenter is the caller's, to be given to nerve_close.
+ * Files are compared with the manifest's hashes; what a graph may hold is not looked at, as Python does: ONNX Runtime runs
+ * what is in there, so take bundles from whom you trust. The first call of a process sets ORT_DISABLE_TELEMETRY in the
+ * environment, where it is not set already. */
 NERVE_API nerve_code nerve_open(const char *bundle, const nerve_params *params, nerve_segmenter **segmenter);
 
 /* Another segmenter for another video, with the same graphs and the classes of now. Closed by itself, in any order. */

@@ -284,7 +284,12 @@ class Segmenter {
         cv::Mat grey(sizes.motion_height, sizes.motion_width, CV_8U);
         check(nerve_grey(handle(), &frame, grey.data));
         if (!flow_) flow_ = std::make_shared<OpticalFlow>();
-        return static_cast<OpticalFlow*>(flow_.get())->next(grey);
+        try {
+            return static_cast<OpticalFlow*>(flow_.get())->next(grey);
+        } catch (...) {
+            reset(); // the library knows of no frame that its flow would lead to
+            throw;
+        }
     }
 #endif
 
