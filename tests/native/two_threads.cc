@@ -1,5 +1,6 @@
 // Two segmenters that share graphs and one of its own, in three threads at once: two_threads ONNXRUNTIME BUNDLE VOCABULARY
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #include "nerve/nerve.hpp"
@@ -42,5 +43,7 @@ int main(int, char** words) {
     for (std::thread& thread : threads) thread.join();
     const bool equal = labels[0] == labels[1] && labels[1] == labels[2];
     std::puts(equal ? "equal" : "different");
-    return equal ? 0 : 1;
+    std::fflush(stdout);
+    // Without the exit handlers of ONNX Runtime, which is not built with the sanitizer, so that it misses their locks.
+    std::_Exit(equal ? 0 : 1);
 }

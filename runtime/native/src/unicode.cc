@@ -236,7 +236,7 @@ bool is_final(TextView text, size_t place) {
 // How many bytes follow a first byte of UTF-8, and its own bits; -1 for a byte that cannot be first.
 int following_bytes(uint8_t byte, char32_t& bits) {
     const int count = byte < 0x80 ? 0 : byte < 0xc2 ? -1 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : byte < 0xf5 ? 3 : -1;
-    bits = count == 0 ? byte : byte & (0x3fu >> count);
+    bits = count <= 0 ? byte : byte & (0x3fu >> count);
     return count;
 }
 
