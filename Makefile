@@ -30,6 +30,9 @@ ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive
 TIMED := video latency memory cost
 
 NATIVE := build/native
+CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc runtime/native/examples/*.cpp \
+	runtime/native/ros2/nerve_segmenter/src/*.cpp)
+CLANG_FORMAT := $(BIN)/clang-format --style=file:runtime/native/.clang-format
 NATIVE_HEADERS := build/native-headers
 # An ONNX Runtime for 64-bit ARM, which an emulator runs here.
 ARM := build/native-aarch64
@@ -38,7 +41,7 @@ ARM_ONNXRUNTIME := $(ARM)/onnxruntime
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native native-arm fuzz-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow native test-native native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -51,8 +54,11 @@ demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segm
 test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.linked bundle ## run the tests that take longer
+# The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
+test-slow: $(VENV)/.linked bundle ## run the tests that take longer, and the quick ones of the C library
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
+	@$(MAKE) native || echo "the C library cannot be built here; its tests are skipped" >&2
+	@$(PY) -m pytest -q -m "native and not slow" $(PYTEST_ARGS) tests/native
 
 # $(call build_native,PRESET,MORE WORDS) builds one of runtime/native/CMakePresets.json; the compiler is only heard when it fails.
 define build_native
@@ -87,6 +93,14 @@ fuzz-native: $(VENV)/.linked bundle $(NATIVE_HEADERS)/onnxruntime_c_api.h ## fee
 	@cd build/native-fuzz && . seeds/settings.sh && ./fuzz_parsers -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
 		-dict=seeds/dictionary.txt -print_final_stats=1 corpus seeds/corpus
 
+# Every mutated file goes through the C interface under the address sanitizer; most have hashes that fit.
+fuzz-abi: native ## feed 3,000 mutated bundles and vocabulary files to the C interface, with the address sanitizer
+	@$(call build_native,asan)
+	@$(PY) -m tests.native.fuzz build/native-asan/libnerve.so
+
+measure-native: native bundle ## print what the C library costs beside the Python runtime: time, start-up, memory
+	@$(PY) -m tests.native.measure $(NATIVE)/libnerve.so
+
 $(NATIVE_HEADERS)/onnxruntime_c_api.h:
 	@runtime/native/tools/fetch_headers.sh $(NATIVE_HEADERS)
 
@@ -106,9 +120,11 @@ check: format-check lint types contracts test ## all that a change must pass
 format: $(VENV)/.linked ## format the code and sort its imports
 	@$(BIN)/ruff check --quiet --select I --fix .
 	@$(BIN)/ruff format --quiet .
+	@$(CLANG_FORMAT) -i $(CPP)
 
 format-check: $(VENV)/.linked
-	@$(BIN)/ruff format --quiet --check . || { echo "some files are not formatted; run: make format" >&2; exit 1; }
+	@$(BIN)/ruff format --quiet --check . && $(CLANG_FORMAT) --dry-run --Werror $(CPP) \
+		|| { echo "some files are not formatted; run: make format" >&2; exit 1; }
 
 lint: $(VENV)/.linked ## look for mistakes and bad habits (ruff)
 	@$(BIN)/ruff check --quiet .

@@ -26,7 +26,7 @@ namespace {
 const int WORKING_SIDE = 128, MOTION_HEIGHT = 96, MOTION_WIDTH = 128;
 thread_local std::string last_error;
 std::atomic<int> open_handles{0};
-std::string failure; // as in NERVE_FAKE_FAIL, by fake_fail
+std::string failure;  // as in NERVE_FAKE_FAIL, by fake_fail
 
 struct Fault : std::runtime_error {
     Fault(nerve_code given, const std::string& message) : std::runtime_error(message), code(given) {}
@@ -103,8 +103,8 @@ std::size_t label_bytes(const nerve_segmenter* segmenter) { return segmenter->na
 
 void check_frame(const nerve_frame* frame) {
     require(frame != nullptr && frame->struct_size == sizeof(nerve_frame), "frame: struct_size is wrong");
-    require(frame->height > 0 && frame->width > 0, "a frame of " + std::to_string(frame->width) + " x " +
-                                                       std::to_string(frame->height) + " pixels, expected some");
+    require(frame->height > 0 && frame->width > 0,
+            "a frame of " + std::to_string(frame->width) + " x " + std::to_string(frame->height) + " pixels, expected some");
     require(frame->pixels != nullptr, "frame: pixels are NULL");
     require(frame->stride >= 3 * static_cast<std::ptrdiff_t>(frame->width), "frame: stride is too small");
     require(frame->format == NERVE_RGB || frame->format == NERVE_BGR, "frame: format is unknown");
@@ -117,7 +117,7 @@ const std::uint8_t* pixel_at(const nerve_frame& frame, int row, int column) {
 double mean_flow(const nerve_frame& frame) {
     if (frame.flow == nullptr) return NAN;
     double sum = 0;
-    for (int place = 0; place < MOTION_HEIGHT * MOTION_WIDTH; ++place) sum += frame.flow[2 * place]; // reads all, by x
+    for (int place = 0; place < MOTION_HEIGHT * MOTION_WIDTH; ++place) sum += frame.flow[2 * place];  // reads all, by x
     require(std::isfinite(sum), "frame: flow is not finite");
     return sum / (MOTION_HEIGHT * MOTION_WIDTH);
 }
@@ -135,9 +135,9 @@ void log_frame(const nerve_frame& frame, const nerve_result& result) {
     const char* path = std::getenv("NERVE_FAKE_LOG");
     if (path == nullptr) return;
     std::ofstream file(path, std::ios::app);
-    file << "{\"time_s\": " << (std::isnan(frame.time_s) ? -1 : frame.time_s) << ", \"flow\": "
-         << (frame.flow == nullptr ? "null" : std::to_string(mean_flow(frame))) << ", \"format\": " << frame.format
-         << ", \"keyframe\": " << result.keyframe << "}\n";
+    file << "{\"time_s\": " << (std::isnan(frame.time_s) ? -1 : frame.time_s)
+         << ", \"flow\": " << (frame.flow == nullptr ? "null" : std::to_string(mean_flow(frame)))
+         << ", \"format\": " << frame.format << ", \"keyframe\": " << result.keyframe << "}\n";
 }
 
 void label_frame(const nerve_segmenter& segmenter, const nerve_frame& frame, nerve_result* result) {
@@ -148,8 +148,8 @@ void label_frame(const nerve_segmenter& segmenter, const nerve_frame& frame, ner
     for (int row = 0; row < frame.height; ++row)
         for (int column = 0; column < frame.width; ++column) {
             const std::uint8_t* pixel = pixel_at(frame, row, column);
-            const std::size_t place = static_cast<std::size_t>(row) * static_cast<std::size_t>(frame.width) +
-                                      static_cast<std::size_t>(column);
+            const std::size_t place =
+                static_cast<std::size_t>(row) * static_cast<std::size_t>(frame.width) + static_cast<std::size_t>(column);
             const std::size_t label = result->valid ? pixel[red] % count : 65535;
             if (label_bytes(&segmenter) == 1)
                 static_cast<std::uint8_t*>(result->labels)[place] = static_cast<std::uint8_t>(label);
@@ -192,8 +192,8 @@ nerve_code nerve_open(const char* bundle, const nerve_params* params, nerve_segm
     return guarded("nerve_open", [&] {
         require(bundle != nullptr && segmenter != nullptr, "bundle or segmenter is NULL");
         require(params != nullptr && params->struct_size == sizeof(nerve_params), "params: struct_size is wrong");
-        require(params->keyframe_every >= 1, "keyframe-every is " + std::to_string(params->keyframe_every) +
-                                                 ", expected 1 or more frames");
+        require(params->keyframe_every >= 1,
+                "keyframe-every is " + std::to_string(params->keyframe_every) + ", expected 1 or more frames");
         if (!std::ifstream(std::string(bundle) + "/manifest.json"))
             throw Fault(NERVE_BUNDLE, std::string(bundle) + " has no manifest.json; name a bundle's folder");
         std::unique_ptr<nerve_segmenter> opened(new nerve_segmenter);
@@ -226,8 +226,7 @@ nerve_code nerve_set_classes(nerve_segmenter* segmenter, const char* classes, co
             names.push_back(split(entry, ',').front());
         }
         require(names.size() >= 2, "one class alone; name at least two classes, such as 'dog; grass'");
-        if (segmenter->params.on_warning != nullptr)
-            segmenter->params.on_warning(segmenter->params.user, "classes are new");
+        if (segmenter->params.on_warning != nullptr) segmenter->params.on_warning(segmenter->params.user, "classes are new");
         segmenter->names = names;
     });
 }
@@ -268,8 +267,8 @@ nerve_code nerve_grey(const nerve_segmenter* segmenter, const nerve_frame* frame
         check_frame(frame);
         for (int row = 0; row < MOTION_HEIGHT; ++row)
             for (int column = 0; column < MOTION_WIDTH; ++column) {
-                const std::uint8_t* pixel = pixel_at(*frame, row * frame->height / MOTION_HEIGHT,
-                                                     column * frame->width / MOTION_WIDTH);
+                const std::uint8_t* pixel =
+                    pixel_at(*frame, row * frame->height / MOTION_HEIGHT, column * frame->width / MOTION_WIDTH);
                 grey[row * MOTION_WIDTH + column] = static_cast<std::uint8_t>((pixel[0] + pixel[1] + pixel[2]) / 3);
             }
     });
@@ -281,11 +280,10 @@ nerve_code nerve_segment(nerve_segmenter* segmenter, const nerve_frame* frame, n
         check_frame(frame);
         require(!segmenter->names.empty(), "no classes are set; call nerve_set_classes first");
         require(result != nullptr && result->struct_size == sizeof(nerve_result), "result: struct_size is wrong");
-        const std::size_t needed = static_cast<std::size_t>(frame->height) * static_cast<std::size_t>(frame->width) *
-                                   label_bytes(segmenter);
+        const std::size_t needed =
+            static_cast<std::size_t>(frame->height) * static_cast<std::size_t>(frame->width) * label_bytes(segmenter);
         require(result->labels != nullptr && result->labels_bytes >= needed,
-                "labels have room for " + std::to_string(result->labels_bytes) + " bytes, expected " +
-                    std::to_string(needed));
+                "labels have room for " + std::to_string(result->labels_bytes) + " bytes, expected " + std::to_string(needed));
         wait_as_long_as_a_frame_takes(*segmenter);
         label_frame(*segmenter, *frame, result);
         segmenter->age = static_cast<int>(segmenter->frames++ % segmenter->params.keyframe_every);

@@ -1,7 +1,7 @@
 """Feeds mutated bundles, manifests, tokenizers and vocabulary files to the C library under a sanitizer; see `make fuzz-abi`.
 
 Hashes are made to fit in half of the cases and more, so that it is the parsers behind them that are tried. Words:
-LIBRARY ONNXRUNTIME [CASES].
+LIBRARY [CASES].
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from nerve_runtime.vocabulary import text_sha256
 from nerve_runtime.vocabulary.vocabulary_file import VOCABULARY_SHA256
 from nerve_stream.vocabulary_file import save_vocabulary
 from tests.fuzz import mutated_bytes, mutated_lines, run_all
-from tests.native.binding import BETWEEN, NativeSegmenter, open_library, params_for
+from tests.native.binding import BETWEEN, NativeSegmenter, installed_onnxruntime, open_library, params_for
 from tests.native.small_bundle import make_small_bundle
 
 CASES = 3000
@@ -126,20 +126,29 @@ def work(library: Path, onnxruntime: Path, last: int, first: int) -> None:
 
 def sanitized_environment() -> dict[str, str]:
     """What lets this Python load a library with the address sanitizer; Python's own leaks are left out."""
-    compiler = ["g++", "-print-file-name=libasan.so"]
-    runtime = subprocess.run(compiler, capture_output=True, text=True, check=True).stdout.strip()
-    options = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096"
-    return {**os.environ, "LD_PRELOAD": runtime, "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "halt_on_error=1"}
+    # libstdc++ too: the sanitizer looks for what throws exceptions when the process starts.
+    runtimes = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    options = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096:abort_on_error=1"
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": options,
+        "UBSAN_OPTIONS": "halt_on_error=1:abort_on_error=1",
+    }
 
 
 def main() -> int:
     """Run all cases and say how they ended; 1 if any was more than a refusal."""
-    library, onnxruntime = (Path(word).resolve() for word in sys.argv[1:3])
-    cases = int(sys.argv[3]) if len(sys.argv) > 3 else CASES
-    if len(sys.argv) > 4:
-        work(library, onnxruntime, cases, int(sys.argv[4]))
+    library, onnxruntime = Path(sys.argv[1]).resolve(), installed_onnxruntime()
+    assert onnxruntime is not None, "not installed: onnxruntime"
+    cases = int(sys.argv[2]) if len(sys.argv) > 2 else CASES
+    if len(sys.argv) > 3:
+        work(library, onnxruntime, cases, int(sys.argv[3]))
         return 0
-    command = [sys.executable, "-m", "tests.native.fuzz", str(library), str(onnxruntime), str(cases)]
+    command = [sys.executable, "-m", "tests.native.fuzz", str(library), str(cases)]
     return run_all(command, cases, env=sanitized_environment())
 
 

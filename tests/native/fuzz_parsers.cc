@@ -45,8 +45,8 @@ std::string with_own_hash(std::string content) {
 // The path of a file in memory with this content, for parsers that read files only.
 std::string file_with(const std::string& content) {
     static const int file = memfd_create("fuzzed", 0);
-    const bool written = ftruncate(file, 0) == 0 &&
-                         pwrite(file, content.data(), content.size(), 0) == static_cast<ssize_t>(content.size());
+    const bool written =
+        ftruncate(file, 0) == 0 && pwrite(file, content.data(), content.size(), 0) == static_cast<ssize_t>(content.size());
     if (!written) std::abort();
     return "/proc/self/fd/" + std::to_string(file);
 }

@@ -84,7 +84,8 @@ SHOWN int follow(nerve::MotionTracker* tracker, const uint8_t* grey, int pixels,
     return 1;
 }
 
-SHOWN int possible_winners(const float* scores, int classes, int height, int width, const char* readout, int keep_first, int* out) {
+SHOWN int possible_winners(const float* scores, int classes, int height, int width, const char* readout, int keep_first,
+                           int* out) {
     const std::vector<int> winners = nerve::possible_winners(scores, classes, {height, width}, readout, keep_first != 0);
     copy_out(winners, out);
     return int(winners.size());

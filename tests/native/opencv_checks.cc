@@ -13,12 +13,12 @@ namespace {
 
 std::string bundle;
 
-#define CLAIM(claim)                                                        \
-    do {                                                                    \
-        if (!(claim)) {                                                     \
+#define CLAIM(claim)                                                           \
+    do {                                                                       \
+        if (!(claim)) {                                                        \
             std::fprintf(stderr, "line %d: not true: %s\n", __LINE__, #claim); \
-            std::exit(1);                                                   \
-        }                                                                   \
+            std::exit(1);                                                      \
+        }                                                                      \
     } while (0)
 
 // Smooth, with red from 0 to 199, so that flow has something to hold on to; `shift` pixels to the right.
@@ -137,7 +137,7 @@ void overlays_colour_labels() {
     const cv::Mat labels = (cv::Mat_<uchar>(2, 2) << 0, 1, 0, 255);
     const cv::Mat drawn = nerve::overlay(picture, labels);
     CLAIM(drawn.at<cv::Vec3b>(0, 0) == drawn.at<cv::Vec3b>(1, 0) && drawn.at<cv::Vec3b>(0, 0) != drawn.at<cv::Vec3b>(0, 1));
-    CLAIM(drawn.at<cv::Vec3b>(1, 1) == cv::Vec3b(10, 20, 30));  // no label
+    CLAIM(drawn.at<cv::Vec3b>(1, 1) == cv::Vec3b(10, 20, 30));                               // no label
     CLAIM(nerve::overlay(picture, labels, 1).at<cv::Vec3b>(0, 0) == cv::Vec3b(10, 20, 30));  // background
     cv::Mat wide;
     labels.convertTo(wide, CV_16U);

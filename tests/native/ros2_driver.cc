@@ -36,7 +36,8 @@ std::shared_ptr<const Image> overlay;
 
 std::string quoted(const std::string& text) {
     std::string json = "\"";
-    for (char character : text) json += character == '"' || character == '\\' ? std::string("\\") + character : std::string(1, character);
+    for (char character : text)
+        json += character == '"' || character == '\\' ? std::string("\\") + character : std::string(1, character);
     return json + "\"";
 }
 
@@ -50,11 +51,11 @@ void print_image(const char* topic, const Image& image) {
     std::ostringstream row;
     for (std::size_t byte = 0; byte < image.step && byte < image.data.size(); ++byte)
         row << (byte ? ", " : "") << int{image.data[byte]};
-    print("{\"topic\": \"" + std::string(topic) + "\", \"width\": " + std::to_string(image.width) + ", \"height\": " +
-          std::to_string(image.height) + ", \"encoding\": " + quoted(image.encoding) + ", \"step\": " +
-          std::to_string(image.step) + ", \"bytes\": " + std::to_string(image.data.size()) + ", \"bigendian\": " +
-          std::to_string(image.is_bigendian) + ", \"sec\": " + std::to_string(image.header.stamp.sec) + ", \"frame_id\": " +
-          quoted(image.header.frame_id) + ", \"row\": [" + row.str() + "]}");
+    print("{\"topic\": \"" + std::string(topic) + "\", \"width\": " + std::to_string(image.width) +
+          ", \"height\": " + std::to_string(image.height) + ", \"encoding\": " + quoted(image.encoding) +
+          ", \"step\": " + std::to_string(image.step) + ", \"bytes\": " + std::to_string(image.data.size()) +
+          ", \"bigendian\": " + std::to_string(image.is_bigendian) + ", \"sec\": " + std::to_string(image.header.stamp.sec) +
+          ", \"frame_id\": " + quoted(image.header.frame_id) + ", \"row\": [" + row.str() + "]}");
 }
 
 void print_names(const char* topic, const LabelInfo& info) {
@@ -88,9 +89,9 @@ void set_parameter(rclcpp::Node& node, std::istringstream& words) {
     const auto started = std::chrono::steady_clock::now();
     const auto result = node.set_parameters_atomically({rclcpp::Parameter(name, value)});
     const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - started;
-    print("{\"topic\": \"set\", \"successful\": " + std::string(result.successful ? "true" : "false") + ", \"reason\": " +
-          quoted(result.reason) + ", \"value\": " + quoted(node.get_parameter(name).as_string()) + ", \"ms\": " +
-          std::to_string(spent.count()) + "}");
+    print("{\"topic\": \"set\", \"successful\": " + std::string(result.successful ? "true" : "false") +
+          ", \"reason\": " + quoted(result.reason) + ", \"value\": " + quoted(node.get_parameter(name).as_string()) +
+          ", \"ms\": " + std::to_string(spent.count()) + "}");
 }
 
 void save_overlay(const std::string& path) {
@@ -115,8 +116,9 @@ int run(const rclcpp::NodeOptions& options) {
     });
     std::vector<rclcpp::Subscription<LabelInfo>::SharedPtr> infos;
     const auto listen = [&](const char* topic) {
-        infos.push_back(other.create_subscription<LabelInfo>("label_info", rclcpp::QoS(1).transient_local(),
-                                                             [topic](LabelInfo::ConstSharedPtr info) { print_names(topic, *info); }));
+        infos.push_back(
+            other.create_subscription<LabelInfo>("label_info", rclcpp::QoS(1).transient_local(),
+                                                 [topic](LabelInfo::ConstSharedPtr info) { print_names(topic, *info); }));
     };
     listen("label_info");
     for (std::string line; std::getline(std::cin, line);) {

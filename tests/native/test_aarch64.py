@@ -10,7 +10,7 @@ import pytest
 
 from tests.native.building import BUILD_FOLDERS, HEADERS, INCLUDE, STRICT, build, compiled, missing_for_build, run
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 ARM = BUILD_FOLDERS["aarch64"]
 LABELS = Path(__file__).with_name("labels.c")
 COMPILER = "aarch64-linux-gnu-gcc"

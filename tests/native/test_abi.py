@@ -43,10 +43,12 @@ def test_a_field_that_moved_would_be_seen(tmp_path: Path) -> None:
     assert "nerve_params.longest_s moved" in run("gcc", f"-I{INCLUDE}", "-fsyntax-only", source, code=1)
 
 
+@pytest.mark.slow
 def test_an_older_struct_is_filled_in_without_a_byte_behind_it(old_program: Path) -> None:
     codes = run(old_program).splitlines()[-1].split()
     assert codes == [str(NERVE_BUNDLE)] * 2
 
 
+@pytest.mark.slow
 def test_an_older_program_opens_a_bundle(old_program: Path, onnxruntime_library: Path, tiny_bundle: Path) -> None:
     assert run(old_program, onnxruntime_library, tiny_bundle).splitlines()[-1] == "0 0"

@@ -159,6 +159,7 @@ def test_a_cpp_program_finds_the_installed_library_by_find_package(
     assert consumer_output(installed, tmp_path / "a program") == greeting
 
 
+@pytest.mark.slow
 def test_a_c_program_finds_the_static_library_by_pkg_config(
     installed_static: Path, greeting: str, tmp_path: Path
 ) -> None:
@@ -177,6 +178,7 @@ def test_nothing_that_was_installed_names_a_folder_of_the_building_machine(insta
     assert [path.name for path in texts if str(installed_static.parent) in path.read_text()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fixture", "call"), [("asan_library", "__asan_report"), ("tsan_library", "__tsan_")])
 def test_a_sanitized_library_calls_its_sanitizer(fixture: str, call: str, request: pytest.FixtureRequest) -> None:
     library: Path = request.getfixturevalue(fixture)

@@ -26,7 +26,7 @@ from tests.native.programs import (
     run,
 )
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 EXAMPLES = NATIVE / "examples"
 CLASSES = "ladybug; grass; sky"

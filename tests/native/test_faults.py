@@ -112,6 +112,7 @@ BAD_LINES: list[tuple[tuple[Any, ...], object]] = [
     (("method", "baked", "x"), {}), (("method", "baked", "x"), [1, "a"]), (("method", "baked", "x"), [1.5]),
     (("vocabulary", "template_sets"), {}), (("vocabulary", "template_sets"), []),
     (("vocabulary", "template_sets"), {"single": ["no place", "a {}", "{} {}", "b"]}),
+    (("vocabulary", "template_sets"), {"single": ["a {}", "{}" + "\u00e9" * 999]}),
     (("vocabulary", "template_sets"), {"single": [3]}), (("vocabulary", "template_sets"), {"single": 5}),
     (("vocabulary", "tokenizer"), "../tokenizer.json"), (("vocabulary", "tokenizer"), "it's"),
     (("vocabulary", "tokenizer"), "a//b"), (("vocabulary", "tokenizer"), "a/./b"), (("vocabulary", "tokenizer"), ""),

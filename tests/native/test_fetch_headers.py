@@ -8,7 +8,7 @@ import pytest
 
 from tests.native.building import NATIVE
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 SCRIPT = NATIVE / "tools" / "fetch_headers.sh"
 ADVICE = (
     "; get the headers of an official ONNX Runtime release, 1.21 or later, and configure with "

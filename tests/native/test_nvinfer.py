@@ -23,7 +23,7 @@ from tests.native.building import ASAN, INCLUDE, STRICT, missing_for_build, run
 from tests.native.parity_set import CLASSES, WAYS, case_steps, parity_frames, write_vocabularies
 from tests.native.standin import CLASS_SLOTS, FAULTS, Standin, add_engines, build_against_standins
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 TENSORRT_NATIVE = 3
 STOPPED = "stage '{}' was told to stop"
 ELSEWHERE = ", or trust whoever built it with trust_engines=True"

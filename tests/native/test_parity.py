@@ -168,6 +168,7 @@ def test_the_grey_picture_is_the_one_that_python_measures_motion_on(
     assert (info.working_height, info.motion_width, info.max_classes, info.random_weights) == (128, 128, 254, 0)
 
 
+@pytest.mark.slow
 def test_a_cpp_program_gets_the_labels_of_the_set(
     native_library: Path, onnxruntime_library: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:

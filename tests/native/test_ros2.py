@@ -26,7 +26,7 @@ from tests.native.programs import (
     run,
 )
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 PACKAGE = NATIVE / "ros2" / "nerve_segmenter"
 SOURCES = (PACKAGE / "src" / "segmenter_node.cpp", HERE / "ros2_driver.cc")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.native.building import INCLUDE, STRICT, TSAN, run
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 SOURCE = Path(__file__).with_name("two_threads.cc")
 # ONNX Runtime is not built with the sanitizer, which therefore does not see how its threads wait for each other.
 SUPPRESSIONS = "race:libonnxruntime\nmutex:libonnxruntime\nthread:libonnxruntime\ncalled_from_lib:libonnxruntime\n"

@@ -21,7 +21,7 @@ from tests.native.programs import (
     run,
 )
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 WRAPPER_CHECKS = (
     "background_is_class_0",

@@ -23,12 +23,12 @@ namespace {
 std::string bundle;
 long allocations_left = -1;  // then std::bad_alloc; -1: never
 
-#define CLAIM(claim)                                                        \
-    do {                                                                    \
-        if (!(claim)) {                                                     \
+#define CLAIM(claim)                                                           \
+    do {                                                                       \
+        if (!(claim)) {                                                        \
             std::fprintf(stderr, "line %d: not true: %s\n", __LINE__, #claim); \
-            std::exit(1);                                                   \
-        }                                                                   \
+            std::exit(1);                                                      \
+        }                                                                      \
     } while (0)
 
 static_assert(!std::is_copy_constructible<nerve::Segmenter>::value, "one owner");

@@ -65,7 +65,7 @@ cv::VideoCapture open_source(const std::string& source) {
 cv::VideoWriter open_output(const std::string& path, const cv::VideoCapture& capture, cv::Size size) {
     const double rate = capture.get(cv::CAP_PROP_FPS);
     cv::VideoWriter writer(path, cv::VideoWriter::fourcc('m', 'p', '4', 'v'), rate > 0 && rate < 1000 ? rate : 25, size);
-    if (!writer.isOpened()) // without this check frames would be dropped in silence
+    if (!writer.isOpened())  // without this check frames would be dropped in silence
         throw nerve::Error(NERVE_RESOURCE, path + " cannot be written; expected a folder that is there and a name in .mp4");
     return writer;
 }
@@ -77,13 +77,11 @@ void draw_legend(cv::Mat* picture, const std::vector<std::string>& names) {
         nerve::overlay(swatch, cv::Mat(swatch.size(), CV_16U, cv::Scalar(label)), 0, 1.0).copyTo(swatch);
         const cv::Point place(24, y + 13);
         cv::putText(*picture, names[static_cast<std::size_t>(label)], place, cv::FONT_HERSHEY_SIMPLEX, 0.45, {0, 0, 0}, 3);
-        cv::putText(*picture, names[static_cast<std::size_t>(label)], place, cv::FONT_HERSHEY_SIMPLEX, 0.45,
-                    {255, 255, 255}, 1);
+        cv::putText(*picture, names[static_cast<std::size_t>(label)], place, cv::FONT_HERSHEY_SIMPLEX, 0.45, {255, 255, 255}, 1);
     }
 }
 
-void segment_video(const std::string& bundle, const std::string& classes, const std::string& source,
-                   const std::string& output) {
+void segment_video(const std::string& bundle, const std::string& classes, const std::string& source, const std::string& output) {
     nerve::Params params = nerve::Params::video();
     params.onnxruntime = std::getenv("NERVE_ONNXRUNTIME");
     params.warn = [](const std::string& message) { std::fprintf(stderr, "warning: %s\n", message.c_str()); };

@@ -25,12 +25,11 @@ const DtypeRecord& record_of(ElementType type) {
     return *std::find_if(std::begin(DTYPES), std::end(DTYPES), [&](const DtypeRecord& dtype) { return dtype.type == type; });
 }
 
-std::string axis_text(const Axis& axis) {
-    return axis.is_fixed ? decimal(axis.size) : axis.letter;
-}
+std::string axis_text(const Axis& axis) { return axis.is_fixed ? decimal(axis.size) : axis.letter; }
 
 std::string tensor_text(const std::string& where, const TensorSpec& spec, const Tensor& tensor) {
-    return concat({where, " ", repr(spec.name), " is ", dtype_name(tensor.type), " ", shape_text(tensor.shape), ", expected ", spec_text(spec)});
+    return concat({where, " ", repr(spec.name), " is ", dtype_name(tensor.type), " ", shape_text(tensor.shape), ", expected ",
+                   spec_text(spec)});
 }
 
 using Sizes = std::vector<std::pair<std::string_view, int64_t>>;  // of axis letters
@@ -71,7 +70,8 @@ void check_tensors(const std::string& where, const std::vector<TensorSpec>& spec
 }  // namespace
 
 ElementType element_type(const std::string& dtype) {
-    return std::find_if(std::begin(DTYPES), std::end(DTYPES), [&](const DtypeRecord& known) { return dtype == known.name; })->type;
+    return std::find_if(std::begin(DTYPES), std::end(DTYPES), [&](const DtypeRecord& known) { return dtype == known.name; })
+        ->type;
 }
 
 const char* dtype_name(ElementType type) { return record_of(type).name; }
@@ -169,9 +169,9 @@ std::string spec_text(const TensorSpec& spec) {
 
 void require_output(const Tensor& tensor, const char* name, ElementType type, const Shape& shape) {
     if (tensor.type == type && tensor.shape == shape) return;
-    fail(NERVE_BUNDLE, {"the graphs gave ", repr(std::string_view(name)), " as ", dtype_name(tensor.type), " ",
-                        shape_text(tensor.shape), ", expected ", dtype_name(type), " ", shape_text(shape),
-                        "; rebuild the bundle"});
+    fail(NERVE_BUNDLE,
+         {"the graphs gave ", repr(std::string_view(name)), " as ", dtype_name(tensor.type), " ", shape_text(tensor.shape),
+          ", expected ", dtype_name(type), " ", shape_text(shape), "; rebuild the bundle"});
 }
 
 const StageRecord& stage_record(const Manifest& manifest, const std::string& stage) {

@@ -49,7 +49,8 @@ class Tensor {
 // A tensor in memory of its own.
 class HostTensor : public Tensor {
    public:
-    HostTensor(ElementType type, Shape shape) : Tensor(type, std::move(shape)), bytes(element_count(this->shape) * element_bytes(type)) {}
+    HostTensor(ElementType type, Shape shape)
+        : Tensor(type, std::move(shape)), bytes(element_count(this->shape) * element_bytes(type)) {}
 
     const void* host_view() const override { return bytes.data(); }
 

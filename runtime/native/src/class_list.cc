@@ -80,7 +80,9 @@ Text checked_word(const std::string& where, TextView text, bool strict, const Wa
     if (!mixed.empty()) {
         std::string scripts = mixed[0];
         for (size_t i = 1; i < mixed.size(); ++i) scripts += " and " + mixed[i];
-        warn_or_refuse(concat({where, " ", repr(TextView(word)), " mixes ", scripts, " letters in one word, which may only look right; retype it"}), strict, warn);
+        warn_or_refuse(concat({where, " ", repr(TextView(word)), " mixes ", scripts,
+                               " letters in one word, which may only look right; retype it"}),
+                       strict, warn);
     }
     return word;
 }
@@ -91,15 +93,15 @@ void refuse_duplicates(const std::vector<Group>& groups) {
         for (const Text& word : group.words) {
             const auto [known, is_new] = seen.emplace(casefold(nfkc(word)), group.place);
             if (!is_new) {
-                fail(NERVE_USAGE, {group.place, " repeats ", repr(TextView(word)), " of ", known->second, "; expected each word once, remove one of them"});
+                fail(NERVE_USAGE, {group.place, " repeats ", repr(TextView(word)), " of ", known->second,
+                                   "; expected each word once, remove one of them"});
             }
         }
         if (group.place == BACKGROUND_NAME) seen.emplace(U"background", BACKGROUND_NAME);
     }
 }
 
-std::vector<Text> checked_words(const std::string& where, const std::vector<TextView>& texts, bool strict,
-                                const Warn& warn) {
+std::vector<Text> checked_words(const std::string& where, const std::vector<TextView>& texts, bool strict, const Warn& warn) {
     std::vector<Text> words;
     for (const TextView text : texts) words.push_back(checked_word(where, text, strict, warn));
     return words;
@@ -122,11 +124,12 @@ void ClassList::refuse_without_rival() const {
     if (listed.find(';') != listed.npos) {
         meant = concat({" (classes are separated by ';' and synonyms by ',': '", listed, "')"});
     }
-    fail(NERVE_USAGE, {"the only class ", repr(names()[0]), " has no rival, so every pixel would get it; add classes", meant, ", or background words"});
+    fail(NERVE_USAGE, {"the only class ", repr(names()[0]), " has no rival, so every pixel would get it; add classes", meant,
+                       ", or background words"});
 }
 
-ClassList class_list_of(const std::string& classes, const std::optional<std::string>& background, int max_classes,
-                        bool strict, const Warn& warn) {
+ClassList class_list_of(const std::string& classes, const std::optional<std::string>& background, int max_classes, bool strict,
+                        const Warn& warn) {
     const Text class_text = decoded("the class list", classes);
     const Text background_text = decoded("the background", background.value_or(""));
     const std::vector<TextView> named = split_classes(class_text);
@@ -152,11 +155,11 @@ ClassList class_list_of(const std::string& classes, const std::optional<std::str
 
 void refuse_too_many(int64_t count, int max_classes) {
     if (count <= max_classes) return;
-    const std::string way_out =
-        count > CLASSES_LIMIT
-            ? "split the list into several runs"
-            : "name fewer, or build one for more with nerve-build --max-classes " + decimal(count);
-    fail(NERVE_USAGE, {decimal(count), " classes are active, background included, this bundle takes at most ", decimal(max_classes), "; ", way_out});
+    const std::string way_out = count > CLASSES_LIMIT
+                                    ? "split the list into several runs"
+                                    : "name fewer, or build one for more with nerve-build --max-classes " + decimal(count);
+    fail(NERVE_USAGE, {decimal(count), " classes are active, background included, this bundle takes at most ",
+                       decimal(max_classes), "; ", way_out});
 }
 
 void refuse_odd_characters(const std::string& where, TextView text) {

@@ -28,8 +28,8 @@ struct ClassList {
 
 // Check "a; b, c", and background words or none, for a bundle that takes `max_classes` classes, background included.
 // Raises UsageError with the words of Python's Segmenter.open(bundle, classes, background=...).
-ClassList class_list_of(const std::string& classes, const std::optional<std::string>& background, int max_classes,
-                        bool strict, const Warn& warn);
+ClassList class_list_of(const std::string& classes, const std::optional<std::string>& background, int max_classes, bool strict,
+                        const Warn& warn);
 
 // Raise a UsageError for more classes, background included, than the bundle takes.
 void refuse_too_many(int64_t count, int max_classes);

@@ -59,7 +59,8 @@ TensorPtr FrameDecoder::fresh_seed_scores(const VideoState* before) const {
 TensorPtr FrameDecoder::seen() const {
     if (!graphs_.has_one_tower()) return frame_.working;
     if (frame_.patch_features) return frame_.patch_features;
-    return graphs_.run("attention", Tensors().set("frame", frame_.working)).at("patch_features");  // new classes where no scores were due
+    return graphs_.run("attention", Tensors().set("frame", frame_.working))
+        .at("patch_features");  // new classes where no scores were due
 }
 
 // Scores of the frame before moved to where the picture is now, `keep` of them against the fresh ones.

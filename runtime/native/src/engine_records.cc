@@ -71,7 +71,7 @@ std::vector<SizeRange> read_profile(const Field& profile) {
 struct Demand {
     const char* name;
     std::string here;
-    std::string EngineRecord::*theirs;
+    std::string EngineRecord::* theirs;
 };
 
 [[noreturn]] void refuse_misfit(const std::string& folder, const std::string& stage, const Demand& demand,
@@ -82,8 +82,8 @@ struct Demand {
     if (demand.theirs == &EngineRecord::onnx_sha256)
         fail(NERVE_COMPATIBILITY,
              {"the engine of stage ", name, " was made from another graph than the bundle holds; build it with: ", command});
-    fail(NERVE_COMPATIBILITY, {"the engines of stage ", name, " are for ", demand.name, " ", joined(others), ", this machine has ",
-                               demand.here, "; build one for it with: ", command});
+    fail(NERVE_COMPATIBILITY, {"the engines of stage ", name, " are for ", demand.name, " ", joined(others),
+                               ", this machine has ", demand.here, "; build one for it with: ", command});
 }
 
 bool is_absolute(const char* path) { return path && path[0] == '/'; }
@@ -148,7 +148,8 @@ std::vector<EngineRecord> read_engines(const Field& field) {
     for (const Field& engine : field.elements()) {
         const auto text = [&](const char* key) { return engine.at(key).string(); };
         engines.push_back({text("stage"), text("target"), text("path"), text("onnx_sha256"), text("backend_version"), text("gpu"),
-                           text("os_arch"), engine.has("parity") ? text("parity") : "not run", read_profile(engine.at("profile"))});
+                           text("os_arch"), engine.has("parity") ? text("parity") : "not run",
+                           read_profile(engine.at("profile"))});
     }
     return engines;
 }
@@ -187,14 +188,17 @@ const EngineRecord& approved_engine(const std::string& folder, const Manifest& m
     const EngineRecord& record = fitting_engine(folder, manifest, stage, machine);
     const std::string build = build_command(folder) + " --force";
     if (!ledger_knows(ledger, manifest.files.at(record.path).sha256))
-        fail(NERVE_COMPATIBILITY, {"engine ", record.path, " was not built here by this user, and an engine is executable code; "
-                                   "build it from the bundle's graphs with: ", build});
+        fail(NERVE_COMPATIBILITY, {"engine ", record.path,
+                                   " was not built here by this user, and an engine is executable code; "
+                                   "build it from the bundle's graphs with: ",
+                                   build});
     if (record.parity == "failed")
         fail(NERVE_COMPATIBILITY, {"engine ", record.path, " did not agree with the reference; build it again with: ", build,
                                    ", or use backend=\"ort\""});
     if (record.parity == "not run")
-        fail(NERVE_COMPATIBILITY, {"engine ", record.path, " was never compared with the reference; do it with: nerve-build parity ",
-                                   folder, " --backend tensorrt"});
+        fail(NERVE_COMPATIBILITY,
+             {"engine ", record.path, " was never compared with the reference; do it with: nerve-build parity ", folder,
+              " --backend tensorrt"});
     return record;
 }
 
@@ -214,8 +218,7 @@ std::optional<int> profile_limit(const std::string& folder, const Manifest& mani
         return std::nullopt;  // an error when the stage is opened
     }
     const SizeRange* range = range_of(*record, tensor);
-    if (!range)
-        fail(NERVE_BUNDLE, {"engine ", record->path, " has no profile of ", repr(tensor), "; build it again"});
+    if (!range) fail(NERVE_BUNDLE, {"engine ", record->path, " has no profile of ", repr(tensor), "; build it again"});
     const int64_t most = *std::min_element(range->greatest.begin(), range->greatest.end());
     if (most < 1 || most > CLASSES_LIMIT)
         fail(NERVE_BUNDLE, {"engine ", record->path, " takes ", repr(tensor), " up to ", decimal(most), ", expected 1 to ",

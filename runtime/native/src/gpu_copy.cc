@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <mutex>
-#include <vector>
 #include <string>
+#include <vector>
 
 #include "error.h"
 

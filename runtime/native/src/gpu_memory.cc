@@ -9,7 +9,7 @@ namespace nerve {
 
 namespace {
 
-constexpr size_t BLOCK_STEP_BYTES = 256;               // sizes are multiples of it, so that small tensors share blocks
+constexpr size_t BLOCK_STEP_BYTES = 256;                // sizes are multiples of it, so that small tensors share blocks
 constexpr size_t SPARE_LIMIT_BYTES = size_t{64} << 20;  // and never less than what is in use
 constexpr size_t STAGED_LIMIT_BYTES = size_t{64} << 20;
 
@@ -23,8 +23,7 @@ void check_cuda(cudaError_t error, const char* function) {
     if (error == cudaSuccess) return;
     const std::string what = concat({function, " says ", cudaGetErrorName(error), " (", cudaGetErrorString(error), ")"});
     cudaGetLastError();  // or a later call would say it again
-    if (error == cudaErrorMemoryAllocation)
-        fail(NERVE_RESOURCE, {"the GPU has no room left: ", what, GPU_MEMORY_ADVICE});
+    if (error == cudaErrorMemoryAllocation) fail(NERVE_RESOURCE, {"the GPU has no room left: ", what, GPU_MEMORY_ADVICE});
     fail(NERVE_COMPATIBILITY,
          {"TensorRT cannot use a GPU: ", what, "; check the driver with nvidia-smi, or use backend=\"ort\""});
 }
@@ -123,8 +122,8 @@ std::vector<TensorPtr> Gpu::download(const std::vector<std::shared_ptr<const Gpu
     try {
         for (const std::shared_ptr<const GpuTensor>& tensor : tensors) {
             const size_t bytes = tensor->block.bytes();
-            const auto copy = std::make_shared<PinnedTensor>(tensor->type, tensor->shape,
-                                                             Block(shared_from_this(), MemoryKind::PINNED, bytes));
+            const auto copy =
+                std::make_shared<PinnedTensor>(tensor->type, tensor->shape, Block(shared_from_this(), MemoryKind::PINNED, bytes));
             copies.push_back(copy);
             check_cuda(cudaMemcpyAsync(copy->block.address(), tensor->block.address(), bytes, cudaMemcpyDeviceToHost, stream_),
                        "cudaMemcpyAsync");

@@ -22,7 +22,8 @@ void refuse_missing(const Manifest& manifest, const std::vector<std::string>& st
     for (const std::string& stage : stages)
         if (manifest.stages.count(stage) == 0) missing += (missing.empty() ? "" : ", ") + stage;
     if (!missing.empty())
-        fail(NERVE_BUNDLE, {"the bundle has no graph ", missing, ", which ", option, "=", repr(value), " needs; build it again with this version, or choose another `", option, "`"});
+        fail(NERVE_BUNDLE, {"the bundle has no graph ", missing, ", which ", option, "=", repr(value),
+                            " needs; build it again with this version, or choose another `", option, "`"});
 }
 
 // The stage that gives W between keyframes: from the frame's colours, or else from the keyframe.
@@ -30,7 +31,7 @@ std::string near_affinity(const Manifest& manifest) {
     for (const char* stage : {"local", "local_carried"})
         if (manifest.stages.count(stage) > 0) return stage;
     fail(NERVE_BUNDLE, {"the bundle has no graph local or local_carried, which between='follow' needs; build it again with this "
-                      "version, or choose another `between`"});
+                        "version, or choose another `between`"});
 }
 
 template <typename Named>
@@ -61,7 +62,8 @@ void write_plane(const Level* plane, const Shape& hw, const ReadOutTarget& targe
 template <typename Label, typename Value>
 void write_labels(const Tensor& values, const std::vector<int>& rows, const ReadOutTarget& target) {
     std::vector<Label> table(size_t{ignore_label<Value>()} + 1, ignore_label<Label>());
-    for (size_t place = 0; place < std::min(rows.size(), table.size() - 1); ++place) table[place] = static_cast<Label>(rows[place]);
+    for (size_t place = 0; place < std::min(rows.size(), table.size() - 1); ++place)
+        table[place] = static_cast<Label>(rows[place]);
     std::vector<Label> labels(element_count(values.shape));
     const Value* given = values.values<Value>();
     for (size_t place = 0; place < labels.size(); ++place) labels[place] = table[given[place]];
@@ -72,8 +74,8 @@ void write_labels(const Tensor& values, const std::vector<int>& rows, const Read
 // Raises UsageError: there are more classes than slots.
 std::vector<int64_t> padded_rows(const TextBank& bank, int64_t slots) {
     if (bank.classes > slots)
-        fail(NERVE_USAGE, {decimal(bank.classes), " classes do not fit the ", decimal(slots),
-                           " slots of this engine; name fewer classes"});
+        fail(NERVE_USAGE,
+             {decimal(bank.classes), " classes do not fit the ", decimal(slots), " slots of this engine; name fewer classes"});
     std::vector<int64_t> rows = bank.class_rows;
     rows.reserve(static_cast<size_t>(slots * bank.synonyms));
     for (int64_t place = 0; place < (slots - bank.classes) * bank.synonyms; ++place)
@@ -144,7 +146,8 @@ TensorPtr Graphs::seed_scores(const TensorPtr& seen, const ActiveVocabulary& voc
     return run("scores", inputs).at("seed_scores");
 }
 
-bool Graphs::read_out(TensorPtr scores, const TensorPtr& working, const ActiveVocabulary& vocabulary, const ReadOutTarget& target) {
+bool Graphs::read_out(TensorPtr scores, const TensorPtr& working, const ActiveVocabulary& vocabulary,
+                      const ReadOutTarget& target) {
     const int64_t classes = backend_.class_slots() ? *backend_.class_slots() : vocabulary.bank.classes;
     require_output(*scores, "label_scores", ElementType::FLOAT32, {classes, manifest_.geometry.tokens()});
     std::vector<int> rows(static_cast<size_t>(scores->shape[0]));
@@ -156,8 +159,8 @@ bool Graphs::read_out(TensorPtr scores, const TensorPtr& working, const ActiveVo
                                 vocabulary.bank.has_background);
         scores = backend_.upload(chosen_rows(*scores, rows));
     }
-    const auto [height, width] =
-        readout_size_hw(static_cast<int>(scores->shape[0]), {target.height, target.width}, backend_.readout_limit_px().value_or(0));
+    const auto [height, width] = readout_size_hw(static_cast<int>(scores->shape[0]), {target.height, target.width},
+                                                 backend_.readout_limit_px().value_or(0));
     Tensors inputs;
     inputs.set("label_scores", scores)
         .set("size_hw", HostTensor::of(std::vector<int64_t>{height, width}, {2}))

@@ -50,7 +50,8 @@ class Json {
     std::vector<Json> elements_;
 };
 
-// The value of a text, nested at most `depth_limit` deep, with at most a million values in all. Raises std::invalid_argument, which says where it is none.
+// The value of a text, nested at most `depth_limit` deep, with at most a million values in all. Raises std::invalid_argument,
+// which says where it is none.
 Json parse_json(std::string_view text, int depth_limit);
 
 }  // namespace nerve

@@ -11,15 +11,16 @@
 
 namespace nerve {
 
-constexpr int IGNORE_LABEL = 255;           // no label in labels of one byte
-constexpr int CLASSES_LIMIT_8_BIT = 254;    // most classes of labels of one byte, background included
-constexpr int CLASSES_LIMIT = 65534;        // most classes; labels of two bytes have 65535 for no label
+constexpr int IGNORE_LABEL = 255;                      // no label in labels of one byte
+constexpr int CLASSES_LIMIT_8_BIT = 254;               // most classes of labels of one byte, background included
+constexpr int CLASSES_LIMIT = 65534;                   // most classes; labels of two bytes have 65535 for no label
 constexpr const char* BACKGROUND_NAME = "background";  // of class 0 where the vocabulary has background words
 
 // Bytes of one label of so many classes, background included: 1 or 2. Raises UsageError beyond CLASSES_LIMIT.
 inline size_t label_bytes(int64_t classes) {
     if (classes > CLASSES_LIMIT) {
-        fail(NERVE_USAGE, {decimal(classes), " classes are more than labels can number, expected at most ", decimal(CLASSES_LIMIT)});
+        fail(NERVE_USAGE,
+             {decimal(classes), " classes are more than labels can number, expected at most ", decimal(CLASSES_LIMIT)});
     }
     return classes <= CLASSES_LIMIT_8_BIT ? 1 : 2;
 }

@@ -44,14 +44,14 @@ int read_size(const Field& field) {
 void read_sides(const Field& field, int (&hw)[2]) {
     const std::vector<Field> sides = field.elements();
     for (size_t place = 0; place < 2; ++place) {
-        if (place >= sides.size()) throw InvalidField{concat({field.where(), ".", decimal(static_cast<int64_t>(place))}), "Field required"};
+        if (place >= sides.size())
+            throw InvalidField{concat({field.where(), ".", decimal(static_cast<int64_t>(place))}), "Field required"};
         const int64_t side = sides[place].integer();
         if (side <= 0) sides[place].refuse({"Input should be greater than 0"});
         if (side > SIDE_LIMIT) sides[place].refuse({"Input should be less than or equal to ", decimal(SIDE_LIMIT)});
         hw[place] = static_cast<int>(side);
     }
-    if (sides.size() > 2)
-        field.refuse({"Tuple should have at most 2 items after validation, not ", decimal(sides.size())});
+    if (sides.size() > 2) field.refuse({"Tuple should have at most 2 items after validation, not ", decimal(sides.size())});
 }
 
 double read_probability(const Field& field) {
@@ -124,7 +124,8 @@ void read_baked(const Field& field, Method& method) {
     for (const Field& value : field.values()) {
         const Json& json = value.json();
         const auto all = [&json](bool (Json::*fits)() const) {
-            return std::all_of(json.elements().begin(), json.elements().end(), [fits](const Json& entry) { return (entry.*fits)(); });
+            return std::all_of(json.elements().begin(), json.elements().end(),
+                               [fits](const Json& entry) { return (entry.*fits)(); });
         };
         const bool is_list = json.is_array() && (all(&Json::is_integer) || all(&Json::is_string));
         if (!is_list && !json.is_string() && !json.is_number() && !json.is_boolean())
@@ -236,7 +237,9 @@ Manifest read_manifest(const Field& document) {
     manifest.files = read_files(document.at("files"));
     if (document.has("manifest_sha256") && !document.at("manifest_sha256").json().is_null())
         document.at("manifest_sha256").sha256();
-    document.refuse_others("format_version preset random_seed opset precision plan_key geometry method vocabulary stages weights engines tool_versions files manifest_sha256");
+    document.refuse_others(
+        "format_version preset random_seed opset precision plan_key geometry method vocabulary stages weights engines "
+        "tool_versions files manifest_sha256");
     check_whole(document, manifest);
     return manifest;
 }

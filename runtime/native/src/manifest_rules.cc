@@ -10,6 +10,7 @@ namespace nerve {
 
 namespace {
 
+constexpr size_t TEMPLATE_LIMIT = 1000;  // characters, as of a word
 constexpr int64_t TENSOR_ELEMENTS_LIMIT = int64_t{1} << 31;
 const char* const UNPORTABLE = "\\:*?\"<>|";  // not allowed in names on every system, or of a meaning of their own
 
@@ -81,7 +82,8 @@ bool agree(const std::vector<Axis>& axes, const std::vector<int64_t>& sizes) {
 
 [[noreturn]] void refuse_value(const Field& field, Parts parts) { field.refuse({"Value error, ", concat(parts)}); }
 
-void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor, const std::vector<KnownShape>& shapes) {
+void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor,
+                const std::vector<KnownShape>& shapes) {
     std::string texts;
     for (const KnownShape& shape : shapes) {
         if (tensor.name != shape.name) continue;
@@ -99,7 +101,8 @@ void check_labels(const Field& document, const Manifest& manifest) {
     for (const auto& [stage, record] : manifest.stages)
         for (const TensorSpec& tensor : record.outputs)
             if (tensor.name == "labels" && tensor.dtype != expected)
-                refuse_value(document, {"tensor 'labels' of stage ", repr(stage), " is ", tensor.dtype, ", up to ", decimal(classes), " classes need ", expected});
+                refuse_value(document, {"tensor 'labels' of stage ", repr(stage), " is ", tensor.dtype, ", up to ",
+                                        decimal(classes), " classes need ", expected});
 }
 
 std::vector<std::string> named_files(const Manifest& manifest) {
@@ -190,7 +193,8 @@ void check_tensor_sizes(const Field& stage, const StageRecord& record) {
                 if (!axis.is_fixed) continue;
                 elements = axis.size < 1 || axis.size > TENSOR_ELEMENTS_LIMIT / elements ? 0 : elements * axis.size;
                 if (elements == 0)
-                    refuse_value(stage, {"tensor ", repr(tensor.name), " has axes ", axes_text(tensor.axes), ", which no tensor of ours has"});
+                    refuse_value(stage, {"tensor ", repr(tensor.name), " has axes ", axes_text(tensor.axes),
+                                         ", which no tensor of ours has"});
             }
         }
     }
@@ -206,8 +210,14 @@ void check_templates(const Field& vocabulary, const VocabularyRecord& record) {
         };
         if (templates.empty() || std::any_of(templates.begin(), templates.end(), holds_no_place)) {
             const size_t shown = std::min<size_t>(3, templates.size());
-            refuse_value(vocabulary, {"template set ", repr(name), " needs templates, each with {} once, it has ", repr(std::vector<std::string>(templates.begin(), templates.begin() + shown))});
+            refuse_value(vocabulary, {"template set ", repr(name), " needs templates, each with {} once, it has ",
+                                      repr(std::vector<std::string>(templates.begin(), templates.begin() + shown))});
         }
+        size_t longest = 0;
+        for (const std::string& text : templates) longest = std::max(longest, decode_leniently(text).size());
+        if (longest > TEMPLATE_LIMIT)
+            refuse_value(vocabulary, {"template set ", repr(name), " has a template of ", decimal(static_cast<int64_t>(longest)),
+                                      " characters, expected at most ", decimal(int64_t{TEMPLATE_LIMIT})});
     }
 }
 
@@ -229,8 +239,7 @@ void check_whole(const Field& document, const Manifest& manifest) {
     for (const std::string& path : named_files(manifest))
         if (manifest.files.count(path) == 0) named.insert(path);
     unlisted.assign(named.begin(), named.end());
-    if (!unlisted.empty())
-        refuse_value(document, {"files ", repr(unlisted), " are named but not listed under 'files'"});
+    if (!unlisted.empty()) refuse_value(document, {"files ", repr(unlisted), " are named but not listed under 'files'"});
     const std::vector<KnownShape> shapes = known_shapes(manifest.geometry);
     for (const auto& [stage, record] : manifest.stages) {
         for (const TensorSpec& tensor : record.inputs) check_axes(document, stage, tensor, shapes);

@@ -45,12 +45,13 @@ class MotionTracker {
     std::vector<Place> token_places(const std::vector<Place>& places) const;
     std::vector<float> shares(const std::vector<float>& pixels) const;
     int64_t token_at(float x, float y) const;
-    std::vector<float> matches(const std::vector<uint8_t>& grey, const std::vector<uint8_t>& other, const std::vector<Place>& at) const;
+    std::vector<float> matches(const std::vector<uint8_t>& grey, const std::vector<uint8_t>& other,
+                               const std::vector<Place>& at) const;
     void set_nearest(const std::vector<Place>& origins, Motion& motion) const;
     void set_around(const std::vector<Place>& places, const std::vector<float>& seen, Motion& motion) const;
 
     std::array<int, 2> grid_hw_, grey_hw_;
-    std::vector<Place> identity_;  // each pixel's own place
+    std::vector<Place> identity_;               // each pixel's own place
     std::vector<uint8_t> previous_, keyframe_;  // empty: none
     std::vector<Place> origins_;                // empty: none
 };

@@ -10,6 +10,7 @@
 #include "error.h"
 #include "labels.h"
 #include "segmenter.h"
+#include "unicode.h"
 
 struct nerve_segmenter {
     std::unique_ptr<nerve::Segmenter> segmenter;
@@ -34,7 +35,7 @@ struct LastError {
     void set(const char* given) noexcept {
         fixed = nullptr;
         try {
-            message = given;
+            message = encode_utf8(decode_leniently(given));  // ONNX Runtime quotes the bytes of a broken graph
         } catch (const std::bad_alloc&) {
             fixed = "memory ran out; use smaller frames or fewer classes";
         }
@@ -73,7 +74,8 @@ void require(bool given, const char* what) {
 
 void check_struct_size(const char* what, size_t size, size_t oldest) {
     if (size < oldest || size > LARGEST_STRUCT_BYTES)
-        fail(NERVE_USAGE, {what, ".struct_size is ", decimal(size), ", expected sizeof(nerve_", what, "), at least ", decimal(oldest)});
+        fail(NERVE_USAGE,
+             {what, ".struct_size is ", decimal(size), ", expected sizeof(nerve_", what, "), at least ", decimal(oldest)});
 }
 
 nerve_params default_params() {
@@ -96,7 +98,8 @@ nerve_params known_params(const nerve_params* given) {
     const auto* bytes = reinterpret_cast<const unsigned char*>(given);
     for (size_t place = sizeof params; place < given->struct_size; ++place)
         if (bytes[place] != 0)
-            fail(NERVE_USAGE, {"params has an option that this library, version ", nerve_version(), ", does not know; use the library that the program was built for"});
+            fail(NERVE_USAGE, {"params has an option that this library, version ", nerve_version(),
+                               ", does not know; use the library that the program was built for"});
     return params;
 }
 
@@ -106,9 +109,11 @@ VideoFrame checked_frame(const nerve_frame* frame) {
     require(frame->pixels, "frame.pixels");
     const int64_t height = frame->height, width = frame->width;
     if (height < 1 || width < 1 || height * width > FRAME_PIXELS_LIMIT)
-        fail(NERVE_USAGE, {"the frame is ", decimal(width), " x ", decimal(height), " pixels, expected 1 to ", decimal(FRAME_PIXELS_LIMIT), " in all"});
+        fail(NERVE_USAGE, {"the frame is ", decimal(width), " x ", decimal(height), " pixels, expected 1 to ",
+                           decimal(FRAME_PIXELS_LIMIT), " in all"});
     if (frame->stride < 3 * width && frame->stride > -3 * width)
-        fail(NERVE_USAGE, {"frame.stride is ", decimal(frame->stride), " bytes, expected at least 3 * width = ", decimal(3 * width)});
+        fail(NERVE_USAGE,
+             {"frame.stride is ", decimal(frame->stride), " bytes, expected at least 3 * width = ", decimal(3 * width)});
     if (frame->format != NERVE_RGB && frame->format != NERVE_BGR)
         fail(NERVE_USAGE, {"frame.format is ", decimal(frame->format), ", expected NERVE_RGB or NERVE_BGR"});
     const ImageView picture = {frame->pixels, frame->height, frame->width, frame->stride, frame->format == NERVE_BGR};
@@ -125,9 +130,7 @@ const Segmenter& opened(const nerve_segmenter* segmenter) {
     return *segmenter->segmenter;
 }
 
-std::array<int, 2> motion_hw(const Geometry& geometry) {
-    return motion_size_hw(geometry.working_hw[0], geometry.working_hw[1]);
-}
+std::array<int, 2> motion_hw(const Geometry& geometry) { return motion_size_hw(geometry.working_hw[0], geometry.working_hw[1]); }
 
 void segment(nerve_segmenter* handle, const nerve_frame* given, nerve_result* result) {
     const auto started = std::chrono::steady_clock::now();
@@ -139,7 +142,8 @@ void segment(nerve_segmenter* handle, const nerve_frame* given, nerve_result* re
     const ImageView& picture = frame.picture;
     const size_t needed = size_t(picture.height) * size_t(picture.width) * nerve_label_bytes(handle);
     if (result->labels_bytes < needed)
-        fail(NERVE_USAGE, {"result.labels has room for ", decimal(result->labels_bytes), " bytes, the labels of this frame take ", decimal(needed)});
+        fail(NERVE_USAGE, {"result.labels has room for ", decimal(result->labels_bytes), " bytes, the labels of this frame take ",
+                           decimal(needed)});
     const ReadOutTarget target = {picture.height, picture.width, result->labels, result->confidence};
     const FrameRecord record = segmenter.segment(frame, target);
     result->valid = record.valid;
@@ -244,7 +248,9 @@ const char* nerve_class_name(const nerve_segmenter* segmenter, int32_t label) {
     return segmenter->segmenter->class_names()[static_cast<size_t>(label)].c_str();
 }
 
-size_t nerve_label_bytes(const nerve_segmenter* segmenter) { return nerve_class_count(segmenter) <= nerve::CLASSES_LIMIT_8_BIT ? 1 : 2; }
+size_t nerve_label_bytes(const nerve_segmenter* segmenter) {
+    return nerve_class_count(segmenter) <= nerve::CLASSES_LIMIT_8_BIT ? 1 : 2;
+}
 
 const char* nerve_description(const nerve_segmenter* segmenter) {
     return segmenter ? segmenter->segmenter->bundle().description.c_str() : "";

@@ -96,7 +96,8 @@ TensorPtr NvinferBackend::upload(std::shared_ptr<const HostTensor> tensor) {
 std::unique_ptr<Backend> open_nvinfer_backend(const std::string& folder, const Manifest& manifest, int device) {
     const std::string version = library_version();
     if (getInferLibMajorVersion() < OLDEST_MAJOR || getInferLibMajorVersion() > NEWEST_MAJOR)
-        fail(NERVE_COMPATIBILITY, {"TensorRT ", version, " is installed, expected version 10 or 11; install one with: "
+        fail(NERVE_COMPATIBILITY, {"TensorRT ", version,
+                                   " is installed, expected version 10 or 11; install one with: "
                                    "pip install 'nerve-deploy[trt]'"});
     const auto state = std::shared_ptr<NvinferState>(new NvinferState{std::make_shared<Gpu>(device), {}, {}});
     state->runtime.reset(nvinfer1::createInferRuntime(state->logger));

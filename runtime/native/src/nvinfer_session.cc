@@ -154,7 +154,8 @@ void NvinferSession::check_names() const {
     }
     for (const TensorSpec& spec : record_.inputs) said_inputs.push_back(spec.name);
     for (const TensorSpec& spec : record_.outputs) said_outputs.push_back(spec.name);
-    for (std::vector<std::string>* names : {&inputs, &outputs, &said_inputs, &said_outputs}) std::sort(names->begin(), names->end());
+    for (std::vector<std::string>* names : {&inputs, &outputs, &said_inputs, &said_outputs})
+        std::sort(names->begin(), names->end());
     if (inputs != said_inputs || outputs != said_outputs)
         refuse_mismatch({"has inputs ", repr(inputs), " and outputs ", repr(outputs)});
 }
@@ -180,9 +181,11 @@ void NvinferSession::check_profile() const {
         const char* name = spec.name.c_str();
         const SizeRange* said = range_of(engine_record_, spec.name);
         if (has_free_axes(shape_of(engine_->getTensorShape(name)))) {
-            const auto sizes = [&](nvinfer1::OptProfileSelector which) { return shape_of(engine_->getProfileShape(name, 0, which)); };
-            const SizeRange range = {spec.name, sizes(nvinfer1::OptProfileSelector::kMIN), sizes(nvinfer1::OptProfileSelector::kOPT),
-                                     sizes(nvinfer1::OptProfileSelector::kMAX)};
+            const auto sizes = [&](nvinfer1::OptProfileSelector which) {
+                return shape_of(engine_->getProfileShape(name, 0, which));
+            };
+            const SizeRange range = {spec.name, sizes(nvinfer1::OptProfileSelector::kMIN),
+                                     sizes(nvinfer1::OptProfileSelector::kOPT), sizes(nvinfer1::OptProfileSelector::kMAX)};
             const std::string takes = range_text(range);
             const std::string listed = said ? range_text(*said) : "None";
             if (takes != listed) refuse_mismatch({"takes ", repr(spec.name), " in ", takes, ", the manifest says ", listed});
@@ -190,8 +193,8 @@ void NvinferSession::check_profile() const {
             const bool is_value = spec.name == SHAPE_INPUT && spec.axes.size() == 1 && spec.axes[0].is_fixed;
             const size_t expected = is_value ? static_cast<size_t>(spec.axes[0].size) : spec.axes.size();
             if (said->least.size() != expected)
-                refuse_mismatch({"takes ", repr(spec.name), " as ", spec_text(spec), ", the manifest has the profile ",
-                                 range_text(*said)});
+                refuse_mismatch(
+                    {"takes ", repr(spec.name), " as ", spec_text(spec), ", the manifest has the profile ", range_text(*said)});
         }
     }
 }
@@ -321,8 +324,7 @@ void NvinferSession::set_size(const Tensor& size) {
 void NvinferSession::require(bool succeeded, Parts what) const {
     if (succeeded) return;
     const std::string message = state_->logger.last_errors();
-    if (is_out_of_memory(message))
-        fail(NERVE_RESOURCE, {"stage ", repr(stage_), ": ", message, GPU_MEMORY_ADVICE});
+    if (is_out_of_memory(message)) fail(NERVE_RESOURCE, {"stage ", repr(stage_), ": ", message, GPU_MEMORY_ADVICE});
     fail(NERVE_BUNDLE, {"stage ", repr(stage_), " failed at ", concat(what), ": ", message,
                         "; build the engine again, or report it with this line"});
 }

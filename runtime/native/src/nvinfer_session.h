@@ -71,7 +71,7 @@ class NvinferSession : public Session {
     const std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     const std::unique_ptr<nvinfer1::IExecutionContext> context_;
     std::vector<Shape> input_shapes_, output_shapes_;  // in the record's order, as the context knows them; empty: it does not
-    std::optional<Block> size_;                                  // value of the input that the engine reads on the host
+    std::optional<Block> size_;                        // value of the input that the engine reads on the host
     Shape size_hw_;
 };
 

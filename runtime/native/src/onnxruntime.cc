@@ -32,9 +32,9 @@ std::string one_line(const std::string& text) {
 }
 
 const char* code_name(OrtErrorCode code) {
-    constexpr const char* NAMES[] = {"SUCCESS",      "FAIL",           "INVALID_ARGUMENT", "NO_SUCHFILE",
-                                     "NO_MODEL",     "ENGINE_ERROR",   "RUNTIME_EXCEPTION", "INVALID_PROTOBUF",
-                                     "MODEL_LOADED", "NOT_IMPLEMENTED", "INVALID_GRAPH",     "EP_FAIL"};
+    constexpr const char* NAMES[] = {
+        "SUCCESS",          "FAIL",         "INVALID_ARGUMENT", "NO_SUCHFILE",   "NO_MODEL", "ENGINE_ERROR", "RUNTIME_EXCEPTION",
+        "INVALID_PROTOBUF", "MODEL_LOADED", "NOT_IMPLEMENTED",  "INVALID_GRAPH", "EP_FAIL"};
     const auto number = static_cast<size_t>(code);
     return number < sizeof NAMES / sizeof *NAMES ? NAMES[number] : "GENERAL ERROR";
 }
@@ -54,7 +54,8 @@ OnnxRuntime open_library(const std::string& path) {
     runtime.version = base->GetVersionString();
     runtime.api = base->GetApi(ORT_API_VERSION);
     if (!runtime.api)
-        fail(NERVE_COMPATIBILITY, {runtime.name(), " is older than the API that this library was built for, version ", decimal(ORT_API_VERSION), REMEDY});
+        fail(NERVE_COMPATIBILITY, {runtime.name(), " is older than the API that this library was built for, version ",
+                                   decimal(ORT_API_VERSION), REMEDY});
     const std::string message =
         take_message(*runtime.api, runtime.api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "nerve", &runtime.environment));
     if (!message.empty()) fail(NERVE_COMPATIBILITY, {runtime.name(), " cannot start: ", message});

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <mutex>
 
-#include "gpu_copy.h"
 #include "error.h"
+#include "gpu_copy.h"
 #include "unicode.h"
 
 namespace nerve {
@@ -17,10 +17,11 @@ constexpr const char* FALLBACK_PHRASE = "fallback to CPU EP has been explicitly 
 using Phrases = std::initializer_list<const char*>;
 
 constexpr Phrases NOT_SUPPORTED_PHRASES = {"NOT_IMPLEMENTED", "opset", "ir_version", "IR version",
-                                                 "is not a registered function/op"};
+                                           "is not a registered function/op"};
 
 bool holds_any(const std::string& text, Phrases phrases) {
-    return std::any_of(phrases.begin(), phrases.end(), [&](const char* phrase) { return text.find(phrase) != std::string::npos; });
+    return std::any_of(phrases.begin(), phrases.end(),
+                       [&](const char* phrase) { return text.find(phrase) != std::string::npos; });
 }
 
 const char* provider_name(nerve_provider provider) {
@@ -75,7 +76,11 @@ class OrtTensor : public Tensor {
    public:
     OrtTensor(OrtStatePtr state, ElementType type, Shape shape, OrtOwned<OrtValue> value, const void* memory,
               std::shared_ptr<const void> kept)
-        : Tensor(type, std::move(shape)), state_(std::move(state)), kept_(std::move(kept)), value_(std::move(value)), memory_(memory) {}
+        : Tensor(type, std::move(shape)),
+          state_(std::move(state)),
+          kept_(std::move(kept)),
+          value_(std::move(value)),
+          memory_(memory) {}
 
     const void* host_view() const override { return memory_; }
     OrtValue* value() const { return value_.get(); }
@@ -90,9 +95,9 @@ class OrtTensor : public Tensor {
 OrtOwned<OrtValue> value_of_host(const OrtState& state, const Tensor& tensor) {
     return state.make<OrtValue>(state.api.ReleaseValue, [&](OrtValue** value) {
         // The graphs read their inputs only; the C API has no const.
-        return state.api.CreateTensorWithDataAsOrtValue(
-            state.host_memory.get(), const_cast<void*>(tensor.host_view()), element_count(tensor.shape) * element_bytes(tensor.type),
-            tensor.shape.data(), tensor.shape.size(), ort_type(tensor.type), value);
+        return state.api.CreateTensorWithDataAsOrtValue(state.host_memory.get(), const_cast<void*>(tensor.host_view()),
+                                                        element_count(tensor.shape) * element_bytes(tensor.type),
+                                                        tensor.shape.data(), tensor.shape.size(), ort_type(tensor.type), value);
     });
 }
 
@@ -146,7 +151,8 @@ void OrtGraph::check_names() const {
     const std::vector<std::string> outputs = names(state_->api.SessionGetOutputCount, state_->api.SessionGetOutputName);
     const std::vector<std::string> said_inputs = of_specs(record_.inputs), said_outputs = of_specs(record_.outputs);
     if (inputs != said_inputs || outputs != said_outputs)
-        fail(NERVE_BUNDLE, {"stage ", repr(stage_), " has inputs ", repr(inputs), " and outputs ", repr(outputs), ", the manifest says ", repr(said_inputs), " and ", repr(said_outputs), "; rebuild the bundle"});
+        fail(NERVE_BUNDLE, {"stage ", repr(stage_), " has inputs ", repr(inputs), " and outputs ", repr(outputs),
+                            ", the manifest says ", repr(said_inputs), " and ", repr(said_outputs), "; rebuild the bundle"});
 }
 
 Tensors OrtGraph::compute(const Tensors& inputs, Names host) {
@@ -186,7 +192,8 @@ Tensors OrtGraph::compute(const Tensors& inputs, Names host) {
 TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, bool readable) const {
     const OrtApi& api = state_->api;
     const auto info = state_->make<OrtTensorTypeAndShapeInfo>(
-        api.ReleaseTensorTypeAndShapeInfo, [&](OrtTensorTypeAndShapeInfo** made) { return api.GetTensorTypeAndShape(value.get(), made); });
+        api.ReleaseTensorTypeAndShapeInfo,
+        [&](OrtTensorTypeAndShapeInfo** made) { return api.GetTensorTypeAndShape(value.get(), made); });
     ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     size_t rank = 0;
     state_->require(api.GetTensorElementType(info.get(), &type));
@@ -195,7 +202,8 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
     state_->require(api.GetDimensions(info.get(), shape.data(), rank));
     const ElementType expected = element_type(spec.dtype);
     if (type != ort_type(expected))
-        fail(NERVE_BUNDLE, {"stage ", repr(stage_), " ", repr(spec.name), " is of ONNX element type ", decimal(type), ", expected ", spec.dtype, "; the graph is not what its manifest says, rebuild the bundle"});
+        fail(NERVE_BUNDLE, {"stage ", repr(stage_), " ", repr(spec.name), " is of ONNX element type ", decimal(type),
+                            ", expected ", spec.dtype, "; the graph is not what its manifest says, rebuild the bundle"});
     void* memory = nullptr;
     if (readable) state_->require(api.GetTensorMutableData(value.get(), &memory));
     return std::make_shared<OrtTensor>(state_, expected, std::move(shape), std::move(value), memory, session_);
@@ -203,8 +211,10 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
 
 Error OrtGraph::run_error(const std::string& message) const {
     if (is_out_of_memory(message))
-        return Error(NERVE_RESOURCE, concat({"stage ", repr(stage_), " ran out of memory: ", message, "; use smaller frames or fewer classes"}));
-    return Error(NERVE_BUNDLE, concat({"stage ", repr(stage_), " failed: ", message, "; rebuild the bundle, or report it with this line"}));
+        return Error(NERVE_RESOURCE,
+                     concat({"stage ", repr(stage_), " ran out of memory: ", message, "; use smaller frames or fewer classes"}));
+    return Error(NERVE_BUNDLE,
+                 concat({"stage ", repr(stage_), " failed: ", message, "; rebuild the bundle, or report it with this line"}));
 }
 
 class OrtBackend : public Backend {
@@ -227,7 +237,7 @@ class OrtBackend : public Backend {
 
     const OrtStatePtr state_;
     std::mutex mutex_;  // of the two below: segmenters that share graphs set their classes in threads of their own
-    std::shared_ptr<OrtSession> opened_;  // the latest
+    std::shared_ptr<OrtSession> opened_;           // the latest
     std::shared_ptr<OrtAllocator> gpu_allocator_;  // of a session; tensors that it gave memory to keep it
 };
 
@@ -275,7 +285,8 @@ std::unique_ptr<Session> OrtBackend::open_session(const std::string& stage) {
     append_provider(options.get());
     OrtSession* session = nullptr;
     const std::string path = concat({state_->folder, "/", record.onnx});
-    const std::string message = take_message(api, api.CreateSession(state_->runtime.environment, path.c_str(), options.get(), &session));
+    const std::string message =
+        take_message(api, api.CreateSession(state_->runtime.environment, path.c_str(), options.get(), &session));
     if (!message.empty()) throw open_error(record.onnx, message);
     const std::shared_ptr<OrtSession> owned(session, api.ReleaseSession);
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -288,18 +299,22 @@ Error OrtBackend::open_error(const std::string& file, const std::string& message
     const std::string name = file.substr(file.rfind('/') + 1);
     if (is_out_of_memory(message)) return Error(NERVE_RESOURCE, concat({"not enough memory to open ", name, ": ", message}));
     if (message.find(FALLBACK_PHRASE) != std::string::npos)
-        return Error(NERVE_COMPATIBILITY, concat({name, " would not run on ", provider, " alone, as asked: ", message, "; check the driver and libraries of the GPU, or use providers=\"cpu\""}));
+        return Error(NERVE_COMPATIBILITY, concat({name, " would not run on ", provider, " alone, as asked: ", message,
+                                                  "; check the driver and libraries of the GPU, or use providers=\"cpu\""}));
     if (!holds_any(message, NOT_SUPPORTED_PHRASES))
         return Error(NERVE_BUNDLE, concat({name, " is not a graph that onnxruntime can open: ", message, "; rebuild it"}));
     if (state_->manifest.precision == "bf16")
-        return Error(NERVE_COMPATIBILITY, concat({library, " cannot run ", name, " in bf16 on ", provider, "; compile engines from this bundle, or build one with --precision fp16"}));
-    return Error(NERVE_COMPATIBILITY, concat({library, " cannot run ", name, " (opset ", decimal(state_->manifest.opset), "): ", message, "; update onnxruntime, or build the bundle with --opset 20"}));
+        return Error(NERVE_COMPATIBILITY, concat({library, " cannot run ", name, " in bf16 on ", provider,
+                                                  "; compile engines from this bundle, or build one with --precision fp16"}));
+    return Error(NERVE_COMPATIBILITY, concat({library, " cannot run ", name, " (opset ", decimal(state_->manifest.opset),
+                                              "): ", message, "; update onnxruntime, or build the bundle with --opset 20"}));
 }
 
 TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
     const OrtApi& api = state_->api;
     if (!state_->on_gpu())
-        return std::make_shared<OrtTensor>(state_, tensor->type, tensor->shape, value_of_host(*state_, *tensor), tensor->host_view(), tensor);
+        return std::make_shared<OrtTensor>(state_, tensor->type, tensor->shape, value_of_host(*state_, *tensor),
+                                           tensor->host_view(), tensor);
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!gpu_allocator_) {
         OrtAllocator* made = nullptr;
@@ -308,7 +323,8 @@ TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
         gpu_allocator_.reset(made, [release, session = opened_](OrtAllocator* allocator) { release(allocator); });
     }
     auto value = state_->make<OrtValue>(api.ReleaseValue, [&](OrtValue** made) {
-        return api.CreateTensorAsOrtValue(gpu_allocator_.get(), tensor->shape.data(), tensor->shape.size(), ort_type(tensor->type), made);
+        return api.CreateTensorAsOrtValue(gpu_allocator_.get(), tensor->shape.data(), tensor->shape.size(),
+                                          ort_type(tensor->type), made);
     });
     void* memory = nullptr;
     state_->require(api.GetTensorMutableData(value.get(), &memory));
@@ -329,7 +345,8 @@ void check_provider(const OnnxRuntime& runtime, const std::string& provider) {
     }
     take_message(*runtime.api, runtime.api->ReleaseAvailableProviders(names, count));
     if (!found)
-        fail(NERVE_COMPATIBILITY, {runtime.name(), " has no ", provider, ", only ", listed, "; install it with: pip uninstall onnxruntime && pip install \"nerve-deploy[ort-gpu]\""});
+        fail(NERVE_COMPATIBILITY, {runtime.name(), " has no ", provider, ", only ", listed,
+                                   "; install it with: pip uninstall onnxruntime && pip install \"nerve-deploy[ort-gpu]\""});
 }
 
 }  // namespace

@@ -57,7 +57,8 @@ std::vector<int> within_bounds(const float* label_scores, int classes, const Blo
     Plane narrow((blocks.rows + blocks.block_height - 1) * blocks.columns), picked(blocks.count()), best(blocks.count());
     for (int label = 0; label < classes; ++label) {
         pick_over_blocks(label_scores + size_t(label) * blocks.tokens, blocks, less, narrow, picked);
-        for (size_t block = 0; block < best.size(); ++block) best[block] = label ? more(best[block], picked[block]) : picked[block];
+        for (size_t block = 0; block < best.size(); ++block)
+            best[block] = label ? more(best[block], picked[block]) : picked[block];
     }
     for (float& least : best) least -= ROUNDING;
     std::vector<int> labels;
@@ -100,8 +101,7 @@ std::vector<Leading> leading_classes(const std::vector<const float*>& maps, cons
             for (size_t y = 0; y < blocks.rows; ++y)
                 for (size_t x = 0; x < blocks.columns; ++x) sums[y * blocks.columns + x] += seen[y * blocks.width + x];
         }
-        for (size_t block = 0; block < sums.size(); ++block)
-            leading[block].add(map, sums[block] / float(blocks.block_tokens()));
+        for (size_t block = 0; block < sums.size(); ++block) leading[block].add(map, sums[block] / float(blocks.block_tokens()));
     }
     return leading;
 }

@@ -105,7 +105,8 @@ std::vector<uint8_t> shrink_by_weights(const ImageView& picture, const AreaAxis&
     return shrunk;
 }
 
-void add_two_rows(const uint8_t* __restrict__ upper, const uint8_t* __restrict__ lower, size_t count, uint16_t* __restrict__ sums) {
+void add_two_rows(const uint8_t* __restrict__ upper, const uint8_t* __restrict__ lower, size_t count,
+                  uint16_t* __restrict__ sums) {
     size_t at = 0;
     for (; at + CHUNK <= count; at += CHUNK)
         for (size_t i = 0; i < CHUNK; ++i) sums[at + i] = uint16_t(upper[at + i] + lower[at + i]);
@@ -141,7 +142,7 @@ std::vector<uint8_t> shrink_by_whole(const ImageView& picture, int height, int w
     shrunk.reserve(size_t(height) * size_t(width) * COLOURS);
     for (int y = 0; y < height; ++y) {
         std::fill(sums.begin(), sums.end(), 0U);
-        for (int i = 0; i < down; ++i) 
+        for (int i = 0; i < down; ++i)
             add_row(picture.pixels + picture.stride * (std::ptrdiff_t(y) * down + i), sums.size(), sums.data());
         const uint32_t* block = sums.data();
         for (int x = 0; x < width; ++x, block += size_t(across) * COLOURS) {
@@ -189,7 +190,8 @@ std::vector<float> average_by_whole(const float* values, int columns, int channe
     return averages;
 }
 
-std::vector<float> average_by_weights(const float* values, int columns, int channels, const AreaAxis& rows, const AreaAxis& across) {
+std::vector<float> average_by_weights(const float* values, int columns, int channels, const AreaAxis& rows,
+                                      const AreaAxis& across) {
     const size_t height = rows.starts.size() - 1, width = across.starts.size() - 1, each = size_t(channels);
     std::vector<float> averages(height * width * each, 0.0F), narrow(width * each);
     for (size_t y = 0; y < height; ++y) {
@@ -222,8 +224,7 @@ std::vector<float> resize_by_area(const float* values, int rows, int columns, in
         return std::vector<float>(values, values + size_t(rows) * size_t(columns) * size_t(channels));
     if (rows < height || columns < width) return blend_by_area(values, rows, columns, channels, height, width);
     const AreaAxis down(rows, height), across(columns, width);
-    if (down.whole && across.whole)
-        return average_by_whole(values, columns, channels, height, width, down.whole, across.whole);
+    if (down.whole && across.whole) return average_by_whole(values, columns, channels, height, width, down.whole, across.whole);
     return average_by_weights(values, columns, channels, down, across);
 }
 

@@ -139,8 +139,7 @@ std::vector<float> blend_by_area(const float* values, int rows, int columns, int
     enlarged.reserve(size_t(height) * row_values);
     for (const Blend& row : area_axis(rows, height)) {
         const std::vector<float> above = blended_row(row.first), below = blended_row(row.second);
-        for (size_t at = 0; at < row_values; ++at)
-            enlarged.push_back(above[at] * (1 - row.share) + below[at] * row.share);
+        for (size_t at = 0; at < row_values; ++at) enlarged.push_back(above[at] * (1 - row.share) + below[at] * row.share);
     }
     return enlarged;
 }

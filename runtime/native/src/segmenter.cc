@@ -33,8 +33,12 @@ void check_choice(const char* name, int value, int most) {
 
 Temporal chosen_temporal(const nerve_params& params) {
     check_choice("between", params.between, NERVE_HOLD);
-    const Temporal temporal = {params.keyframe_every, params.longest_s,    static_cast<nerve_between>(params.between),
-                               params.scores_every,   params.smoothing, params.change,
+    const Temporal temporal = {params.keyframe_every,
+                               params.longest_s,
+                               static_cast<nerve_between>(params.between),
+                               params.scores_every,
+                               params.smoothing,
+                               params.change,
                                params.cut};
     temporal.check();
     return temporal;
@@ -57,7 +61,7 @@ std::unique_ptr<Backend> open_backend(const std::string& folder, const Manifest&
         return open_nvinfer_backend(folder, manifest, params.device);
 #else
         fail(NERVE_COMPATIBILITY, {"this library was built without TensorRT's headers, so it cannot run engines; use "
-                                 "NERVE_TENSORRT, ONNX Runtime's own, or build it where NvInfer.h is found"});
+                                   "NERVE_TENSORRT, ONNX Runtime's own, or build it where NvInfer.h is found"});
 #endif
     }
     OrtOptions options;
@@ -118,8 +122,7 @@ TextBank TextEncoder::of_classes(const std::string& classes, const std::optional
 
 std::vector<float> TextEncoder::encode(const std::vector<std::string>& prompts, const Warn& warn) {
     const VocabularyRecord& record = manifest_.vocabulary;
-    if (!tokenizer_)
-        tokenizer_ = std::make_unique<PromptTokenizer>(verify_file(folder_, manifest_, record.tokenizer), record);
+    if (!tokenizer_) tokenizer_ = std::make_unique<PromptTokenizer>(verify_file(folder_, manifest_, record.tokenizer), record);
     const std::vector<int64_t> ids = tokenizer_->encode(prompts, strict_, warn);
     if (!session_) session_ = backend_.open_session("text");
     const auto count = static_cast<int64_t>(prompts.size());

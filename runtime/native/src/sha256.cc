@@ -65,8 +65,7 @@ void add_blocks_plainly(uint32_t* state, const uint8_t* blocks, size_t count) {
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-__attribute__((target("sha,sse4.1"))) void add_blocks_with_instructions(uint32_t* state, const uint8_t* blocks,
-                                                                          size_t count) {
+__attribute__((target("sha,sse4.1"))) void add_blocks_with_instructions(uint32_t* state, const uint8_t* blocks, size_t count) {
     const __m128i big_endian = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
     const auto lanes = [](uint32_t high, uint32_t b, uint32_t c, uint32_t low) {
         return _mm_set_epi32(static_cast<int>(high), static_cast<int>(b), static_cast<int>(c), static_cast<int>(low));
@@ -105,8 +104,7 @@ bool has_instructions() {
 
 #elif defined(__aarch64__) && defined(__linux__) && defined(__GNUC__)
 
-__attribute__((target("+crypto"))) void add_blocks_with_instructions(uint32_t* state, const uint8_t* blocks,
-                                                                      size_t count) {
+__attribute__((target("+crypto"))) void add_blocks_with_instructions(uint32_t* state, const uint8_t* blocks, size_t count) {
     uint32x4_t abcd = vld1q_u32(state), efgh = vld1q_u32(state + 4);
     for (; count > 0; --count, blocks += BLOCK_BYTES) {
         const uint32x4_t abcd_before = abcd, efgh_before = efgh;

@@ -26,6 +26,8 @@ float sum_in_pairs(const float* values, size_t count) {
     return sum;
 }
 
-float mean_in_pairs(const std::vector<float>& values) { return sum_in_pairs(values.data(), values.size()) / float(values.size()); }
+float mean_in_pairs(const std::vector<float>& values) {
+    return sum_in_pairs(values.data(), values.size()) / float(values.size());
+}
 
 }  // namespace nerve

@@ -103,7 +103,9 @@ std::string known_words(const TokenizerModel& model) {
     for (const auto& [token, id] : model.vocabulary) known.push_back(decode_utf8(token).value_or(U""));
     const std::optional<Text> close = close_match(lower(word), known);
     const std::string hint = close ? "did you mean " + repr(TextView(*close)) + "? " : "";
-    fail(NERVE_USAGE, {"word ", repr(word), " of ", shortened(prompt), " is not known to this bundle's tokenizer; ", hint, "other words need a bundle of real weights (nerve-build --preset edge); known words: ", known_words(model)});
+    fail(NERVE_USAGE,
+         {"word ", repr(word), " of ", shortened(prompt), " is not known to this bundle's tokenizer; ", hint,
+          "other words need a bundle of real weights (nerve-build --preset edge); known words: ", known_words(model)});
 }
 
 void refuse_special_tokens(const TokenizerModel& model, TextView prompt, const std::vector<Token>& typed, int64_t end_id,
@@ -118,7 +120,8 @@ void refuse_special_tokens(const TokenizerModel& model, TextView prompt, const s
         if (special.count(token.id) > 0 && (found == NO_TOKEN || token.id < found)) found = token.id;
     }
     if (found == NO_TOKEN) return;
-    fail(NERVE_USAGE, {"prompt ", shortened(prompt), " holds the special token ", repr(model.token_of(found)), ", expected plain words; remove it"});
+    fail(NERVE_USAGE, {"prompt ", shortened(prompt), " holds the special token ", repr(model.token_of(found)),
+                       ", expected plain words; remove it"});
 }
 
 int64_t named_id(const TokenizerModel& model, const std::string& path, const std::string& token) {
@@ -135,7 +138,8 @@ PromptTokenizer::PromptTokenizer(const std::string& path, const VocabularyRecord
       end_id_(named_id(*model_, path, vocabulary.end_token)),
       unknown_id_(vocabulary.unknown_token ? named_id(*model_, path, *vocabulary.unknown_token) : NO_TOKEN) {
     if (model_->before.size() + model_->after.size() < context_length_) return;
-    fail(NERVE_BUNDLE, {path, " leaves no room for a prompt in the ", decimal(context_length_), " tokens that the manifest names; rebuild the bundle"});
+    fail(NERVE_BUNDLE, {path, " leaves no room for a prompt in the ", decimal(context_length_),
+                        " tokens that the manifest names; rebuild the bundle"});
 }
 
 PromptTokenizer::~PromptTokenizer() = default;
@@ -158,7 +162,9 @@ std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool
     }
     refuse_special_tokens(*model_, text, typed, end_id_, unknown_id_);
     if (is_cut) {
-        warn_or_refuse(concat({"prompt ", shortened(text), " is longer than ", decimal(context_length_), " tokens and is cut; shorten it"}), strict, warn);
+        warn_or_refuse(
+            concat({"prompt ", shortened(text), " is longer than ", decimal(context_length_), " tokens and is cut; shorten it"}),
+            strict, warn);
     }
     return ids;
 }

@@ -55,9 +55,7 @@ bool is_flag(const Json& json, const char* key, bool expected, bool otherwise) {
 }
 
 // A pattern as regular expression.
-std::string pattern_at(const Json& json) {
-    return json["pattern"]["Regex"].string();
-}
+std::string pattern_at(const Json& json) { return json["pattern"]["Regex"].string(); }
 
 int64_t id_of_json(const Json& json) {
     const int64_t id = json.integer();
@@ -107,7 +105,8 @@ void read_vocabulary(const Json& json, TokenizerModel& model) {
     const Json& unknown = json["unk_token"];
     if (!unknown.is_string()) return;
     model.unknown_id = model.id_of(unknown.string());
-    if (model.unknown_id == NO_TOKEN) throw NoTokenizer{concat({"its unknown token ", repr(unknown.string()), " is not in its vocabulary"})};
+    if (model.unknown_id == NO_TOKEN)
+        throw NoTokenizer{concat({"its unknown token ", repr(unknown.string()), " is not in its vocabulary"})};
 }
 
 // The letter that stands for a byte in the vocabulary: itself where that can be printed, else one from U+0100 on.
@@ -168,7 +167,8 @@ void read_model(const Json& json, TokenizerModel& model) {
     if (type != "WordLevel" && type != "BPE") throw UnknownKind{concat({"model ", type})};
     read_vocabulary(json, model);
     const bool has_words = type == "WordLevel";
-    if (has_words != (model.splitting == Splitting::WORDS)) throw UnknownKind{concat({"model ", type, " behind its pre-tokenizer"})};
+    if (has_words != (model.splitting == Splitting::WORDS))
+        throw UnknownKind{concat({"model ", type, " behind its pre-tokenizer"})};
     if (has_words && model.unknown_id == NO_TOKEN) throw UnknownKind{"model WordLevel without unknown token"};
     if (!has_words) read_byte_pairs(json, model);
 }
@@ -258,7 +258,8 @@ TokenizerModel load_tokenizer(const std::string& path) {
     } catch (const NoTokenizer& error) {
         fail(NERVE_BUNDLE, {path, " is not a tokenizer.json: ", error.reason, "; rebuild the bundle"});
     } catch (const UnknownKind& error) {
-        fail(NERVE_BUNDLE, {path, " is a tokenizer with ", error.part, ", which the C library does not know; use a vocabulary file written by nerve-vocab"});
+        fail(NERVE_BUNDLE, {path, " is a tokenizer with ", error.part,
+                            ", which the C library does not know; use a vocabulary file written by nerve-vocab"});
     }
 }
 

@@ -18,10 +18,10 @@ enum class Normalizer { NFC, LOWER_CASE, SPACES };
 
 // How a normalised text is cut into pieces.
 enum class Splitting {
-    WORDS,               // runs of letters and of symbols
-    CLIP,                // letters, single digits, symbols, and English endings such as 's
-    CLIP_AND_MARKERS,    // the same, with <|startoftext|> and <|endoftext|> as pieces before that
-    BYTES,               // not at all: each byte is a token
+    WORDS,             // runs of letters and of symbols
+    CLIP,              // letters, single digits, symbols, and English endings such as 's
+    CLIP_AND_MARKERS,  // the same, with <|startoftext|> and <|endoftext|> as pieces before that
+    BYTES,             // not at all: each byte is a token
 };
 
 struct AddedToken {

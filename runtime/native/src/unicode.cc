@@ -89,8 +89,8 @@ class Mapping {
                 target += read_difference(next);
                 targets_ += static_cast<char32_t>(target);
             }
-            entries.push_back({code, first, static_cast<uint16_t>(count_and_flags >> 2),
-                               static_cast<uint16_t>(count_and_flags & 3)});
+            entries.push_back(
+                {code, first, static_cast<uint16_t>(count_and_flags >> 2), static_cast<uint16_t>(count_and_flags & 3)});
         }
     }
 
@@ -165,9 +165,7 @@ void sort_marks(Text& parts) {
 struct Pair {
     char32_t first, second, composed;
 
-    bool operator<(const Pair& other) const {
-        return first != other.first ? first < other.first : second < other.second;
-    }
+    bool operator<(const Pair& other) const { return first != other.first ? first < other.first : second < other.second; }
 };
 
 std::vector<Pair> all_pairs() {
@@ -374,7 +372,7 @@ std::string repr(const std::vector<std::string>& texts) {
     return shown + "]";
 }
 
-std::string repr(std::string_view bytes) {
+Text decode_leniently(std::string_view bytes) {
     Text text;
     for (size_t at = 0; at < bytes.size();) {
         size_t length = 1;
@@ -383,7 +381,9 @@ std::string repr(std::string_view bytes) {
         text += part ? *part : Text(1, U'?');
         at += part ? length : 1;
     }
-    return repr(TextView(text));
+    return text;
 }
+
+std::string repr(std::string_view bytes) { return repr(TextView(decode_leniently(bytes))); }
 
 }  // namespace nerve

@@ -19,17 +19,20 @@ const char* unicode_version();
 // The code points of UTF-8; none for bytes that are no UTF-8, which encoded halves of surrogate pairs are not.
 std::optional<Text> decode_utf8(std::string_view bytes);
 
+// The same with question marks for bytes that are none.
+Text decode_leniently(std::string_view bytes);
+
 std::string encode_utf8(TextView text);
 
-bool is_control(char32_t c);      // category Cc
-bool is_python_space(char32_t c); // str.isspace
-bool is_white_space(char32_t c);  // \s of regular expressions
-bool is_word(char32_t c);         // \w of Rust's regular expressions
-bool is_letter(char32_t c);       // \p{L}
-bool is_number(char32_t c);       // \p{N}
-bool is_alphanumeric(char32_t c); // str.isalnum
-bool is_decimal(char32_t c);      // str.isdecimal
-bool is_printable(char32_t c);    // str.isprintable
+bool is_control(char32_t c);       // category Cc
+bool is_python_space(char32_t c);  // str.isspace
+bool is_white_space(char32_t c);   // \s of regular expressions
+bool is_word(char32_t c);          // \w of Rust's regular expressions
+bool is_letter(char32_t c);        // \p{L}
+bool is_number(char32_t c);        // \p{N}
+bool is_alphanumeric(char32_t c);  // str.isalnum
+bool is_decimal(char32_t c);       // str.isdecimal
+bool is_printable(char32_t c);     // str.isprintable
 
 // The script that the first word of the character's Unicode name says.
 Script script_of(char32_t c);

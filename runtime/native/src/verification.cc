@@ -33,8 +33,9 @@ bool read_status(const std::string& path, bool link, const std::string& what, st
 void refuse_link(const std::string& path, const std::string& what) {
     struct stat status;
     if (read_status(path, true, what, status) && S_ISLNK(status.st_mode))
-        fail(NERVE_BUNDLE, {path, " is a symbolic link; a bundle holds real files only. From a hub cache, download with "
-                                 "local_dir=..."});
+        fail(NERVE_BUNDLE, {path,
+                            " is a symbolic link; a bundle holds real files only. From a hub cache, download with "
+                            "local_dir=..."});
 }
 
 // Compares a manifest with its own hash; one written by hand may have none.
@@ -44,8 +45,9 @@ void refuse_changed(const std::string& path, const std::string& content) {
         fail(NERVE_BUNDLE, {path, " is not a valid manifest: it has manifest_sha256 ", decimal(static_cast<int64_t>(own.times)),
                             " times; rebuild the bundle"});
     if (!own.is_right())
-        fail(NERVE_BUNDLE, {path, " was changed after it was written: its sha256 is ", first_digits(own.computed),
-                            "..., its manifest_sha256 says ", first_digits(own.written), "...; copy the bundle again, or rebuild it"});
+        fail(NERVE_BUNDLE,
+             {path, " was changed after it was written: its sha256 is ", first_digits(own.computed),
+              "..., its manifest_sha256 says ", first_digits(own.written), "...; copy the bundle again, or rebuild it"});
 }
 
 std::string read_or_refuse(const std::string& path, size_t limit, const std::string& what) {
@@ -82,7 +84,8 @@ std::string verify_file(const std::string& folder, const Manifest& manifest, con
     if (status.st_nlink > 1)
         fail(NERVE_BUNDLE, {path, " is a hard link to a file elsewhere; a bundle holds files of its own, copy it"});
     if (static_cast<uint64_t>(status.st_size) != record.bytes)
-        fail(NERVE_BUNDLE, {path, ": size ", decimal(status.st_size), " bytes != manifest ", decimal(record.bytes), "; copy the bundle again"});
+        fail(NERVE_BUNDLE,
+             {path, ": size ", decimal(status.st_size), " bytes != manifest ", decimal(record.bytes), "; copy the bundle again"});
     std::string found;
     try {
         found = sha256_of_file(path);
@@ -90,7 +93,8 @@ std::string verify_file(const std::string& folder, const Manifest& manifest, con
         refuse_unreadable(path, error.code().value());
     }
     if (found != record.sha256)
-        fail(NERVE_BUNDLE, {path, ": sha256 ", first_digits(found), "... != manifest ", first_digits(record.sha256), "...; the file was changed, copy the bundle again or build it with --force"});
+        fail(NERVE_BUNDLE, {path, ": sha256 ", first_digits(found), "... != manifest ", first_digits(record.sha256),
+                            "...; the file was changed, copy the bundle again or build it with --force"});
     return path;
 }
 

@@ -23,8 +23,9 @@ void Video::reset() {
 
 FrameRecord Video::segment(const VideoFrame& frame, const VocabularyPtr& vocabulary, const ReadOutTarget& target) {
     if (tracks_ && temporal_.watches() && !frame.flow)
-        fail(NERVE_USAGE, {"the frame has no flow, which between=follow, smoothing, change and cut need after the first frame; measure it on "
-            "nerve_grey, or set smoothing, change and cut to 0 and another `between`"});
+        fail(NERVE_USAGE,
+             {"the frame has no flow, which between=follow, smoothing, change and cut need after the first frame; measure it on "
+              "nerve_grey, or set smoothing, change and cut to 0 and another `between`"});
     try {
         const EncodedFrame encoded = encode(frame);
         const FrameDecoder decoder(graphs_, temporal_, encoded, vocabulary);

@@ -45,7 +45,7 @@ struct InvalidFile {};
 }
 
 std::string read_whole(const std::string& path) {
-    struct stat found {};
+    struct stat found{};
     const bool is_there = ::stat(path.c_str(), &found) == 0;
     if (!is_there && errno == EACCES) {
         fail(NERVE_USAGE, {"vocabulary ", path, " cannot be read: ", std::strerror(EACCES), "; check its rights"});
@@ -70,8 +70,7 @@ void refuse_changed(const std::string& path, std::string_view content) {
     if (content.substr(0, ZIP_START.size()) == ZIP_START) {
         refuse(path, {"is a file of numpy, as nerve-vocab wrote before version 1 of the format"});
     }
-    if (content.size() <= LENGTH_BYTES || content[LENGTH_BYTES] != '{' ||
-        header_bytes(content) > content.size() - LENGTH_BYTES) {
+    if (content.size() <= LENGTH_BYTES || content[LENGTH_BYTES] != '{' || header_bytes(content) > content.size() - LENGTH_BYTES) {
         refuse(path, {"is no safetensors file, or was cut"});
     }
     const OwnHash own = own_hash(content, BEFORE_SHA256);
@@ -79,8 +78,9 @@ void refuse_changed(const std::string& path, std::string_view content) {
         refuse(path, {"is no file of nerve-vocab: it holds its own sha256 ", decimal(static_cast<int64_t>(own.times)),
                       " times, expected once"});
     if (!own.is_right())
-        fail(NERVE_USAGE, {"vocabulary ", path, " was changed or cut after it was written: its sha256 is ", first_digits(own.computed),
-                           "..., it says ", first_digits(own.written), "...; copy it again, or ", ANEW});
+        fail(NERVE_USAGE,
+             {"vocabulary ", path, " was changed or cut after it was written: its sha256 is ", first_digits(own.computed),
+              "..., it says ", first_digits(own.written), "...; copy it again, or ", ANEW});
 }
 
 Json valid_json(std::string_view text) {
@@ -184,7 +184,8 @@ std::vector<std::string> class_names_of(const std::string& path, const Parsed& f
 
 void refuse_other_formats(const std::string& path, const Parsed& file) {
     if (entry_of(file, "format") == FORMAT && entry_of(file, "version") == VERSION) return;
-    refuse(path, {"has format ", shown_entry(file, "format"), " version ", shown_entry(file, "version"), ", expected ", repr(FORMAT), " version ", repr(VERSION)});
+    refuse(path, {"has format ", shown_entry(file, "format"), " version ", shown_entry(file, "version"), ", expected ",
+                  repr(FORMAT), " version ", repr(VERSION)});
 }
 
 void refuse_other_text_graph(const std::string& path, const Parsed& file, const std::string& text_sha256) {
@@ -227,7 +228,8 @@ void fill_arrays(const std::string& path, const Parsed& file, int text_width, Te
         fill(bank.class_rows.data(), classes);
         if (fits(bank)) return;
     }
-    refuse(path, {"holds embeddings ", shown_tensor(words), ", rows ", shown_tensor(classes), " and ", decimal(names), " names, expected finite F32 (r, ", decimal(text_width), ") and I64 (c, k) within them"});
+    refuse(path, {"holds embeddings ", shown_tensor(words), ", rows ", shown_tensor(classes), " and ", decimal(names),
+                  " names, expected finite F32 (r, ", decimal(text_width), ") and I64 (c, k) within them"});
 }
 
 }  // namespace

@@ -39,6 +39,7 @@ Positive = Annotated[int, Field(gt=0, lt=2**24)]
 Side = Annotated[int, Field(gt=0, le=8192)]
 Steps = Annotated[int, Field(strict=True, ge=1, le=1000)]  # of a walk, each a node of its graph; presets have 3 to 20
 TENSOR_ELEMENTS_LIMIT = 2**31
+TEMPLATE_LIMIT = 1000  # characters, as of a word
 
 
 class FileRecord(StrictModel):
@@ -141,6 +142,10 @@ class Vocabulary(StrictModel):
         for name, templates in self.template_sets.items():
             if not templates or any(template.count("{}") != 1 for template in templates):
                 raise ValueError(f"template set {name!r} needs templates, each with {{}} once, it has {templates[:3]}")
+            if longest := max((len(template) for template in templates if len(template) > TEMPLATE_LIMIT), default=0):
+                raise ValueError(
+                    f"template set {name!r} has a template of {longest} characters, expected at most {TEMPLATE_LIMIT}"
+                )
         return self
 
 

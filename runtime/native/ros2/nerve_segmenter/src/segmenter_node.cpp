@@ -32,7 +32,7 @@ namespace encodings = sensor_msgs::image_encodings;
 using sensor_msgs::msg::Image;
 using vision_msgs::msg::LabelInfo;
 
-constexpr int LOG_EVERY_MS = 10'000; // drops and errors come with every frame
+constexpr int LOG_EVERY_MS = 10'000;  // drops and errors come with every frame
 
 const std::map<std::string, nerve_provider> PROVIDERS = {
     {"cpu", NERVE_CPU}, {"cuda", NERVE_CUDA}, {"tensorrt", NERVE_TENSORRT}, {"tensorrt_native", NERVE_TENSORRT_NATIVE}};
@@ -52,14 +52,13 @@ Value chosen(const std::string& parameter, const std::string& text, const std::m
 cv::Mat picture_of(const Image& image) {
     const bool is_grey = image.encoding == encodings::MONO8;
     if (!is_grey && image.encoding != encodings::RGB8 && image.encoding != encodings::BGR8)
-        throw nerve::Error(NERVE_USAGE, "the image has the encoding '" + image.encoding +
-                                            "', expected rgb8, bgr8 or mono8; convert it before");
+        throw nerve::Error(
+            NERVE_USAGE, "the image has the encoding '" + image.encoding + "', expected rgb8, bgr8 or mono8; convert it before");
     const std::size_t row_bytes = std::size_t{image.width} * (is_grey ? 1 : 3);
     if (image.height == 0 || image.width == 0 || image.step < row_bytes || image.height > 32767 || image.width > 32767 ||
         image.data.size() < std::size_t{image.step} * (image.height - 1) + row_bytes)
-        throw nerve::Error(NERVE_USAGE, "the image of " + std::to_string(image.width) + " x " +
-                                            std::to_string(image.height) + " pixels has " +
-                                            std::to_string(image.data.size()) + " bytes in rows of " +
+        throw nerve::Error(NERVE_USAGE, "the image of " + std::to_string(image.width) + " x " + std::to_string(image.height) +
+                                            " pixels has " + std::to_string(image.data.size()) + " bytes in rows of " +
                                             std::to_string(image.step) + ", expected all of its pixels");
     // cv::Mat has no read-only pixels; nothing below writes to them.
     const cv::Mat pixels(static_cast<int>(image.height), static_cast<int>(image.width), is_grey ? CV_8UC1 : CV_8UC3,
@@ -117,7 +116,7 @@ class SegmenterNode : public rclcpp::Node {
             is_stopped_ = true;
         }
         changed_.notify_all();
-        segmenter_->stop(); // a frame under way ends with an error
+        segmenter_->stop();  // a frame under way ends with an error
         worker_.join();
     }
 
@@ -138,8 +137,8 @@ class SegmenterNode : public rclcpp::Node {
         params.onnxruntime = onnxruntime.empty() ? nullptr : onnxruntime.c_str();
         params.provider = chosen("provider", declare_fixed<std::string>("provider", "cpu"), PROVIDERS);
         params.between = chosen("between", declare_fixed<std::string>("between", "follow"), BETWEENS);
-        params.keyframe_every = static_cast<std::int32_t>(
-            std::clamp<std::int64_t>(declare_fixed<std::int64_t>("keyframe_every", 10), 0, 1'000'000));
+        params.keyframe_every =
+            static_cast<std::int32_t>(std::clamp<std::int64_t>(declare_fixed<std::int64_t>("keyframe_every", 10), 0, 1'000'000));
         params.warn = [logger = get_logger()](const std::string& message) { RCLCPP_WARN(logger, "%s", message.c_str()); };
         return nerve::Segmenter(bundle, params);
     }
