@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.native.binding import installed_onnxruntime
-from tests.native.building import ASAN, build, missing_for_build
+from tests.native.building import ASAN, ROOT, build, missing_for_build
 from tests.native.words_library import Words, compiled_words
 
 
@@ -62,7 +62,8 @@ def tiny_vocabulary(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def picture_ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two scenes of the benchmark's world as binary PPM pictures, 144 high and 200 wide, in one file."""
+    """In one file, as binary PPM: two scenes of the world, 144 high and 200 wide, and the first frame of the shipped clip."""
+    import av
     import cv2
 
     from nerve_bench.world import make_scene
@@ -72,6 +73,9 @@ def picture_ppm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in (1, 2):
             rgb = cv2.resize(np.ascontiguousarray(make_scene(seed).rgb), (200, 144), interpolation=cv2.INTER_AREA)
             file.write(b"P6 200 144 255\n" + rgb.tobytes())
+        with av.open(str(ROOT / "runtime" / "nerve_stream" / "demo" / "clip.mp4")) as clip:
+            rgb = next(clip.decode(video=0)).to_ndarray(format="rgb24")
+        file.write(f"P6 {rgb.shape[1]} {rgb.shape[0]} 255\n".encode() + rgb.tobytes())
     return path
 
 
