@@ -52,3 +52,17 @@ def test_an_older_struct_is_filled_in_without_a_byte_behind_it(old_program: Path
 @pytest.mark.slow
 def test_an_older_program_opens_a_bundle(old_program: Path, onnxruntime_library: Path, tiny_bundle: Path) -> None:
     assert run(old_program, onnxruntime_library, tiny_bundle).splitlines()[-1] == "0 0"
+
+
+def test_the_use_that_the_header_shows_compiles(tmp_path: Path) -> None:
+    header = (INCLUDE / "nerve" / "nerve.h").read_text(encoding="utf-8")
+    shown = [line[7:] for line in header.splitlines() if line.startswith(" *     ")]
+    assert 10 < len(shown) <= 16
+    source = tmp_path / "use.c"
+    source.write_text(
+        "#include <math.h>\n#include <stdio.h>\n#include <nerve/nerve.h>\n"
+        "int use(const uint8_t *pixels, int height, int width, uint8_t *labels, size_t labels_bytes) {\n"
+        + "\n".join(shown)
+        + "\nreturn 0; }\n"
+    )
+    run("gcc", "-std=c99", *STRICT, f"-I{INCLUDE}", "-fsyntax-only", source)

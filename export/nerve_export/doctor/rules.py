@@ -19,7 +19,7 @@ ATTENTION_SINCE = (10, 14)
 """The first TensorRT whose ONNX parser knows opset 23's Attention, by the parser's release notes."""
 ORT_PYTHON = (3, 11)
 """onnxruntime 1.23, the oldest that runs our opset-23 graphs, has no wheel for Python below this."""
-EXPORT_PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "safetensors", "jaxtyping")
+EXPORT_PACKAGES = ("torch", "transformers", "diffusers", "onnx", "onnxscript", "jaxtyping")
 OPENCV_WHEELS = (
     "opencv-python",
     "opencv-python-headless",

@@ -1,6 +1,8 @@
 """A picture in, its labels out, with nothing of Python but ctypes and NumPy.
 
-    LD_LIBRARY_PATH=build/native python segment_ctypes.py bundles/tiny "zebra; grass" picture.ppm labels.pgm
+    LD_LIBRARY_PATH=build/native python runtime/native/examples/segment_ctypes.py bundles/tiny "zebra; grass" picture.ppm labels.pgm
+
+from the checkout, after make native. A PPM without comments is made by: ffmpeg -i picture.jpg picture.ppm
 
 Ends with the code of the error. ONNX Runtime is found as the system finds libraries, or at the path in NERVE_ONNXRUNTIME.
 """
@@ -85,6 +87,9 @@ if __name__ == "__main__":
         sys.stderr.write("usage: segment_ctypes.py BUNDLE CLASSES picture.ppm labels.pgm\n")
         raise SystemExit(USAGE)
     file = Path(sys.argv[3]).read_bytes()  # a binary PPM of 8 bits, without comments
+    if file[:2] != b"P6":
+        sys.stderr.write(f"segment_ctypes: {sys.argv[3]} is not a binary PPM (P6)\n")
+        raise SystemExit(USAGE)
     width, height = (int(number) for number in file.split(maxsplit=3)[1:3])
     picture = np.frombuffer(file[-3 * width * height :], dtype=np.uint8).reshape(height, width, 3)
     found, class_names = segment(sys.argv[1], sys.argv[2], picture)

@@ -1,7 +1,9 @@
-/* A picture in, its labels out: segment_ppm BUNDLE "zebra; grass" < picture.ppm > labels.pgm
+/* A picture in, its labels out. From this folder, after make native:
  *
- *     cc -std=c99 -O2 segment_ppm.c -I../include -L../../../build/native -lnerve -o segment_ppm
+ *     cc -std=c99 -O2 segment_ppm.c -I../include -L../../../build/native -Wl,-rpath,$PWD/../../../build/native -lnerve -o segment_ppm
+ *     ./segment_ppm ../../../bundles/tiny "zebra; grass" < picture.ppm > labels.pgm
  *
+ * A PPM without comments is made by: ffmpeg -i picture.jpg picture.ppm
  * The names of the labels go to stderr; label 255 (65535 beyond 254 classes) means none. Ends with the code of the error.
  * ONNX Runtime is found as the system finds libraries, or at the path in NERVE_ONNXRUNTIME.
  */
@@ -22,7 +24,7 @@ int main(int argc, char **argv) {
     if (argc != 3) return fail("usage: segment_ppm BUNDLE CLASSES < picture.ppm > labels.pgm", NERVE_USAGE);
     if (scanf("P6 %5d %5d %5d", &width, &height, &depth) != 3 || getchar() == EOF || depth != 255 || width < 1 ||
         width > 16384 || height < 1 || height > 16384)
-        return fail("stdin is not a binary PPM of 8 bits and at most 16384 x 16384 pixels", NERVE_USAGE);
+        return fail("stdin is not a binary PPM (P6) of 8 bits, without comments, at most 16384 x 16384 pixels", NERVE_USAGE);
 
     size_t area = (size_t)width * (size_t)height;
     uint8_t *pixels = malloc(3 * area), *labels = malloc(2 * area);

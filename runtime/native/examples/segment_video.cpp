@@ -1,12 +1,15 @@
-// A video or a camera in, a video with coloured labels out; a line typed on stdin changes the classes while it runs.
-//
-//     segment_video BUNDLE "road; car; tree" street.mp4 overlay.mp4      (or 0 instead of street.mp4, the first camera)
-//
-//     g++ -std=c++17 -O2 segment_video.cpp -I../include $(pkg-config --cflags opencv4) -L../../../build/native -lnerve
-//         -lopencv_videoio -lopencv_imgproc -lopencv_video -lopencv_core -pthread -o segment_video
-//
-// Ctrl-C or the line "q" ends it with a whole file. ONNX Runtime is found as the system finds libraries, or at the path in
-// NERVE_ONNXRUNTIME.
+/* A video or a camera in, a video with coloured labels out; a line typed on stdin changes the classes while it runs.
+ *
+ * From this folder, after make native:
+ *
+ *     g++ -std=c++17 -O2 segment_video.cpp -I../include $(pkg-config --cflags opencv4) -L../../../build/native \
+ *         -Wl,-rpath,$PWD/../../../build/native -lnerve -lopencv_videoio -lopencv_imgproc -lopencv_video -lopencv_core -pthread
+ * -o segment_video
+ *     ./segment_video ../../../bundles/tiny "road; car; tree" street.mp4 overlay.mp4      (or 0: the first camera)
+ *
+ * Ctrl-C or the line "q" ends it with a whole file. ONNX Runtime is found as the system finds libraries, or at the path in
+ * NERVE_ONNXRUNTIME.
+ */
 #include <poll.h>
 #include <unistd.h>
 

@@ -74,8 +74,8 @@ void require(bool given, const char* what) {
 
 void check_struct_size(const char* what, size_t size, size_t oldest) {
     if (size < oldest || size > LARGEST_STRUCT_BYTES)
-        fail(NERVE_USAGE,
-             {what, ".struct_size is ", decimal(size), ", expected sizeof(nerve_", what, "), at least ", decimal(oldest)});
+        fail(NERVE_USAGE, {what, ".struct_size is not sizeof(nerve_", what, "), at least ", decimal(static_cast<int64_t>(oldest)),
+                           "; set it, of nerve_params by nerve_params_init"});
 }
 
 nerve_params default_params() {
@@ -187,6 +187,7 @@ const char* nerve_last_error(void) {
 }
 
 void nerve_params_init(nerve_params* params, size_t struct_size) {
+    if (!params) return;
     const nerve_params usual = nerve::default_params();
     std::memset(params, 0, struct_size);
     std::memcpy(params, &usual, std::min(struct_size, sizeof usual));
@@ -194,6 +195,7 @@ void nerve_params_init(nerve_params* params, size_t struct_size) {
 }
 
 void nerve_params_video(nerve_params* params) {
+    if (!params) return;
     nerve_params usual = nerve::default_params();
     std::memcpy(&usual, params, std::min(params->struct_size, sizeof usual));
     usual.keyframe_every = 10;
@@ -226,7 +228,7 @@ nerve_code nerve_set_classes(nerve_segmenter* segmenter, const char* classes, co
     return guarded([&] {
         nerve::Segmenter& opened = nerve::opened(segmenter);
         nerve::require(classes, "classes");
-        const auto words = background ? std::optional<std::string>(background) : std::nullopt;
+        const auto words = background && *background ? std::optional<std::string>(background) : std::nullopt;
         opened.set_bank(opened.bundle().encoder.of_classes(classes, words));
     });
 }

@@ -14,8 +14,9 @@ namespace nerve {
 namespace {
 
 constexpr const char* REMEDY =
-    "; give the path of another libonnxruntime.so in nerve_params.onnxruntime, such as the one in the folder onnxruntime/capi of "
-    "the Python package";
+    "; give the path of a libonnxruntime.so in nerve_params.onnxruntime, such as that of the file libonnxruntime.so.1.* in the "
+    "folder "
+    "onnxruntime/capi of the Python package";
 
 // In one line, as Python's " ".join(text.split()).
 std::string one_line(const std::string& text) {

@@ -346,7 +346,7 @@ void check_provider(const OnnxRuntime& runtime, const std::string& provider) {
     take_message(*runtime.api, runtime.api->ReleaseAvailableProviders(names, count));
     if (!found)
         fail(NERVE_COMPATIBILITY, {runtime.name(), " has no ", provider, ", only ", listed,
-                                   "; install it with: pip uninstall onnxruntime && pip install \"nerve-deploy[ort-gpu]\""});
+                                   "; give the path of a build that has it in nerve_params.onnxruntime"});
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ std::unique_ptr<Backend> open_backend(const std::string& folder, const Manifest&
 #endif
     }
     OrtOptions options;
-    options.library = params.onnxruntime ? params.onnxruntime : DEFAULT_LIBRARY;
+    options.library = params.onnxruntime && *params.onnxruntime ? params.onnxruntime : DEFAULT_LIBRARY;
     options.engine_cache = params.engine_cache ? params.engine_cache : "";
     options.provider = static_cast<nerve_provider>(params.provider);
     options.device = params.device;

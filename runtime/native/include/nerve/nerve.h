@@ -3,15 +3,16 @@
  *     nerve_params params;
  *     nerve_segmenter *segmenter;
  *     nerve_params_init(&params, sizeof params);
+ *     params.onnxruntime = "/opt/onnxruntime/lib/libonnxruntime.so.1.23.0";
  *     if (nerve_open("bundles/tiny", &params, &segmenter) || nerve_set_classes(segmenter, "ladybug; grass", NULL)) {
  *         fprintf(stderr, "%s\n", nerve_last_error());
  *         return 1;
  *     }
  *     nerve_frame frame = {sizeof frame, pixels, height, width, 3 * width, NERVE_RGB, NAN, NULL};
- *     nerve_result result = {sizeof result, labels, height * width, NULL};
+ *     nerve_result result = {sizeof result, labels, labels_bytes, NULL, 0, 0, 0, 0};
  *     if (nerve_segment(segmenter, &frame, &result))
  *         fprintf(stderr, "%s\n", nerve_last_error());
- *     else
+ *     else if (result.valid)
  *         printf("%s\n", nerve_class_name(segmenter, labels[0]));
  *     nerve_close(segmenter);
  *
@@ -56,6 +57,7 @@ typedef enum nerve_between { NERVE_FOLLOW = 0, NERVE_WARM = 1, NERVE_EXACT = 2, 
 /* How pixels get the scores of the tokens around them: as the bundle says, by distance, by the frame's colours too. */
 typedef enum nerve_readout { NERVE_READOUT_DEFAULT = 0, NERVE_BILINEAR = 1, NERVE_GUIDED = 2 } nerve_readout;
 
+/* Order of a pixel's bytes. The wrong one is no error, only wrong labels; OpenCV gives BGR. */
 typedef enum nerve_pixel_format { NERVE_RGB = 0, NERVE_BGR = 1 } nerve_pixel_format;
 
 /* A bundle's opened graphs, a class list, and what one video needs from frame to frame. */
@@ -64,7 +66,8 @@ typedef struct nerve_segmenter nerve_segmenter;
 /* Options of nerve_open. Later versions add fields at the end; `struct_size` says which ones the caller knows. */
 typedef struct nerve_params {
     size_t struct_size;
-    const char *onnxruntime;  /* path of libonnxruntime.so; NULL: "libonnxruntime.so.1", found as the system finds libraries */
+    const char *onnxruntime;  /* path of the file libonnxruntime.so*; NULL or "": "libonnxruntime.so.1", found as the system
+                                 finds libraries */
     const char *engine_cache; /* folder for the engines of NERVE_TENSORRT; NULL: none, each start compiles anew */
     void (*on_warning)(void *user, const char *message); /* in the thread that sets classes; NULL: warnings are dropped */
     void *user;               /* given to on_warning */
@@ -106,7 +109,9 @@ typedef struct nerve_frame {
     int32_t format;        /* nerve_pixel_format */
     double time_s;         /* presentation time; NAN: none */
     const float *flow;     /* (motion_height, motion_width, 2): where each pixel was in the frame before, as (x, y) to add to
-                              its place, in pixels of that size; NULL: motion is not known */
+                              its place, in pixels of that size. NULL: not known, which is refused (NERVE_USAGE) after the
+                              first frame where between is NERVE_FOLLOW or smoothing, change or cut are above 0. What is not
+                              finite or leads far beyond the picture counts as not found. */
 } nerve_frame;
 
 /* Labels of one frame, in the frame's own size. The first three fields are set by the caller. */
@@ -131,7 +136,8 @@ NERVE_API const char *nerve_last_error(void);
 /* Fill in the defaults: processor, each frame by itself. `struct_size` is sizeof(nerve_params). */
 NERVE_API void nerve_params_init(nerve_params *params, size_t struct_size);
 
-/* For video: a keyframe every 10 frames and when the picture changes, following its motion between. */
+/* For video, after nerve_params_init: a keyframe every 10 frames and when the picture changes, following its motion between.
+ * Every frame but the first needs nerve_frame.flow then. */
 NERVE_API void nerve_params_video(nerve_params *params);
 
 /* Verify the bundle, a folder, and open its graphs. On success *segmenter is the caller's, to be given to nerve_close.
@@ -144,7 +150,7 @@ NERVE_API nerve_code nerve_open(const char *bundle, const nerve_params *params, 
 NERVE_API nerve_code nerve_new_video(nerve_segmenter *segmenter, nerve_segmenter **video);
 
 /* Use these classes from the next frame on: "zebra; soccer ball, football; grass", synonyms after commas. `background`:
- * words for everything else, which become class 0, or NULL. After an error the old classes stay. */
+ * words for everything else, which become class 0; NULL or "" for none. After an error the old classes stay. */
 NERVE_API nerve_code nerve_set_classes(nerve_segmenter *segmenter, const char *classes, const char *background);
 
 /* The same from a vocabulary file, written by nerve-vocab for this bundle; needs neither tokenizer nor text graph. */
