@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nerve_runtime import BundleError, UsageError
+from nerve_runtime import BundleError, CompatibilityError, UsageError
 from nerve_runtime.vocabulary.vocabulary_file import VOCABULARY_SHA256
 from tests.data.fake_bundle import STAGES, write_manifest
 from tests.native.binding import NativeSegmenter, PictureOfC, ResultOfC, Warning_, open_library, params_for
+from tests.native.building import run
 from tests.native.small_bundle import BODIES, READ_OUT, graph_bytes, make_small_bundle
 
 pytestmark = pytest.mark.native
@@ -201,3 +202,20 @@ def test_a_library_that_is_not_onnx_runtime_is_refused(
     with pytest.raises(Exception, match=sentence) as raised:
         NativeSegmenter.open(library, make_small_bundle(tmp_path / "bundle"), params)
     assert raised.value.exit_code == 4  # type: ignore[attr-defined]
+
+
+def test_row_13_an_onnx_runtime_that_is_too_old_is_refused(
+    library: ctypes.CDLL, onnxruntime_library: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "old.c"
+    source.write_text(
+        "static const void *api(unsigned version) { return version > 20 ? (void *)0 : (void *)1; }\n"
+        'static const char *version(void) { return "1.20.1"; }\n'
+        "static const struct { const void *(*api)(unsigned); const char *(*version)(void); } BASE = {api, version};\n"
+        "const void *OrtGetApiBase(void) { return &BASE; }\n"
+    )
+    run("gcc", "-shared", "-fPIC", source, "-o", tmp_path / "libold.so")
+    with pytest.raises(CompatibilityError, match=r"onnxruntime 1\.20\.1 is older than the API"):
+        NativeSegmenter.open(
+            library, make_small_bundle(tmp_path / "bundle"), params_for(library, tmp_path / "libold.so")
+        )
