@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nerve_runtime.frames import UInt8Array
 from tests.native.binding import installed_onnxruntime
 from tests.native.building import ASAN, ROOT, build, missing_for_build
+from tests.native.parity_set import parity_frames, write_vocabularies
 from tests.native.words_library import Words, compiled_words
 
 
@@ -58,6 +60,18 @@ def tiny_vocabulary(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory)
     from tests.native.vocabulary_files import write_vocabulary
 
     return write_vocabulary(tiny_bundle, tmp_path_factory.mktemp("vocabulary") / "words.safetensors")
+
+
+@pytest.fixture(scope="session")
+def frames() -> list[UInt8Array]:
+    """The frames of the parity set."""
+    return parity_frames()
+
+
+@pytest.fixture(scope="session")
+def vocabularies(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The vocabulary files of the parity set."""
+    return write_vocabularies(tiny_bundle, tmp_path_factory.mktemp("vocabularies"))
 
 
 @pytest.fixture(scope="session")

@@ -69,13 +69,10 @@ def fake_bundle(folder: Path) -> Path:
 
 
 def real_library(request: pytest.FixtureRequest) -> Library:
-    """The library of this repository with the tiny bundle; skips the test where it was not built."""
-    try:
-        path: Path = request.getfixturevalue("native_library")
-        onnxruntime: Path = request.getfixturevalue("onnxruntime_library")
-        bundle: Path = request.getfixturevalue("tiny_bundle")
-    except pytest.FixtureLookupError as error:
-        pytest.skip(f"tests/native/conftest.py has no fixture {error.argname}")
+    """The library of this repository with the tiny bundle."""
+    path: Path = request.getfixturevalue("native_library")
+    onnxruntime: Path = request.getfixturevalue("onnxruntime_library")
+    bundle: Path = request.getfixturevalue("tiny_bundle")
     return Library(path, bundle, {"NERVE_ONNXRUNTIME": str(onnxruntime)})
 
 

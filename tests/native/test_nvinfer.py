@@ -20,7 +20,7 @@ from nerve_runtime.bundle.manifest import Manifest, load_manifest
 from nerve_runtime.frames import UInt8Array
 from tests.native.binding import READOUTS, NativeSegmenter, open_library, params_for
 from tests.native.building import ASAN, INCLUDE, STRICT, missing_for_build, run
-from tests.native.parity_set import CLASSES, WAYS, case_steps, parity_frames, write_vocabularies
+from tests.native.parity_set import CLASSES, WAYS, case_steps, parity_frames
 from tests.native.standin import CLASS_SLOTS, FAULTS, Standin, add_engines, build_against_standins
 
 pytestmark = [pytest.mark.native, pytest.mark.slow]
@@ -81,18 +81,6 @@ def compiled_bundle(bundle: Path, ledger: Ledger) -> Path:
     """The same with an approved engine for each stage."""
     add_engines(bundle, ledger)
     return bundle
-
-
-@pytest.fixture(scope="module")
-def frames() -> list[UInt8Array]:
-    """The frames of the parity set."""
-    return parity_frames()
-
-
-@pytest.fixture(scope="module")
-def vocabularies(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The vocabulary files of the parity set."""
-    return write_vocabularies(tiny_bundle, tmp_path_factory.mktemp("vocabularies"))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """C and C++ give the labels that Python gives, on every pixel, in every way of going on from frame to frame."""
 
 import ctypes
-import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -12,6 +11,7 @@ from nerve_runtime import Constants, Readout, Segmenter, Temporal
 from nerve_runtime.backends import BackendOptions
 from nerve_runtime.frames import UInt8Array
 from tests.native.binding import READOUTS, NativeSegmenter, open_library, params_for
+from tests.native.building import ASAN, INCLUDE, STRICT, run
 from tests.native.parity_set import (
     BACKGROUND,
     CHANGE_AT,
@@ -20,7 +20,6 @@ from tests.native.parity_set import (
     case_steps,
     parity_frames,
     write_parity_set,
-    write_vocabularies,
 )
 
 pytestmark = pytest.mark.native
@@ -30,18 +29,6 @@ pytestmark = pytest.mark.native
 def library(native_library: Path) -> ctypes.CDLL:
     """The C library, opened."""
     return open_library(native_library)
-
-
-@pytest.fixture(scope="module")
-def frames() -> list[UInt8Array]:
-    """The frames of the parity set."""
-    return parity_frames()
-
-
-@pytest.fixture(scope="module")
-def vocabularies(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The vocabulary files of the parity set."""
-    return write_vocabularies(tiny_bundle, tmp_path_factory.mktemp("vocabularies"))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -168,23 +155,32 @@ def test_the_grey_picture_is_the_one_that_python_measures_motion_on(
     assert (info.working_height, info.motion_width, info.max_classes, info.random_weights) == (128, 128, 254, 0)
 
 
+def parity_program(folder: Path, library: Path, *flags: str) -> Path:
+    """parity.cc, linked with a library."""
+    source = Path(__file__).with_name("parity.cc")
+    run("g++", "-std=c++17", "-O1", *STRICT, *flags, f"-I{INCLUDE}", source, "-DNERVE_WITHOUT_OPENCV", library,
+        f"-Wl,-rpath,{library.parent}", "-o", folder / "parity")  # fmt: skip
+    return folder / "parity"
+
+
 @pytest.mark.slow
 def test_a_cpp_program_gets_the_labels_of_the_set(
     native_library: Path, onnxruntime_library: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    from tests.native.building import INCLUDE, STRICT, run
-
     cases = write_parity_set(tiny_bundle, tmp_path / "set")
-    program = tmp_path / "parity"
-    source = Path(__file__).with_name("parity.cc")
-    run("g++", "-std=c++17", "-O1", *STRICT, f"-I{INCLUDE}", source, "-DNERVE_WITHOUT_OPENCV", native_library,
-        f"-Wl,-rpath,{native_library.parent}", "-o", program)  # fmt: skip
+    program = parity_program(tmp_path, native_library)
     output = run(program, onnxruntime_library, tiny_bundle, cases)
     assert output.splitlines()[-1] == f"{len(WAYS)} cases, {len(WAYS) * len(parity_frames())} frames, all labels equal"
     labels = next((tmp_path / "set").glob("warm-*.pgm"))
     labels.write_bytes(labels.read_bytes()[:-1] + b"\x07")  # a label that is not there
-    spoilt = subprocess.run(
-        [program, onnxruntime_library, tiny_bundle, cases], capture_output=True, text=True, check=False
-    )
-    assert spoilt.returncode == 1
-    assert labels.name in spoilt.stderr
+    assert labels.name in run(program, onnxruntime_library, tiny_bundle, cases, code=1)
+
+
+@pytest.mark.slow
+def test_the_set_is_labelled_without_a_leak_under_the_sanitizers(
+    asan_library: Path, onnxruntime_library: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    cases = write_parity_set(tiny_bundle, tmp_path / "set")
+    program = parity_program(tmp_path, asan_library, *ASAN)
+    output = run(program, onnxruntime_library, tiny_bundle, cases, env={"ASAN_OPTIONS": "detect_leaks=1"})
+    assert output.splitlines()[-1].endswith("frames, all labels equal")
