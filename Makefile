@@ -55,7 +55,7 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
 
 # The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
-test-slow: $(VENV)/.linked bundle ## run the tests that take longer, and the quick ones of the C library
+test-slow: $(VENV)/.linked $(VENV)/.scale bundle ## run the tests that take longer, and the quick ones of the C library
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
 	@$(MAKE) native || echo "the C library cannot be built here; its tests are skipped" >&2
 	@$(PY) -m pytest -q -m "native and not slow" $(PYTEST_ARGS) tests/native
@@ -217,6 +217,11 @@ $(VENV)/.installed: requirements/dev.txt
 	@echo "making $(VENV) from requirements/dev.txt, some minutes the first time" >&2
 	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian: apt install python3-venv" >&2; exit 1; }
 	@$(PIP) install $(PIP_ARGS) -r requirements/dev.txt
+	@touch $@
+
+# Ray and the client of Triton, 0.7 GB that only test-slow needs.
+$(VENV)/.scale: requirements/scale.txt | $(VENV)/.linked
+	@$(PIP) install $(PIP_ARGS) -r requirements/scale.txt
 	@touch $@
 
 $(VENV)/.linked: $(VENV)/.installed pyproject.toml

@@ -1,7 +1,7 @@
 """Write the pins from what is installed in the environment that runs this: `python requirements/pin.py`.
 
 `embed.txt` is what an application that embeds the thin runtime needs, `run.txt` what `nerve-segment` needs, `dev.txt`
-is everything. Each lists every package that is needed directly or by another one, at exactly the installed version.
+is everything but `scale.txt`, which is what Ray and the client of Triton need. Each lists every package that is needed directly or by another one, at exactly the installed version.
 """
 
 import sys
@@ -19,6 +19,7 @@ import tomllib
 
 FOLDER = Path(__file__).resolve().parent
 DEV_EXTRAS = ("stream", "export", "ort", "parity", "bench", "openvino", "native")
+SCALE_EXTRAS = ("ray", "triton")
 # Of extra `rtx` only what runs without a GPU: the compiler, and bindings whose signatures the fake is compared with.
 DEV_ADDED = ("cuda-bindings", "tensorrt-rtx")
 HEADER = """\
@@ -37,12 +38,12 @@ def pins(roots: Iterable[str]) -> list[str]:
         SystemExit: one of them is not installed.
     """
     versions: dict[str, str] = {}
-    waiting = [Requirement(root) for root in roots]
+    waiting = [need for root in roots if _applies(need := Requirement(root))]
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
-        if not _applies(requirement) or (name, frozenset(requirement.extras)) in seen:
+        if (name, frozenset(requirement.extras)) in seen:
             continue
         seen.add((name, frozenset(requirement.extras)))
         try:
@@ -63,7 +64,7 @@ def _applies(requirement: Requirement, extras: Iterable[str] = ()) -> bool:
 
 
 def main() -> None:
-    """Write the three files beside this one."""
+    """Write the four files beside this one."""
     settings = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
     base, extras = settings["project"]["dependencies"], settings["project"]["optional-dependencies"]
     named = [line for extra in DEV_EXTRAS for line in extras[extra] if not line.startswith("nerve-deploy")]
@@ -78,6 +79,8 @@ def main() -> None:
         "What nerve-segment needs: the above and the extra `stream`.",
         [*base, *extras["stream"], *extras["ort"]],
     )
+    scale = [line for extra in SCALE_EXTRAS for line in extras[extra]]
+    _write("scale.txt", "What Ray and the client of Triton need, beside dev.txt.", scale)
     _write("dev.txt", "Everything: build, measure, test. PyTorch's CPU build is enough.", everything)
 
 

@@ -27,6 +27,8 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "openvino": ("OpenVINO in nerve-bench", ("openvino",)),
     "rtx": ("engines of TensorRT-RTX", ("cuda-bindings", "tensorrt-rtx")),
     "trt": ("engines of TensorRT", ("cuda-bindings", "tensorrt")),
+    "ray": ("nerve-segment --ray", ("fsspec", "ray")),
+    "triton": ("the client of a Triton server", ("tritonclient",)),
     "native": ("make native, the C library", ("cmake",)),
 }
 """What each extra is for, and its packages; cuda-bindings are the part of cuda-python that is used."""
