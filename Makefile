@@ -30,7 +30,7 @@ ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive
 TIMED := video latency memory cost
 
 NATIVE := build/native
-CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc runtime/native/examples/*.cpp \
+CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc tests/native/nvinfer/*.cc runtime/native/examples/*.cpp \
 	runtime/native/ros2/nerve_segmenter/src/*.cpp)
 CLANG_FORMAT := $(BIN)/clang-format --style=file:runtime/native/.clang-format
 NATIVE_HEADERS := build/native-headers
