@@ -31,6 +31,8 @@ TIMED := video latency memory cost
 
 NATIVE := build/native
 CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc runtime/native/examples/*.cpp \
+	export/nerve_export/deepstream/templates/*.cc export/nerve_export/deepstream/templates/*.h \
+	tests/unit/nerve_export/deepstream/stand_ins/*.cc tests/unit/nerve_export/deepstream/stand_ins/*.h \
 	runtime/native/ros2/nerve_segmenter/src/*.cpp)
 CLANG_FORMAT := $(BIN)/clang-format --style=file:runtime/native/.clang-format
 NATIVE_HEADERS := build/native-headers
