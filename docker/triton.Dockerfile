@@ -15,13 +15,12 @@ COPY runtime runtime
 COPY benchmarks benchmarks
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
 
-# With the Python that Triton's back end starts.
+# With the Python that Triton's back end starts. Triton itself runs the graphs, so no ONNX Runtime is installed.
 FROM ${BASE} AS environment
-COPY requirements/embed.txt /pins/embed.txt
+COPY requirements/triton-image.txt /pins/triton-image.txt
 COPY --from=wheel /wheel /wheel
-RUN sed 's/^onnxruntime==/onnxruntime-gpu==/' /pins/embed.txt > /pins/gpu.txt \
-    && python3 -m pip install --no-cache-dir --target /opt/nerve -r /pins/gpu.txt \
-    && python3 -m pip install --no-cache-dir --target /opt/nerve --no-deps /wheel/*.whl
+# The pins are complete: nothing else is fetched.
+RUN python3 -m pip install --no-cache-dir --no-deps --target /opt/nerve -r /pins/triton-image.txt /wheel/*.whl
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="nerve-triton" \

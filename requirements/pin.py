@@ -2,7 +2,8 @@
 
 `embed.txt` is what an application that embeds the thin runtime needs, `run.txt` what `nerve-segment` needs, `dev.txt`
 is everything but `scale.txt`, which is what Ray and the client of Triton need, and `deploy.txt`, which is what checks
-docker/ and deploy/. `jetson.txt` was resolved for another machine and is not written here. Each lists every package that is needed directly or by another one, at exactly the installed version.
+docker/ and deploy/. Each lists every package that is needed directly or by another one, at exactly the installed version.
+`jetson.txt` and `triton-image.txt` were resolved for other machines and are not written here.
 """
 
 import sys
