@@ -35,16 +35,17 @@ def write_application(bundle: Path, vocabulary: Path, out: Path, *, url: str | N
 
     Raises:
         BundleError: the bundle is damaged, or has no graph `frame`.
-        UsageError: the vocabulary does not belong to it, or something is at `out`.
+        UsageError: the vocabulary does not belong to it, something is at `out`, or `out` lies within the bundle.
         ResourceError: `out` cannot be written; nothing is left behind.
     """
     manifest = load_manifest(bundle)
     if "frame" not in manifest.stages:
         raise BundleError(f"bundle {bundle} has no graph 'frame', which an application runs; build it with nerve-build")
     words = read_vocabulary(vocabulary, manifest)
-    _refuse(out, force=force)
+    _refuse(bundle, out, force=force)
     sizes = {"c": words.class_rows.shape[0], "k": words.class_rows.shape[1], "r": words.text_embeddings.shape[0]}
     graph = frame_graph(manifest, sizes)
+    out.resolve().parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(out.resolve()) as staged:
         _write_texts(staged, graph, manifest, words, url)
         _write_inputs(staged / "inputs", constant_inputs(manifest, words), graph)
@@ -72,7 +73,9 @@ def constant_inputs(manifest: Manifest, words: Vocabulary) -> dict[str, Array]:
     }
 
 
-def _refuse(out: Path, *, force: bool) -> None:
+def _refuse(bundle: Path, out: Path, *, force: bool) -> None:
+    if out.resolve().is_relative_to(bundle.resolve()):
+        raise UsageError(f"{out} lies within the bundle, which holds nothing but its own files; choose another --out")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG_NAME).is_file():

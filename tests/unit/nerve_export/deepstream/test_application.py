@@ -16,7 +16,7 @@ from nerve_export.cli.build import app
 from nerve_export.deepstream.application import constant_inputs, write_application
 from nerve_export.deepstream.graph import FrameGraph, frame_graph
 from nerve_export.deepstream.vocabulary import read_vocabulary
-from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.manifest import Manifest, manifest_bytes
 from nerve_runtime.bundle.spec import TensorSpec
 from nerve_runtime.errors import BundleError, NerveError, UsageError
 from nerve_runtime.vocabulary.text_bank import text_sha256
@@ -175,6 +175,24 @@ def test_a_damaged_bundle_leaves_nothing_behind(bundle: Path, vocabulary: Path, 
     with pytest.raises(BundleError, match=r"frame\.onnx: sha256"):
         write_application(damaged, vocabulary, tmp_path / "app", url=None, force=False)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_bundle_itself_is_no_place_for_an_application(bundle: Path, vocabulary: Path) -> None:
+    with pytest.raises(UsageError, match="lies within the bundle, which holds nothing but its own files"):
+        write_application(bundle, vocabulary, bundle / "app", url=None, force=False)
+
+
+def test_a_bundle_without_the_graph_is_refused(
+    bundle: Path, manifest: Manifest, vocabulary: Path, tmp_path: Path
+) -> None:
+    stages = {name: record for name, record in manifest.stages.items() if name != "frame"}
+    (tmp_path / "manifest.json").write_bytes(manifest_bytes(manifest.model_copy(update={"stages": stages})))
+    with pytest.raises(BundleError, match="has no graph 'frame', which an application runs"):
+        write_application(tmp_path, vocabulary, tmp_path / "app", url=None, force=False)
+
+
+def test_folders_above_are_made(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
+    assert (write_application(bundle, vocabulary, tmp_path / "a" / "b", url=None, force=False) / "Makefile").is_file()
 
 
 @pytest.mark.parametrize(
