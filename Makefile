@@ -31,6 +31,8 @@ TIMED := video latency memory cost
 
 NATIVE := build/native
 CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc tests/native/nvinfer/*.cc runtime/native/examples/*.cpp \
+	export/nerve_export/deepstream/templates/*.cc export/nerve_export/deepstream/templates/*.h \
+	tests/unit/nerve_export/deepstream/stand_ins/*.cc tests/unit/nerve_export/deepstream/stand_ins/*.h \
 	runtime/native/ros2/nerve_segmenter/src/*.cpp)
 CLANG_FORMAT := $(BIN)/clang-format --style=file:runtime/native/.clang-format
 NATIVE_HEADERS := build/native-headers
@@ -55,7 +57,7 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
 
 # The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
-test-slow: $(VENV)/.linked $(VENV)/.scale bundle ## run the tests that take longer, and the quick ones of the C library
+test-slow: $(VENV)/.linked $(VENV)/.scale $(VENV)/.deploy bundle ## run the tests that take longer, and the quick ones of the C library
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
 	@$(MAKE) native || echo "the C library cannot be built here; its tests are skipped" >&2
 	@$(PY) -m pytest -q -m "native and not slow" $(PYTEST_ARGS) tests/native
@@ -222,6 +224,13 @@ $(VENV)/.installed: requirements/dev.txt
 # Ray and the client of Triton, 0.7 GB that only test-slow needs.
 $(VENV)/.scale: requirements/scale.txt | $(VENV)/.linked
 	@$(PIP) install $(PIP_ARGS) -r requirements/scale.txt
+	@touch $@
+
+# The linters of docker/ and deploy/, 107 MB that only test-slow needs. Debian alone has promtool; elsewhere its tests are skipped.
+$(VENV)/.deploy: requirements/deploy.txt tests/deploy/fetch_promtool.sh | $(VENV)/.linked
+	@$(PIP) install $(PIP_ARGS) -r requirements/deploy.txt
+	@test -x build/promtool/promtool || tests/deploy/fetch_promtool.sh build/promtool > /dev/null 2>&1 \
+		|| echo "promtool cannot be fetched here; its tests are skipped" >&2
 	@touch $@
 
 $(VENV)/.linked: $(VENV)/.installed pyproject.toml

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nerve_export.cli import options
 from nerve_export.cli import preset as preset_commands
 from nerve_export.cli.console import stderr_console
+from nerve_export.cli.deepstream import deepstream
 from nerve_export.cli.dry_run import print_plan
 from nerve_export.cli.engines import engines
 from nerve_export.cli.extras import GRAPHS, require
@@ -25,6 +26,7 @@ from nerve_runtime.errors import NerveError, ResourceError
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.command()(engines)
 app.command()(parity)
+app.command()(deepstream)
 app.command()(doctor)
 app.command()(lock)
 app.add_typer(preset_commands.app, name="preset", help="What a preset holds and costs: show, check.")
