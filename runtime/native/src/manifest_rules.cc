@@ -42,7 +42,7 @@ std::string shape_text(const std::vector<int64_t>& sizes) {
 }
 
 // By their letters: p tokens, m pooled keys, t heads, d text width, h and w of the grid, H and W of the working frame.
-std::vector<KnownShape> known_shapes(const Geometry& geometry) {
+std::vector<KnownShape> known_shapes(const Geometry& geometry, bool batched) {
     constexpr char SHAPES[] =
         "frame 1HW3 text_embeddings ?d head_affinity tpm head_affinity 2tp? affinity pm affinity 2p? local_affinity pm "
         "closed_sum mm local_weights 8hw seed_scores ?p label_scores ?p previous_scores ?p carried_scores ?p head_weights t "
@@ -67,7 +67,13 @@ std::vector<KnownShape> known_shapes(const Geometry& geometry) {
             shapes.push_back({word, {}});
             continue;
         }
-        for (const char letter : word) shapes.back().sizes.push_back(size_of(letter));
+        std::vector<int64_t>& sizes = shapes.back().sizes;
+        for (const char letter : word) sizes.push_back(size_of(letter));
+        if (!batched) continue;
+        if (shapes.back().name == "frame")
+            sizes[0] = ANY;
+        else
+            sizes.insert(sizes.begin(), ANY);
     }
     return shapes;
 }
@@ -82,10 +88,14 @@ bool agree(const std::vector<Axis>& axes, const std::vector<int64_t>& sizes) {
 
 [[noreturn]] void refuse_value(const Field& field, Parts parts) { field.refuse({"Value error, ", concat(parts)}); }
 
-void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor,
-                const std::vector<KnownShape>& shapes) {
+void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor, const Geometry& geometry) {
+    const bool batched = geometry.batches(stage);
+    if ((!tensor.axes.empty() && tensor.axes[0].letter == "b") != batched)
+        refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes),
+                                ", with max_batch ", decimal(geometry.max_batch), " they ", batched ? "" : "do not ",
+                                "begin with 'b'"});
     std::string texts;
-    for (const KnownShape& shape : shapes) {
+    for (const KnownShape& shape : known_shapes(geometry, batched)) {
         if (tensor.name != shape.name) continue;
         if (agree(tensor.axes, shape.sizes)) return;
         texts += (texts.empty() ? "" : " or ") + shape_text(shape.sizes);
@@ -168,6 +178,10 @@ std::string check_engine(const Field& field) {
 
 }  // namespace
 
+bool Geometry::batches(const std::string& stage) const {
+    return max_batch > 1 && (stage == "scores" || stage == "attention" || stage == "frame");
+}
+
 bool is_plain_relative(const std::string& path) {
     if (path.empty() || path.front() == '/') return false;
     for (const char letter : path)
@@ -240,11 +254,9 @@ void check_whole(const Field& document, const Manifest& manifest) {
         if (manifest.files.count(path) == 0) named.insert(path);
     unlisted.assign(named.begin(), named.end());
     if (!unlisted.empty()) refuse_value(document, {"files ", repr(unlisted), " are named but not listed under 'files'"});
-    const std::vector<KnownShape> shapes = known_shapes(manifest.geometry);
-    for (const auto& [stage, record] : manifest.stages) {
-        for (const TensorSpec& tensor : record.inputs) check_axes(document, stage, tensor, shapes);
-        for (const TensorSpec& tensor : record.outputs) check_axes(document, stage, tensor, shapes);
-    }
+    for (const auto& [stage, record] : manifest.stages)
+        for (const std::vector<TensorSpec>* specs : {&record.inputs, &record.outputs})
+            for (const TensorSpec& tensor : *specs) check_axes(document, stage, tensor, manifest.geometry);
     check_labels(document, manifest);
 }
 
