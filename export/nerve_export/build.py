@@ -24,7 +24,7 @@ from nerve_export.bundle import (
     staging_folder,
     write_manifest,
 )
-from nerve_export.graphs.precision import PrecisionPlan, StagePrecision
+from nerve_export.precision import PrecisionPlan, StagePrecision
 from nerve_export.graphs.sizes import Sizes, sizes_of
 from nerve_export.graphs.stages import MERGED, stages_of
 from nerve_export.isolation import kill_running, run_isolated

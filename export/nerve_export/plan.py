@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import nerve_export
 import nerve_ref
-from nerve_export.graphs.precision import PRECISIONS, Precision, read_precision_plan
+from nerve_export.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.graphs.sizes import sizes_of
 from nerve_export.presets.files import Preset, find_preset
 from nerve_ref.params import SIZE_MULTIPLE_PX, NerveParams

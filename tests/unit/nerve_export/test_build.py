@@ -15,7 +15,7 @@ from nerve_export import stage_worker
 from nerve_export.build import build, build_steps, usable_templates
 from nerve_export.cli import build as cli
 from nerve_export.engines.build import EngineFacts
-from nerve_export.graphs.precision import StagePrecision, read_precision_plan
+from nerve_export.precision import StagePrecision, read_precision_plan
 from nerve_export.graphs.sizes import Sizes
 from nerve_export.graphs.stages import TABLE, stages_of
 from nerve_export.parity.measures import ParityReport, Tap
