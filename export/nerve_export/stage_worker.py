@@ -15,7 +15,6 @@ from nerve_export.graphs.lowering import lower, watched_ranges
 from nerve_export.graphs.merge import merged_graph
 from nerve_export.graphs.modules import NetworkStage, TextStage
 from nerve_export.graphs.modules_batched import merged_part
-from nerve_export.precision import StagePrecision, audited, read_precision_plan
 from nerve_export.graphs.sizes import Sizes
 from nerve_export.graphs.stages import MERGED, TABLE, fixed_readout_spec
 from nerve_export.isolation import peak_rss_mb
@@ -25,6 +24,7 @@ from nerve_export.parity.measures import ParityReport
 from nerve_export.parity.reference import reference_taps
 from nerve_export.plan import BuildPlan
 from nerve_export.plan_models import open_network, plan_models
+from nerve_export.precision import StagePrecision, audited, read_precision_plan
 from nerve_ref.text import parse_classes
 from nerve_ref.weights.files import ResolvedWeights
 from nerve_ref.weights.networks import Models
@@ -167,7 +167,8 @@ def write_reference(plan: BuildPlan, resolved: ResolvedWeights | None, folder: P
         Peak memory of this process in MB, as the other functions here do.
     """
     frames = FRAMES if plan.preset.is_packaged else 1
-    reference_taps(plan_models(plan, resolved), plan.params, plan.preset.parity_classes, frames, folder)
+    models, classes = plan_models(plan, resolved), plan.preset.parity_classes
+    reference_taps(models, plan.params, classes, frames, folder, plan.max_batch)
     return peak_rss_mb()
 
 

@@ -243,9 +243,7 @@ class DiffusionHeads(nn.Module):
         self._drop_decoder()
         set_vae_attention(self.vae, native=native)
         fold_time(self.unet, params.timestep)
-        self.captures = install_processors(
-            self.unet, params.layers, provider.context, native=native, batched=batched
-        )
+        self.captures = install_processors(self.unet, params.layers, provider.context, native=native, batched=batched)
         channels = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
         factor = 2 ** (len(channels) - 1)
         self.latent_hw = (params.size_hw[0] // factor, params.size_hw[1] // factor)

@@ -198,7 +198,9 @@ def test_a_max_batch_that_contradicts_the_axes_is_refused(
     bundle = make_fake_bundle(tmp_path / "bundle", max_batch=bundle_batch)
     geometry = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["geometry"]
     rewrite(bundle, geometry={**geometry, "max_batch": said})
-    with pytest.raises(BundleError, match=f"of stage 'attention' has axes .*, with max_batch {said} they {tensor} with 'b'"):
+    with pytest.raises(
+        BundleError, match=f"of stage 'attention' has axes .*, with max_batch {said} they {tensor} with 'b'"
+    ):
         load_manifest(bundle)
 
 
