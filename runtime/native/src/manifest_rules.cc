@@ -58,6 +58,7 @@ std::vector<KnownShape> known_shapes(const Geometry& geometry, bool batched) {
             case 'H': return geometry.working_hw[0];
             case 'W': return geometry.working_hw[1];
             case '?': return ANY;
+            case '1': return batched ? ANY : 1;  // frames of a run
             default: return letter - '0';
         }
     };
@@ -67,13 +68,8 @@ std::vector<KnownShape> known_shapes(const Geometry& geometry, bool batched) {
             shapes.push_back({word, {}});
             continue;
         }
-        std::vector<int64_t>& sizes = shapes.back().sizes;
-        for (const char letter : word) sizes.push_back(size_of(letter));
-        if (!batched) continue;
-        if (shapes.back().name == "frame")
-            sizes[0] = ANY;
-        else
-            sizes.insert(sizes.begin(), ANY);
+        if (batched && word[0] != '1') shapes.back().sizes.push_back(ANY);
+        for (const char letter : word) shapes.back().sizes.push_back(size_of(letter));
     }
     return shapes;
 }
@@ -89,20 +85,18 @@ bool agree(const std::vector<Axis>& axes, const std::vector<int64_t>& sizes) {
 [[noreturn]] void refuse_value(const Field& field, Parts parts) { field.refuse({"Value error, ", concat(parts)}); }
 
 void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor, const Geometry& geometry) {
-    const bool batched = geometry.batches(stage);
-    if ((!tensor.axes.empty() && tensor.axes[0].letter == "b") != batched)
-        refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes),
-                                ", with max_batch ", decimal(geometry.max_batch), " they ", batched ? "" : "do not ",
-                                "begin with 'b'"});
-    std::string texts;
+    const bool batched = geometry.batches(stage), begins = !tensor.axes.empty() && tensor.axes[0].letter == "b";
+    std::string expected;
+    if (begins != batched)
+        expected = concat({"with max_batch ", decimal(geometry.max_batch), batched ? " they" : " they do not", " begin with 'b'"});
     for (const KnownShape& shape : known_shapes(geometry, batched)) {
-        if (tensor.name != shape.name) continue;
+        if (tensor.name != shape.name || begins != batched) continue;
         if (agree(tensor.axes, shape.sizes)) return;
-        texts += (texts.empty() ? "" : " or ") + shape_text(shape.sizes);
+        expected += (expected.empty() ? "geometry says " : " or ") + shape_text(shape.sizes);
     }
-    if (!texts.empty())
+    if (!expected.empty())
         refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes),
-                                ", geometry says ", texts});
+                                ", ", expected});
 }
 
 void check_labels(const Field& document, const Manifest& manifest) {
