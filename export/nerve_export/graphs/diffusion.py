@@ -80,12 +80,13 @@ class FixedContext(nn.Module):
 
     def forward(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
         """Attend to the constant prompt."""
+        if self.batched:  # the tokens of all frames see the same keys, so they are those of one
+            shape = hidden_states.shape[1:]
+            hidden_states = hidden_states.reshape(1, -1, shape[1])
         query = attn.to_q(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         key, value = self.key.to(query.dtype), self.value.to(query.dtype)
-        if self.batched:  # one attention operation takes as many keys as queries
-            key, value = (each.expand(query.shape[0], -1, -1, -1) for each in (key, value))
         mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
-        return mixed
+        return mixed.reshape(-1, *shape) if self.batched else mixed
 
 
 def install_processors(
