@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nerve_runtime import Frame, FrameResult, ResourceError, Segmenter, Temporal, UsageError
+from nerve_runtime import EVERY_FRAME, Frame, FrameResult, ResourceError, Segmenter, Temporal, UsageError
 from nerve_runtime.backends.base import DeviceTensor, item_of
 from nerve_runtime.backends.fake import FakeBackend, Faults
 from nerve_runtime.bundle.manifest import load_manifest
@@ -24,12 +24,11 @@ def opened(tmp_path: Path) -> Opened:
     """Opens a segmenter on a fake bundle that takes so many frames in a run."""
 
     def open_segmenter(
-        max_batch: int, faults: Faults | None = None, temporal: Temporal | None = None
+        max_batch: int, faults: Faults | None = None, temporal: Temporal = EVERY_FRAME
     ) -> tuple[Segmenter, FakeBackend]:
         bundle = make_fake_bundle(tmp_path / f"bundle{max_batch}", max_batch=max_batch)
         backend = FakeBackend(load_manifest(bundle), faults)
-        options = {} if temporal is None else {"temporal": temporal}
-        return Segmenter.open(bundle, CLASSES, backend=backend, cache_dir=None, **options), backend
+        return Segmenter.open(bundle, CLASSES, backend=backend, cache_dir=None, temporal=temporal), backend
 
     return open_segmenter
 
@@ -158,7 +157,7 @@ def test_memory_that_ran_out_names_the_frames(opened: Opened) -> None:
 def test_a_frame_that_is_none_is_named_before_anything_runs(opened: Opened) -> None:
     segmenter, backend = opened(4)
     with segmenter, pytest.raises(UsageError, match=r"frame 2 is float64 \(4, 4, 3\)"):
-        segmenter.segment_batch([*pictures(2), np.zeros((4, 4, 3))])
+        segmenter.segment_batch([*pictures(2), np.zeros((4, 4, 3))])  # type: ignore[list-item]  # what is tested
     assert backend.runs.get("attention") is None
     with pytest.raises(UsageError, match="this segmenter was closed"):
         segmenter.segment_batch(pictures(1))

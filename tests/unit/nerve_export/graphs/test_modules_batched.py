@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from nerve_export.graphs import modules, modules_batched, modules_readout
 from nerve_export.graphs.modules_batched import BatchedMixStage, BatchedWalkStage, merged_part
 from nerve_export.graphs.sizes import Sizes
-from nerve_ref.params import NerveParams
+from nerve_ref.params import EntropyMode, NerveParams
 from nerve_ref.providers.provider import Clip
 from nerve_ref.weights.networks import Models
 
 FINE, COARSE, UP = "down_blocks.1.attentions.0", "down_blocks.2.attentions.0", "up_blocks.1.attentions.0"
+MODULES: tuple[Any, Any] = (modules_batched, modules)
 ITEMS = 3
 GRID_HW, CELLS_HW = (16, 16), (8, 8)
 SIZES = Sizes(
@@ -65,13 +66,10 @@ def test_scores_of_every_frame_are_of_its_own_vocabulary(
     clip_mode: str, models: Models, frame: Tensor, params: NerveParams
 ) -> None:
     varied = replace(params, clip_mode=clip_mode)  # type: ignore[arg-type]  # a Literal
-    stages = [
-        module.scores_stage(own(models), varied, SIZES, native=True)  # type: ignore[attr-defined]
-        for module in (modules_batched, modules)
-    ]
+    stages = [make.scores_stage(own(models), varied, SIZES, native=True) for make in MODULES]
     width = models.clip.config.projection_dim
     items = [(each, *vocabulary(item, width)) for item, each in enumerate(frames(frame))]
-    assert_each_alone(*stages, items)
+    assert_each_alone(stages[0], stages[1], items)
 
 
 @pytest.mark.parametrize(
@@ -89,11 +87,8 @@ def test_affinities_of_every_frame_are_its_own(
     changes: dict[str, Any], models: Models, frame: Tensor, params: NerveParams
 ) -> None:
     varied = replace(params, **changes)
-    stages = [
-        module.attention_stage(own(models), varied, SIZES, native=True)  # type: ignore[attr-defined]
-        for module in (modules_batched, modules)
-    ]
-    assert_each_alone(*stages, [(each,) for each in frames(frame)])
+    stages = [make.attention_stage(own(models), varied, SIZES, native=True) for make in MODULES]
+    assert_each_alone(stages[0], stages[1], [(each,) for each in frames(frame)])
 
 
 @pytest.mark.parametrize("clip_mode", ["naclip", "early_fusion"])
@@ -103,15 +98,15 @@ def test_one_tower_says_both_of_every_frame(clip_mode: str, models: Models, fram
     side = 64 // models.clip.config.vision_config.patch_size
     sizes = replace(SIZES, grid_hw=(side, side), one_tower=True)
     stages = []
-    for module in (modules_batched, modules):
+    for make in MODULES:
         clip = copy.deepcopy(models.clip)
         tower = Models.ready(clip, models.tokenizer, Clip(clip))
-        stages.append(module.attention_stage(tower, varied, sizes, native=True))  # type: ignore[attr-defined]
-    assert_each_alone(*stages, [(each,) for each in frames(frame)])
+        stages.append(make.attention_stage(tower, varied, sizes, native=True))
+    assert_each_alone(stages[0], stages[1], [(each,) for each in frames(frame)])
     width = models.clip.config.projection_dim
-    scores = [module.scores_stage(models, varied, sizes, native=True) for module in (modules_batched, modules)]  # type: ignore[attr-defined]
+    scores = [make.scores_stage(models, varied, sizes, native=True) for make in MODULES]
     features = [nn.functional.normalize(random(side * side, width, seed=9 + item) - 0.5) for item in range(ITEMS)]
-    assert_each_alone(*scores, [(each, *vocabulary(item, width)) for item, each in enumerate(features)])
+    assert_each_alone(scores[0], scores[1], [(each, *vocabulary(item, width)) for item, each in enumerate(features)])
 
 
 def seeds(item: int) -> Tensor:
@@ -139,7 +134,7 @@ KINDS: dict[str, tuple[Callable[[int], Tensor], dict[str, Any]]] = {
 @pytest.mark.parametrize("self_loop", [False, True])
 @pytest.mark.parametrize("entropy", ["zscore", "plain", "mean"])
 def test_heads_of_every_frame_are_weighed_by_themselves(
-    kind: str, self_loop: bool, entropy: str, params: NerveParams
+    kind: str, self_loop: bool, entropy: EntropyMode, params: NerveParams
 ) -> None:
     heads, changes = KINDS[kind]
     varied = replace(params, self_loop=self_loop, entropy=entropy, **changes)
@@ -166,7 +161,7 @@ def test_every_frame_is_read_out_by_itself(readout: str, frame: Tensor, params: 
     scores[2][:, :40] = torch.nan
     if readout == "guided":
         single: nn.Module = modules_readout.FixedGuidedReadoutStage(GRID_HW, (64, 64), varied.guide_width)
-        items = [
+        items: list[tuple[Tensor, ...]] = [
             (each, picture, torch.tensor(item / 4))
             for item, (each, picture) in enumerate(zip(scores, frames(frame), strict=True))
         ]

@@ -47,6 +47,7 @@ def test_a_graph_reads_an_item_where_it_lies(in_host_memory: bool, tmp_path: Pat
     seeds = np.random.default_rng(1).random((3, 5, 24), dtype=np.float32)
     with OrtBackend(bundle, load_manifest(bundle)) as backend:
         whole = backend.upload(seeds)
+        assert isinstance(whole, OrtTensor)
         if not in_host_memory:  # as outputs on a GPU are: known by its address alone
             whole = OrtTensor(whole.value, whole.dtype, whole.shape, None)
         session = backend.open_session("carry")
@@ -58,9 +59,9 @@ def test_a_graph_reads_an_item_where_it_lies(in_host_memory: bool, tmp_path: Pat
             given = {"seed_scores": seeds[0], "previous_scores": item, "keep": np.array(2, np.float32), **places}
             np.testing.assert_array_equal(session.run(given)["carried_scores"], 2 * seeds[index])
         assert whole.item(1, keep_axis=True).item(0).shape == (5, 24)
-        nested = {"previous_scores": whole.item(1, keep_axis=True).item(0), "seed_scores": seeds[0]}
-        outputs = session.run({**nested, "keep": np.array(1, np.float32), **places})
-        np.testing.assert_array_equal(outputs["carried_scores"], seeds[1])
+        nested = whole.item(1, keep_axis=True).item(0)
+        given = {"seed_scores": seeds[0], "previous_scores": nested, "keep": np.array(1, np.float32), **places}
+        np.testing.assert_array_equal(session.run(given)["carried_scores"], seeds[1])
 
 
 class Imitation:
