@@ -112,10 +112,6 @@ def make_plan(
     _check_weight_flags(chosen, choice, random_seed)
     params = _adjusted(chosen, size_hw, steps)
     sizes_of(chosen.backbones, params)
-    name = chosen.name if precision == "fp32" else f"{chosen.name}-{precision}"
-    folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
-    if folder.is_symlink():
-        folder = folder.resolve()  # the link stays; what it leads to is replaced
     known_opset: Opset = 20 if opset == 20 else 23
     return BuildPlan(
         chosen,
@@ -123,7 +119,7 @@ def make_plan(
         chosen.backbones,
         known_opset,
         max_classes,
-        folder,
+        _folder(chosen, out, precision, random_seed),
         PRECISIONS[PRECISIONS.index(precision)],
         precision_plan,
         audit_frames,
@@ -131,6 +127,12 @@ def make_plan(
         random_seed,
         max_batch,
     )
+
+
+def _folder(preset: Preset, out: Path | None, precision: str, random_seed: int | None) -> Path:
+    name = preset.name if precision == "fp32" else f"{preset.name}-{precision}"
+    folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
+    return folder.resolve() if folder.is_symlink() else folder  # the link stays; what it leads to is replaced
 
 
 def _with_paths(choice: WeightChoice, preset: Preset) -> WeightChoice:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from nerve_runtime.bundle.own_sha256 import NO_SHA256, OwnSha256
 from nerve_runtime.bundle.spec import (
     BATCH_AXIS,
     BATCH_LIMIT,
@@ -21,7 +22,6 @@ from nerve_runtime.bundle.spec import (
 )
 from nerve_runtime.errors import BundleError
 from nerve_runtime.labels import CLASSES_LIMIT, label_dtype
-from nerve_runtime.own_sha256 import NO_SHA256, OwnSha256
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
