@@ -17,7 +17,18 @@ ENGINE_FILES = {
     PACKAGES["nerve_runtime"] / "backends" / "tensorrt" / "backend.py",
 }
 RUNTIME_LIBRARIES = {"cv2", "filelock", "numpy", "platformdirs", "pydantic", "safetensors", "tokenizers"}
-STREAM_LIBRARIES = {"av", "cv2", "filelock", "numpy", "platformdirs", "prometheus_client", "psutil", "rich", "typer"}
+STREAM_LIBRARIES = {
+    "av",
+    "cv2",
+    "filelock",
+    "numpy",
+    "platformdirs",
+    "prometheus_client",
+    "psutil",
+    "pydantic",
+    "rich",
+    "typer",
+}
 RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
