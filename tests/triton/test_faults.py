@@ -32,7 +32,8 @@ QUEUE = 3
 QUEUE_TIMEOUT_S = 5.0
 OVERLOAD = 10
 OVERLOAD_S = 4.5
-TIMED_S = 0.1
+TIMED_SERVICE_S = 0.02
+TIMED_S = 0.025
 SLOW = f"""
 input [ {{ name: "seconds" data_type: TYPE_FP32 dims: [ 1 ] }} ]
 output [ {{ name: "slept" data_type: TYPE_FP32 dims: [ 1 ] }} ]
@@ -191,23 +192,23 @@ def slow_request(connection: Connection, took: float) -> tuple[bool, float]:
     return True, time.monotonic() - started
 
 
-def overloaded(server: Server, model: str) -> tuple[list[float], list[float], float]:
+def overloaded(server: Server, model: str, service_s: float) -> tuple[list[float], list[float], float]:
     """After how long ten times too many requests were served and refused, and requests served a second."""
     connection = connect(server.addresses["grpc"], model, 30.0)
     pause = Event()
     with ThreadPoolExecutor(64) as pool:
         started = time.monotonic()
         waiting: list[Future[tuple[bool, float]]] = []
-        for number in range(int(OVERLOAD_S * OVERLOAD / SERVICE_S)):
-            pause.wait(max(0.0, started + number * SERVICE_S / OVERLOAD - time.monotonic()))  # as cameras would send
-            waiting.append(pool.submit(slow_request, connection, SERVICE_S))
+        for number in range(int(OVERLOAD_S * OVERLOAD / service_s)):
+            pause.wait(max(0.0, started + number * service_s / OVERLOAD - time.monotonic()))  # as cameras would send
+            waiting.append(pool.submit(slow_request, connection, service_s))
         answers = [future.result() for future in waiting]
         took = time.monotonic() - started
     connection.close()
     served = [seconds for good, seconds in answers if good]
     refused = [seconds for good, seconds in answers if not good]
     print(  # noqa: T201  # figures to read
-        f"{model}: {len(answers)} requests, served {len(served) / took:.2f}/s of {1 / SERVICE_S:.2f}/s at most, within "
+        f"{model}: {len(answers)} requests, served {len(served) / took:.2f}/s of {1 / service_s:.2f}/s at most, within "
         f"{1000 * max(served):.0f} ms; refused {len(refused)}, median {1000 * statistics.median(refused):.1f} ms, worst "
         f"{1000 * max(refused):.1f} ms"
     )
@@ -215,16 +216,18 @@ def overloaded(server: Server, model: str) -> tuple[list[float], list[float], fl
 
 
 def test_row_47_a_full_queue_refuses_at_once(server: Server) -> None:
-    """And serves less than it could: while it refuses, this release looks for work every half second only."""
-    served, refused, _ = overloaded(server, "slow")
+    """And serves far less than it could: while it refuses, this release looks for work every half second only."""
+    served, refused, _ = overloaded(server, "slow", SERVICE_S)
     assert statistics.median(refused) < 0.05
     assert len(refused) > len(served) > 0
 
 
-def test_row_47_a_time_limit_of_the_queue_keeps_the_model_busy(server: Server) -> None:
-    served, refused, rate = overloaded(server, "timed")
-    assert rate >= 0.7 / SERVICE_S  # 0.9 on a machine of its own
-    assert max(served) < TIMED_S + 3 * SERVICE_S + 1.0
+def test_row_47_a_time_limit_of_the_queue_sheds_within_50_ms_and_keeps_the_model_busy(server: Server) -> None:
+    """A refusal comes after the limit and at most one run more."""
+    served, refused, rate = overloaded(server, "timed", TIMED_SERVICE_S)
+    assert statistics.median(refused) < 0.05
+    assert rate >= 0.8 / TIMED_SERVICE_S  # 0.92 was measured beside other work
+    assert statistics.median(served) < TIMED_S + 3 * TIMED_SERVICE_S
     assert len(refused) > len(served)
 
 
