@@ -21,6 +21,7 @@ PUBLIC_MODULES = {
     "nerve_runtime.atomic",
     "nerve_runtime.backends",
     "nerve_runtime.bundle",
+    "nerve_runtime.drawing",
     "nerve_runtime.opencv",
     "nerve_runtime.vocabulary",
 }

@@ -8,8 +8,8 @@ from typing import Literal, cast
 
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
+from nerve_runtime.drawing import OverlayStyle
 from nerve_stream.cli.options import OutputOptions
-from nerve_stream.drawing.overlay import OverlayStyle
 from nerve_stream.sinks import (
     JsonLines,
     MaskFile,

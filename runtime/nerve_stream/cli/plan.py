@@ -155,7 +155,7 @@ def demo_options(
 
 def print_distances(class_names: Sequence[str], opacity: float) -> None:
     """Print to stderr how far apart the two most alike colours of the overlay are, to all kinds of eyes."""
-    from nerve_stream.drawing.colours import least_distance
+    from nerve_runtime.drawing import least_distance
 
     distances = ", ".join(f"{sight} {value:.0f}" for sight, value in least_distance(class_names, opacity).items())
     typer.echo(

@@ -6,9 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from nerve_runtime import Frame, FrameResult, UsageError
+from nerve_runtime.drawing import overlay
 from nerve_stream.cli.options import SourceOptions
 from nerve_stream.cli.outputs import PlannedSource, open_sinks
-from nerve_stream.drawing.overlay import overlay
 from nerve_stream.jobs import Job
 from nerve_stream.sinks import FpsMeter, ReaderGoneError, Sink, mask_name
 from nerve_stream.sinks.window import Window

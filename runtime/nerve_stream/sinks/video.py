@@ -10,8 +10,8 @@ import numpy as np
 
 from nerve_runtime import FrameResult, UsageError
 from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
+from nerve_runtime.drawing import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
 from nerve_stream.sources.images import Picture
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nerve_runtime.atomic import write_bytes_whole
+from nerve_runtime.drawing.colours import class_colours
 from nerve_runtime.errors import ResourceError, UsageError
 from nerve_runtime.result import FrameResult
-from nerve_stream.drawing.colours import class_colours
 from nerve_stream.sinks import (
     FpsMeter,
     JsonLines,

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import BACKGROUND_NAME, ignore_label, label_dtype
-from nerve_stream.drawing.known_names import KNOWN_NAMES
+from nerve_runtime.drawing.known_names import KNOWN_NAMES
+from nerve_runtime.labels import BACKGROUND_NAME, ignore_label, label_dtype
 
 UInt8Array = NDArray[np.uint8]
 Float64Array = NDArray[np.float64]

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import FrameResult, Labels, UsageError, ignore_label
+from nerve_runtime.drawing.boxes import Box
+from nerve_runtime.drawing.colours import USUAL_OPACITY, class_colours
+from nerve_runtime.drawing.labelled import LabelledFrame
+from nerve_runtime.drawing.legend import draw_legend, fit_to_corner, label_areas, legend_entries
+from nerve_runtime.drawing.region_names import PlacedName, draw_names, place_names
+from nerve_runtime.drawing.text import SMALLEST_LINE_PX, draw_text, frame_line_px, shade, text_width_px
+from nerve_runtime.errors import UsageError
+from nerve_runtime.labels import Labels, ignore_label
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.boxes import Box
-from nerve_stream.drawing.colours import USUAL_OPACITY, class_colours
-from nerve_stream.drawing.legend import draw_legend, fit_to_corner, label_areas, legend_entries
-from nerve_stream.drawing.region_names import PlacedName, draw_names, place_names
-from nerve_stream.drawing.text import SMALLEST_LINE_PX, draw_text, frame_line_px, shade, text_width_px
 
 UInt8Array = NDArray[np.uint8]
 
@@ -58,7 +60,7 @@ DEFAULT_STYLE = OverlayStyle()
 
 
 def overlay(
-    rgb: UInt8Array, result: FrameResult, style: OverlayStyle = DEFAULT_STYLE, *, fps: float | None = None
+    rgb: UInt8Array, result: LabelledFrame, style: OverlayStyle = DEFAULT_STYLE, *, fps: float | None = None
 ) -> UInt8Array:
     """The frame with its labels drawn over it, uint8 (H, W, 3); the frame itself is not changed.
 
@@ -82,12 +84,12 @@ def overlay(
     return picture
 
 
-def status_text(result: FrameResult, fps: float | None) -> str:
+def status_text(result: LabelledFrame, fps: float | None) -> str:
     """The status line, such as `12.3 frames/s, 81 ms a frame, 4 frames after a keyframe`."""
     return ", ".join(_status_parts(result, fps))
 
 
-def _status_parts(result: FrameResult, fps: float | None) -> list[str]:
+def _status_parts(result: LabelledFrame, fps: float | None) -> list[str]:
     parts = [] if fps is None else [f"{fps:.1f} frames/s"]
     if "total" in result.timings_ms:
         parts.append(f"{result.timings_ms['total']:.0f} ms a frame")
@@ -96,7 +98,7 @@ def _status_parts(result: FrameResult, fps: float | None) -> list[str]:
     return parts
 
 
-def _write(picture: UInt8Array, result: FrameResult, style: OverlayStyle, fps: float | None) -> None:
+def _write(picture: UInt8Array, result: LabelledFrame, style: OverlayStyle, fps: float | None) -> None:
     """Write the status line, then the names where it leaves room, then the legend where both do."""
     line_px = frame_line_px(picture.shape[:2])
     areas = 2 * label_areas(result.labels[::2])  # every second row: half the time, and the same whole percents
@@ -116,12 +118,12 @@ def _write(picture: UInt8Array, result: FrameResult, style: OverlayStyle, fps: f
             draw_legend(picture, *fitting, line_px)
 
 
-def _explained(result: FrameResult, names: list[PlacedName]) -> set[int]:
+def _explained(result: LabelledFrame, names: list[PlacedName]) -> set[int]:
     """The labels that need no line in a legend: those with a name on the picture, and the background."""
     return {name.label for name in names} | ({0} if result.has_background else set())
 
 
-def _coloured(rgb: UInt8Array, colours: UInt8Array, result: FrameResult, style: OverlayStyle) -> UInt8Array:
+def _coloured(rgb: UInt8Array, colours: UInt8Array, result: LabelledFrame, style: OverlayStyle) -> UInt8Array:
     if style.opacity == 0.0:
         return rgb.copy()
     opacity = style.opacity * (INSIDE_OUTLINES if style.contours else 1.0)
@@ -137,7 +139,7 @@ def _coloured(rgb: UInt8Array, colours: UInt8Array, result: FrameResult, style: 
     return mixed
 
 
-def _label_colours(result: FrameResult) -> UInt8Array:
+def _label_colours(result: LabelledFrame) -> UInt8Array:
     """The colour of each pixel's label, uint8 (H, W, 3)."""
     table = class_colours(result.class_names)
     if result.labels.dtype == np.uint8:
@@ -158,7 +160,7 @@ def _dimmed(below: UInt8Array, colours: UInt8Array, confidence: UInt8Array, opac
     return np.asarray(cv2.add(over, under, over), dtype=np.uint8)
 
 
-def _draw_edges(picture: UInt8Array, colours: UInt8Array, result: FrameResult, style: OverlayStyle) -> None:
+def _draw_edges(picture: UInt8Array, colours: UInt8Array, result: LabelledFrame, style: OverlayStyle) -> None:
     """Draw lines in full colour where labels change: one pixel wide, or with `contours` an outline of each region.
 
     `colours` is used up.

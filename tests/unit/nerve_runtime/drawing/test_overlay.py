@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from nerve_runtime.drawing import text as lettering
+from nerve_runtime.drawing.colours import class_colours
+from nerve_runtime.drawing.overlays import OverlayStyle, outline_px, overlay, status_text
 from nerve_runtime.errors import UsageError
-from nerve_stream.drawing import text as lettering
-from nerve_stream.drawing.colours import class_colours
-from nerve_stream.drawing.overlay import OverlayStyle, outline_px, overlay, status_text
 from tests.data.clips import halves
 from tests.data.label_maps import filled, noise, result_of, split
 

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nerve_stream.drawing.boxes import Box
-from nerve_stream.drawing.legend import label_areas
-from nerve_stream.drawing.overlay import OverlayStyle, overlay
-from nerve_stream.drawing.region_names import PlacedName, place_names
-from nerve_stream.drawing.text import draw_outlined_text, frame_line_px, outlined_size_hw
+from nerve_runtime.drawing.boxes import Box
+from nerve_runtime.drawing.legend import label_areas
+from nerve_runtime.drawing.overlays import OverlayStyle, overlay
+from nerve_runtime.drawing.region_names import PlacedName, place_names
+from nerve_runtime.drawing.text import draw_outlined_text, frame_line_px, outlined_size_hw
 from tests.data.label_maps import filled, noise, result_of, split
 
 NAMES = ("grass", "water", "sand", "zebra", "dog", "pizza", "soccer ball", "strawberry", "\u7a7a\u6c17")

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from nerve_stream.drawing.boxes import Box
-from nerve_stream.drawing.colours import class_colours
-from nerve_stream.drawing.legend import LegendEntry, fit_to_corner, label_areas, legend_entries, with_legend
-from nerve_stream.drawing.overlay import OverlayStyle, overlay
+from nerve_runtime.drawing.boxes import Box
+from nerve_runtime.drawing.colours import class_colours
+from nerve_runtime.drawing.legend import LegendEntry, fit_to_corner, label_areas, legend_entries, with_legend
+from nerve_runtime.drawing.overlays import OverlayStyle, overlay
 from tests.data.label_maps import filled, noise, result_of, split
 
 MANY = tuple(f"class {number}" for number in range(60))

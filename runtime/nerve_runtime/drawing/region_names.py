@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import Labels
+from nerve_runtime.drawing.boxes import Box
+from nerve_runtime.drawing.text import draw_outlined_text, outlined_size_hw, shortened
+from nerve_runtime.labels import Labels
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.boxes import Box
-from nerve_stream.drawing.text import draw_outlined_text, outlined_size_hw, shortened
 
 UInt8Array = NDArray[np.uint8]
 Int64Array = NDArray[np.int64]

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime import FrameResult, Labels, ignore_label
+from nerve_runtime.drawing.boxes import Box
+from nerve_runtime.drawing.colours import NO_LABEL_GREY, class_colours
+from nerve_runtime.drawing.labelled import LabelledFrame
+from nerve_runtime.drawing.text import draw_text, frame_line_px, shade, shortened, text_width_px
+from nerve_runtime.labels import Labels, ignore_label
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.boxes import Box
-from nerve_stream.drawing.colours import NO_LABEL_GREY, class_colours
-from nerve_stream.drawing.text import draw_text, frame_line_px, shade, shortened, text_width_px
 
 UInt8Array = NDArray[np.uint8]
 Int64Array = NDArray[np.int64]
@@ -38,7 +39,7 @@ def label_areas(labels: Labels) -> Int64Array:
     return np.asarray(histogram, dtype=np.int64).ravel()
 
 
-def legend_entries(result: FrameResult, areas: Int64Array, without: Collection[int] = ()) -> list[LegendEntry]:
+def legend_entries(result: LabelledFrame, areas: Int64Array, without: Collection[int] = ()) -> list[LegendEntry]:
     """A line for every class that covers at least 0.1 % of the frame, largest first; the background has no colour.
 
     Args:
@@ -61,7 +62,7 @@ def legend_entries(result: FrameResult, areas: Int64Array, without: Collection[i
     return entries
 
 
-def with_legend(picture: UInt8Array, result: FrameResult) -> UInt8Array:
+def with_legend(picture: UInt8Array, result: LabelledFrame) -> UInt8Array:
     """A picture with the legend on a dark strip to the right of it, uint8 (at least H, wider than W, 3).
 
     All classes of `legend_entries` are listed, in as many columns as they need. The strip covers nothing of the picture:
@@ -88,7 +89,7 @@ def with_legend(picture: UInt8Array, result: FrameResult) -> UInt8Array:
 
 
 def fit_to_corner(
-    entries: Sequence[LegendEntry], result: FrameResult, line_px: int, taken: Sequence[Box]
+    entries: Sequence[LegendEntry], result: LabelledFrame, line_px: int, taken: Sequence[Box]
 ) -> tuple[list[LegendEntry], Box] | None:
     """The lines of a legend on the picture and its box: in the corner, free of `taken` boxes, where it hides least.
 
@@ -116,7 +117,7 @@ def draw_legend(picture: UInt8Array, entries: Sequence[LegendEntry], box: Box, l
     _draw_entries(picture, entries, (box.top + line_px // 3, box.left), line_px)
 
 
-def _hidden_tenths(box: Box, result: FrameResult) -> int:
+def _hidden_tenths(box: Box, result: LabelledFrame) -> int:
     below = result.labels[box.pixels]
     labelled = below != result.ignore_label
     if result.has_background:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerve_stream.drawing.colours import SIGHTS, class_colours, least_distance
-from nerve_stream.drawing.known_names import KNOWN_NAMES
+from nerve_runtime.drawing.colours import SIGHTS, class_colours, least_distance
+from nerve_runtime.drawing.known_names import KNOWN_NAMES
 
 STREET = ("road", "sky", "building", "tree", "car", "person", "bus", "truck", "bicycle", "pole", "sign", "fence")
 SHOWN = tuple(
