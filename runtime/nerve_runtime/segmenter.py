@@ -1,6 +1,6 @@
 """Frames in, labels out: `Segmenter` opens a bundle once; each `Video` of it keeps what its next frame needs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
 from nerve_runtime.graphs import Graphs, Transfers
+from nerve_runtime.images import read_image
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
@@ -30,6 +31,8 @@ RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 UInt8Array = NDArray[np.uint8]
+Picture = str | Path | Frame | UInt8Array
+"""A picture by itself: an image file, or its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,26 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """
         self._refuse_if_closed()
         return self._video.segment(frame, bgr=bgr)
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[FrameResult]:
+        """Segment pictures that have nothing to do with each other; one result each, in their order.
+
+        Args:
+            pictures: the path of an image file, pixels uint8 (H, W, 3), RGB, or a Frame; or a sequence of those.
+
+        Raises:
+            SourceError: a file is no image, or is damaged; see `nerve_runtime.images.read_image`.
+            UsageError: pixels are not uint8 (H, W, 3), or the segmenter is closed.
+            ResourceError: memory ran out.
+        """
+        self._refuse_if_closed()
+        if isinstance(pictures, (str, Path, Frame, np.ndarray)):
+            return self([pictures])
+        video, results = self.new_video(), []
+        for picture in pictures:
+            video.reset()
+            results.append(video.segment(read_image(Path(picture)) if isinstance(picture, (str, Path)) else picture))
+        return results
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
         """Segment frames one after another; what has a `close`, as the sources of nerve_stream do, is closed at the end."""

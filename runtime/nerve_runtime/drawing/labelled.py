@@ -1,5 +1,6 @@
 """What can be drawn: labels with their names, as `FrameResult` has them."""
 
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,10 @@ class LabelledFrame(Protocol):
     def confidence(self) -> NDArray[np.uint8]: ...  # noqa: D102
     @property
     def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def index(self) -> int: ...  # noqa: D102
+    @property
+    def time_s(self) -> Fraction | None: ...  # noqa: D102
     @property
     def timings_ms(self) -> dict[str, float]: ...  # noqa: D102
     @property

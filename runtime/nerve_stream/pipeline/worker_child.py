@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from functools import partial
 
 from nerve_runtime import FrameResult, NerveError
@@ -86,7 +87,8 @@ def _serve(connection: Connection, sender: _Sender, worker: LocalWorker, segment
 def _send_outcome(
     sender: _Sender, segmenter: VideoSegmenter, number: int, outcome: FrameResult | BaseException
 ) -> None:
-    result = outcome if isinstance(outcome, FrameResult) else _portable(outcome)
+    # The parent has the frame already.
+    result = replace(outcome, rgb=None) if isinstance(outcome, FrameResult) else _portable(outcome)
     sender.send(Outcome(number, segmenter.ready, result))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nerve_stream.sources.image_header import image_size_hw, looks_like_image, picture_count
+from nerve_runtime.images.header import image_size_hw, looks_like_image, picture_count
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])

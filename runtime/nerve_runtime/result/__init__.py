@@ -1,0 +1,7 @@
+"""The result of a frame, and the forms that others take it in."""
+
+from nerve_runtime.result.frame_result import FrameResult
+from nerve_runtime.result.records import result_record
+from nerve_runtime.result.shapes import outlines, run_lengths
+
+__all__ = ["FrameResult", "outlines", "result_record", "run_lengths"]
