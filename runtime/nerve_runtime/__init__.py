@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nerve_runtime.bundle.spec import Readout
     from nerve_runtime.frames import Frame
     from nerve_runtime.graphs import Transfers
+    from nerve_runtime.instances import Instance, Instances, InstanceTracker
     from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL, Labels, ignore_label, label_dtype
     from nerve_runtime.result import FrameResult
     from nerve_runtime.segmenter import Constants, Segmenter
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND_NAME", "EVERY_FRAME", "IGNORE_LABEL", "Between", "BundleError", "ClassList", "CompatibilityError",
-    "Constants", "Frame", "FrameResult", "HungError", "Labels", "NerveError", "NumericError", "Readout", "ResourceError",
+    "Constants", "Frame", "FrameResult", "HungError", "Instance", "InstanceTracker", "Instances", "Labels", "NerveError", "NumericError", "Readout", "ResourceError",
     "Segmenter", "SourceError", "Temporal", "Transfers", "UsageError", "__version__", "ignore_label", "label_dtype",
 ]  # fmt: skip
 
@@ -41,6 +42,7 @@ _MODULES = {
     "bundle.spec": ("Readout",),
     "frames": ("Frame",),
     "graphs": ("Transfers",),
+    "instances": ("Instance", "InstanceTracker", "Instances"),
     "labels": ("BACKGROUND_NAME", "IGNORE_LABEL", "Labels", "ignore_label", "label_dtype"),
     "result": ("FrameResult",),
     "segmenter": ("Constants", "Segmenter"),

@@ -105,7 +105,7 @@ def main(folder: Path, out: Path) -> None:
     for name, read in READERS.items():
         for picture, class_name, mask in read(folder / name, folder / f"read-{name}"):
             masks[f"{name}|{picture}|{class_name}"] = np.asarray(mask).astype(bool)
-    np.savez_compressed(out, **masks)
+    np.savez_compressed(out, allow_pickle=False, **masks)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,10 @@ def test_what_others_read_is_the_labels_to_the_pixel(background: bool, tmp_path:
                 rgb = np.zeros((*result.labels.shape, 3), dtype=np.uint8)
                 path = Path(f"street {number}.jpg")
                 sink.write(rgb, result, Picture(rgb, number, Fraction(0), path=path, stem=path.stem))
-    command = [str(READERS), ROOT / "tests" / "data" / "read_exports.py", tmp_path, tmp_path / "masks.npz"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    script, masks = ROOT / "tests" / "data" / "read_exports.py", tmp_path / "masks.npz"
+    run = subprocess.run([READERS, script, tmp_path, masks], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    read = np.load(tmp_path / "masks.npz")
+    read = np.load(masks)
     expected = {
         f"{name}|{number}|{result.class_names[label]}": result.labels == label
         for name in FORMATS
