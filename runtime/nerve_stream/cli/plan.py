@@ -9,18 +9,20 @@ from typing import cast
 
 import typer
 
-from nerve_runtime import EVERY_FRAME, Between, Constants, Readout, Temporal, __version__
+from nerve_runtime import EVERY_FRAME, Between, Constants, Readout, Temporal, UsageError, __version__
 from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import source_kind
 from nerve_stream.cli.progress import EmbeddingBar
+from nerve_stream.drawing.overlay import OverlayStyle
 from nerve_stream.jobs import JobKey
+from nerve_stream.outputs.planning import STDOUT, Outputs, source_kind
 from nerve_stream.pipeline import SegmenterOptions
 from nerve_stream.redaction import readable
+from nerve_stream.sinks import MaskFormat
 from nerve_stream.sources.addresses import is_address
-from nerve_stream.sources.options import LiveOptions, RtspTransport
+from nerve_stream.sources.options import LiveOptions, ReadOptions, RtspTransport
 
 NOT_IN_JOB_KEY = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
 """Output options that say where results go, not what they contain."""
@@ -89,6 +91,27 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
         progress=EmbeddingBar(),
         temporal=chosen_temporal(sources, run),
     )
+
+
+def chosen_outputs(write: OutputOptions) -> Outputs:
+    """The outputs that the options name.
+
+    Raises:
+        UsageError: `--resume` has no output to resume, or two outputs share stdout.
+    """
+    if write.resume and not (write.overlay or write.masks or write.jsonl):
+        raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
+    if write.out == STDOUT and str(write.jsonl) == STDOUT:
+        raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
+    text = not write.plain
+    style = OverlayStyle(write.opacity, write.contours, write.dim, legend=text, status=text, names=text)
+    outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
+    return Outputs(*outputs, write.rle, write.follow, style, write.force, write.resume)
+
+
+def read_options(read: SourceOptions) -> ReadOptions:
+    """Which part of each source is read."""
+    return ReadOptions(read.allow_partial, read.start, read.duration, read.every, read.limit)
 
 
 def live_options(read: SourceOptions) -> LiveOptions:

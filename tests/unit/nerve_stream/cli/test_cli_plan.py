@@ -12,15 +12,15 @@ from nerve_runtime.frames import Frame
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, plan_sources, source_kind
-from nerve_stream.cli.plan import chosen_temporal, is_enabled, is_live, job_key, segmenter_options
+from nerve_stream.cli.plan import chosen_outputs, chosen_temporal, is_enabled, is_live, job_key, segmenter_options
+from nerve_stream.outputs.planning import Outputs, plan_sources, source_kind
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.selected import SelectedFrames
 from tests.data.clips import halves, write_clip
 
 
 def outputs_for(**words: object) -> Outputs:
-    return Outputs.from_options(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
+    return chosen_outputs(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
 
 
 def test_a_plain_overlay_has_no_text() -> None:

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
-from nerve_stream.cli.options import OutputOptions
 from nerve_stream.drawing.overlay import OverlayStyle
 from nerve_stream.sinks import (
     JsonLines,
@@ -50,22 +49,6 @@ class Outputs:
     force: bool
     resume: bool
     shared_masks: bool = False
-
-    @classmethod
-    def from_options(cls, write: OutputOptions) -> "Outputs":
-        """The outputs that the options name.
-
-        Raises:
-            UsageError: `--resume` has no output to resume, or two outputs share stdout.
-        """
-        if write.resume and not (write.overlay or write.masks or write.jsonl):
-            raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
-        if write.out == STDOUT and str(write.jsonl) == STDOUT:
-            raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
-        text = not write.plain
-        style = OverlayStyle(write.opacity, write.contours, write.dim, legend=text, status=text, names=text)
-        outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
-        return cls(*outputs, write.rle, write.follow, style, write.force, write.resume)
 
     @property
     def takes_stdout(self) -> bool:
