@@ -23,7 +23,6 @@ from nerve_stream.cli.plan import (
     demo_options,
     is_demo,
     is_enabled,
-    is_live,
     job_key,
     live_options,
     print_distances,
@@ -36,6 +35,7 @@ from nerve_stream.cli.summary import summary_line, summary_record, timings_table
 from nerve_stream.jobs import Job, JobKey, open_job, record_beside, sweep_temporaries
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.metrics import MetricsServer
+from nerve_stream.outputs.naming import common_root
 from nerve_stream.outputs.opened import OpenSource
 from nerve_stream.outputs.planning import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.pipeline import (
@@ -52,6 +52,7 @@ from nerve_stream.pipeline import (
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sinks.window import Key, Window
+from nerve_stream.sources.addresses import is_live
 from nerve_stream.sources.expanding import expand_sources
 from nerve_stream.sources.opening import refuse_unreadable
 from nerve_stream.sources.options import Part
@@ -78,7 +79,9 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
         read, find, write = demo_options(read, find, write, show_only=write.show or write.out is not None)
     sources = expand_sources(list(read.sources))
     outputs = chosen_outputs(write)
-    planned = plan_sources(sources, outputs, run.status_json)
+    words = [word for word in read.sources if not is_live(word)]
+    root = common_root(words) if words else None
+    planned = plan_sources(sources, outputs, run.status_json, root=root)
     options = segmenter_options(sources, find, run)
     if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show):
         typer.echo(NO_OUTPUT, err=True)
