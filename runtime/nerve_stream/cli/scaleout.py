@@ -30,6 +30,8 @@ from nerve_stream.scaleout.storage import is_url, url_of_path
 from nerve_stream.sinks.masks import refuse_mask_format
 from nerve_stream.sources.options import Part
 
+HOPELESS = "memory may be short, use fewer workers"
+
 
 def run_job_command(
     read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions, many: JobOptions
@@ -202,6 +204,8 @@ def _collect(outcomes: Iterator[Outcome], report: JobReport, show: _Shown, run: 
             continue
         if not report.add(outcome):
             continue
+        if report.hopeless:
+            return replace(outcome, error=f"{outcome.error}; so did the others, and none was done: {HOPELESS}")
         show.update(report)
         if run.json_lines:
             typer.echo(json.dumps({"summary": readable(Path(outcome.source).name), **_record(outcome)}))
@@ -212,7 +216,7 @@ def _collect(outcomes: Iterator[Outcome], report: JobReport, show: _Shown, run: 
 
 
 def _record(outcome: Outcome) -> dict[str, object]:
-    return {name: value for name, value in outcome.record().items() if name != "fatal"}
+    return {name: value for name, value in outcome.record().items() if name not in ("fatal", "killed")}
 
 
 def _print_report(report: JobReport, seconds: float, many: JobOptions, run: RunOptions) -> None:

@@ -149,10 +149,16 @@ def _remote(word: str) -> Iterator[_Found]:
 def _of_listing(
     system: object, infos: Iterable[tuple[str, dict[str, object]]], known: tuple[str, ...]
 ) -> Iterator[_Found]:
-    for path, info in sorted(infos, key=lambda entry: [natural_order(Path(part)) for part in Path(entry[0]).parts]):
+    for path, info in sorted(infos, key=lambda entry: _walk_order(entry[0])):
         if info.get("type") != "directory" and path.lower().endswith(known):
             url, size = _url(system, path), info.get("size")
             yield _Found(url, size if isinstance(size, int) else 0, tree_path(url))
+
+
+def _walk_order(path: str) -> list[tuple[bool, object]]:
+    """Sort key that puts the files of a folder before its folders, as `os.walk` gives them."""
+    *folders, name = path.split("/")
+    return [*((True, _name_order(folder)) for folder in folders), (False, _name_order(name))]
 
 
 def _has_magic(url: str) -> bool:

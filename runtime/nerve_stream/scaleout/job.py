@@ -92,6 +92,7 @@ class Outcome:
         error: why it failed, in one line without credentials.
         exit_code: of the error, 0 without one.
         fatal: no other input will do better; the job ends.
+        killed: it failed because its worker died each time.
     """
 
     source: str
@@ -102,6 +103,7 @@ class Outcome:
     error: str | None = None
     exit_code: int = 0
     fatal: bool = False
+    killed: bool = False
 
     def record(self) -> dict[str, Any]:
         """As plain values."""

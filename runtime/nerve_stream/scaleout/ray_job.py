@@ -22,7 +22,6 @@ from nerve_stream.scaleout.worker import JobWorker
 MISSING_EXTRA = '--ray needs the extra "ray", {} not installed; run: pip install "nerve-deploy[stream,ray]"'
 OBJECT_STORE_BYTES = 150_000_000
 """Of a cluster that is started here: chunks and outcomes are kilobytes, and Ray would take 30 % of the memory."""
-RESTARTS_OF_AN_ACTOR = 100
 Rows = Mapping[str, NDArray[np.object_]]
 
 
@@ -86,9 +85,8 @@ class RayCluster:
 
     def __init__(self, options: RayOptions) -> None:
         refuse_without_ray()
-        # Read when ray is imported. Its processes keep their logs in files; what matters comes back as an error.
+        # Read when ray is imported.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
 
         self._ray: Any = ray
@@ -134,11 +132,11 @@ class RayCluster:
         outcomes = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             RayWorker,
             batch_size=None,
+            batch_format="numpy",
             fn_constructor_args=(job,),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.workers, max_tasks_in_flight_per_actor=2),
             num_cpus=self._options.cpus_per_worker,
             num_gpus=self._options.gpus_per_worker or None,
-            max_restarts=RESTARTS_OF_AN_ACTOR,
         )
         try:
             for row in outcomes.iter_rows():

@@ -60,9 +60,9 @@ class Records:
         except TypeError:
             return None
 
-    def begin(self, item: JobInput, key: str, run: str, starts: int, fingerprint: Mapping[str, Any]) -> None:
-        """Note that a worker begins an input, for the `starts`th time in this run."""
-        self._write(item, InputRecord(key, run, "begun", starts, fingerprint))
+    def begin(self, item: JobInput, begun: InputRecord) -> None:
+        """Note that a worker begins an input."""
+        self._write(item, begun)
 
     def end(self, item: JobInput, begun: InputRecord, outcome: Outcome, names: Mapping[str, str]) -> None:
         """Note what became of an input, once its outputs are in place.

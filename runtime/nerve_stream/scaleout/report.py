@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from nerve_stream.scaleout.job import JobInput, Outcome
+from nerve_stream.scaleout.job import JobInput, Outcome, Status
 
 LOST = "no worker reported on it; run the same command again, what is done is left out"
 LOST_EXIT_CODE = 6
+HOPELESS_INPUTS = 3
 
 
 class JobReport:
@@ -20,12 +21,16 @@ class JobReport:
     def __init__(self, inputs: Sequence[JobInput]) -> None:
         self._inputs = list(inputs)
         self._outcomes: dict[str, Outcome] = {}
+        self._times: Counter[str] = Counter()
+        self._killed = 0
 
     def add(self, outcome: Outcome) -> bool:
         """Add an outcome; false for an input that has one already, whose chunk was done again."""
         if outcome.source in self._outcomes:
             return False
         self._outcomes[outcome.source] = outcome
+        self._times[outcome.status] += 1
+        self._killed += outcome.killed
         return True
 
     def finish(self, *, stopped: bool) -> None:
@@ -33,7 +38,7 @@ class JobReport:
         for item in self._inputs:
             if item.source not in self._outcomes:
                 lost = Outcome(item.source, "failed", error=LOST, exit_code=LOST_EXIT_CODE)
-                self._outcomes[item.source] = Outcome(item.source, "stopped") if stopped else lost
+                self.add(Outcome(item.source, "stopped") if stopped else lost)
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -45,15 +50,14 @@ class JobReport:
         """Those that failed, in the order of the inputs."""
         return [outcome for outcome in self.outcomes if outcome.status == "failed"]
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether workers die whatever they are given: several inputs ended theirs, and none was done."""
+        return self._killed >= HOPELESS_INPUTS and self._killed == self._times["failed"] and not self._times["done"]
+
     def counts(self) -> dict[str, int]:
         """How many inputs have each status; they add up to the inputs once the report is finished."""
-        times: Counter[str] = Counter(outcome.status for outcome in self._outcomes.values())
-        return {
-            "done": times["done"],
-            "skipped": times["skipped"],
-            "failed": times["failed"],
-            "stopped": times["stopped"],
-        }
+        return {status: self._times[status] for status in get_args(Status)}
 
     def summary(self, seconds: float) -> dict[str, Any]:
         """The job in numbers; a skipped input adds no frames.
@@ -76,6 +80,7 @@ class JobReport:
     def record(self, seconds: float) -> dict[str, Any]:
         """The whole report, for JSON."""
         outcomes = [
-            {name: value for name, value in outcome.record().items() if name != "fatal"} for outcome in self.outcomes
+            {name: value for name, value in outcome.record().items() if name not in ("fatal", "killed")}
+            for outcome in self.outcomes
         ]
         return {**self.summary(seconds), "results": outcomes}

@@ -5,7 +5,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from nerve_runtime import HungError, NerveError, NumericError
 from nerve_runtime.opencv import cv2
 from nerve_stream.jobs import sweep_temporaries
 from nerve_stream.outputs.opened import OpenSource
-from nerve_stream.outputs.planning import Outputs, PlannedSource, refuse_outputs, source_kind
+from nerve_stream.outputs.planning import Outputs, PlannedSource, SourceKind, refuse_outputs, source_kind
 from nerve_stream.pipeline import LocalWorker, StreamJob, StreamOptions, StreamReport, run_streams
 from nerve_stream.redaction import redacted
 from nerve_stream.scaleout.job import Job, JobInput, Outcome
@@ -23,6 +23,8 @@ from nerve_stream.scaleout.storage import LocalFolder, fetched, input_fingerprin
 from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sources.opening import refuse_unreadable
 from nerve_stream.sources.options import LiveOptions
+
+KINDS: tuple[SourceKind, ...] = ("picture", "video")
 
 logger = logging.getLogger("nerve_runtime")
 
@@ -75,11 +77,13 @@ class JobWorker:
             record, fingerprint = self._records.read(item), input_fingerprint(item.source)
             known = self._known(item, record, fingerprint)
             if known is not None:
+                if known.killed:
+                    self._sweep(self._outputs(item, kind, self._local_places(), force=True) for kind in KINDS)
                 return known
             starts = self._starts(record) + 1
-            worker = self._opened()
             begun = InputRecord(self._job.key, self._job.run, "begun", starts, fingerprint)
-            self._records.begin(item, begun.key, begun.run, starts, fingerprint)
+            self._records.begin(item, begun)
+            worker = self._opened()
             written = self._segment(item, worker, begun, owned=record is not None)
             names = written.names
             outcome = self._judged(item, written)
@@ -105,7 +109,7 @@ class JobWorker:
             reason = (
                 f"source {redacted(item.source)} ended its worker process {ended}; it was killed or crashed each time"
             )
-            return Outcome(item.source, "failed", error=reason, exit_code=HungError.exit_code)
+            return Outcome(item.source, "failed", error=reason, exit_code=HungError.exit_code, killed=True)
         if record.state == "begun":
             return None
         outcome = Outcome.from_record(dict(record.outcome))
@@ -131,14 +135,11 @@ class JobWorker:
         with tempfile.TemporaryDirectory(prefix="nerve-job-") as scratch:
             path = fetched(item.source, Path(scratch))
             refuse_unreadable(path)
-            places = {
-                kind: folder.path if isinstance(folder, LocalFolder) else Path(scratch) / "outputs" / kind
-                for kind, folder in self._folders.items()
-            }
+            local = self._local_places()
+            places = {kind: local.get(kind, Path(scratch) / "outputs" / kind) for kind in self._folders}
             plan = self._plan(item, path, places, owned=owned)
-            if owned:  # what a worker that died may have left
-                for output in plan.outputs.paths():
-                    sweep_temporaries(output)
+            if owned:
+                self._sweep([plan.outputs])
             with self._watched(item, begun, "to open"):
                 opened = OpenSource(plan, self._job.read, LiveOptions(), None, None, self._stop.set)
             report = self._stream(item, worker, begun, opened)
@@ -148,36 +149,52 @@ class JobWorker:
             return _Written(report, _names_below(places, plan.outputs))
 
     def _plan(self, item: JobInput, path: Path, places: Mapping[str, Path], *, owned: bool) -> PlannedSource:
-        kind, job = source_kind(str(path)), self._job.outputs
-        outputs = replace(
-            job, masks=places.get("masks"), overlay=places.get("overlay"), jsonl=places.get("jsonl"),
-            force=job.force or owned, resume=False,
-        )  # fmt: skip
-        own = outputs.for_source(item.name, item.name, kind, of_several=True)
+        kind = source_kind(str(path))
+        own = self._outputs(item, kind, places, force=self._job.outputs.force or owned)
         plan = PlannedSource(str(path), item.name, kind, own)
         # `classes.json` is shared by all pictures of a folder.
         refuse_outputs(replace(plan, outputs=replace(own, shared_masks=False)))
         return plan
+
+    def _outputs(self, item: JobInput, kind: SourceKind, places: Mapping[str, Path], *, force: bool) -> Outputs:
+        paths = {output: places.get(output) for output in ("masks", "overlay", "jsonl")}
+        outputs = replace(self._job.outputs, **paths, force=force, resume=False)  # type: ignore[arg-type]  # three paths
+        return outputs.for_source(item.name, item.name, kind, of_several=True)
+
+    def _local_places(self) -> dict[str, Path]:
+        return {kind: folder.path for kind, folder in self._folders.items() if isinstance(folder, LocalFolder)}
+
+    def _sweep(self, of_kinds: Iterable[Outputs]) -> None:
+        """Delete what a worker that died has left; nobody else has this input."""
+        for path in {path for outputs in of_kinds for path in outputs.paths()}:
+            sweep_temporaries(path)
 
     def _stream(self, item: JobInput, worker: LocalWorker, begun: InputRecord, opened: OpenSource) -> StreamReport:
         job = StreamJob(item.name, opened.frames, opened.write)
         options = StreamOptions(hang_timeout_s=self._job.hang_timeout_s)
         try:
             (report,) = run_streams([job], worker, options, stop=self._stop)
-            error = report.error or (report.last_failure if report.counts.failed else None)
-            if report.stopped or self._stop.is_set():
-                error = StoppedError("the job was ended")
-        except HungError as hung:  # a thread or a graph never came back; nor will this process
+        except HungError as hung:
             self._end_process(item, begun, hung)
             raise
         except BaseException as failure:
             opened.close(failure)
             raise
+        error = self._error_of(item, report)
+        if isinstance(error, HungError):
+            self._end_process(item, begun, error)
         with self._watched(item, begun, "to close"):
             opened.close(error)
         if error is not None:
             raise error
         return report
+
+    def _error_of(self, item: JobInput, report: StreamReport) -> NerveError | None:
+        if report.stopped or self._stop.is_set():
+            return StoppedError("the job was ended")
+        if isinstance(report.last_failure, HungError):
+            return HungError(f"a frame of source {redacted(item.source)} hung in the graphs")
+        return report.error or (report.last_failure if report.counts.failed else None)
 
     @contextmanager
     def _watched(self, item: JobInput, begun: InputRecord, to_do: str) -> Iterator[None]:
@@ -195,6 +212,7 @@ class JobWorker:
             timer.cancel()
 
     def _end_process(self, item: JobInput, begun: InputRecord, error: NerveError) -> None:
+        """End this process, one of whose threads may never come back; another finds the input recorded as failed."""
         self._recorded(item, begun, _failed(item, error), {})
         self._die(error.exit_code)
 
