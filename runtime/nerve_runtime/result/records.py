@@ -9,7 +9,12 @@ from nerve_runtime.result.shapes import box, run_lengths
 
 
 def result_record(
-    result: LabelledFrame, *, rle: bool = False, source: str | None = None, file: str | None = None
+    result: LabelledFrame,
+    *,
+    rle: bool = False,
+    source: str | None = None,
+    file: str | None = None,
+    timings: bool = True,
 ) -> dict[str, Any]:
     """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels.
 
@@ -18,9 +23,10 @@ def result_record(
         rle: add the run lengths of every class.
         source: name of the source.
         file: name of the image file that the frame is, None for a frame of a video.
+        timings: add `timings_ms`.
     """
     height, width = result.labels.shape
-    return {
+    record: dict[str, Any] = {
         "source": source,
         "file": file,
         "index": result.index,
@@ -30,8 +36,10 @@ def result_record(
         "affinity_age": result.affinity_age,
         "valid": result.valid,
         "classes": _class_records(result, rle=rle) if result.valid else [],
-        "timings_ms": {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()},
     }
+    if timings:
+        record["timings_ms"] = {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()}
+    return record
 
 
 def _class_records(result: LabelledFrame, *, rle: bool) -> list[dict[str, Any]]:
