@@ -167,6 +167,22 @@ class OutputOptions:
             "through.",
         ),
     ] = None
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT=PATH",
+            help="For tools and training: coco-instances=F.json, coco-panoptic=DIR, yolo=DIR, cvat=F.xml or "
+            "label-studio=F.json; may be given several times.",
+        ),
+    ] = None
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances",
+            help="Number the connected regions of each class; numbers follow them from frame to frame, in --jsonl and "
+            "--export.",
+        ),
+    ] = False
     out: Annotated[
         str | None,
         typer.Option(

@@ -16,6 +16,7 @@ from nerve_runtime.drawing import OverlayStyle
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
 from nerve_stream.cli.progress import EmbeddingBar
+from nerve_stream.exports import parse_exports
 from nerve_stream.jobs import JobKey
 from nerve_stream.outputs.planning import STDOUT, Outputs, SourceKind, source_kind
 from nerve_stream.pipeline import SegmenterOptions
@@ -97,14 +98,18 @@ def chosen_outputs(write: OutputOptions) -> Outputs:
     Raises:
         UsageError: `--resume` has no output to resume, or two outputs share stdout.
     """
-    if write.resume and not (write.overlay or write.masks or write.jsonl):
-        raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
+    if write.resume and not (write.overlay or write.masks or write.jsonl or write.export):
+        raise UsageError("--resume has no output to go on with; name one with --overlay, --masks, --jsonl or --export")
     if write.out == STDOUT and str(write.jsonl) == STDOUT:
         raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
     text = not write.plain
     style = OverlayStyle(write.opacity, write.contours, write.dim, legend=text, status=text, names=text)
     outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
-    return Outputs(*outputs, write.rle, write.follow, style, write.force, write.resume, write.reproducible)
+    exports = parse_exports(write.export or ())
+    return Outputs(
+        *outputs, write.rle, write.follow, style, write.force, write.resume, write.reproducible,
+        exports=exports, instances=write.instances,
+    )  # fmt: skip
 
 
 def read_options(read: SourceOptions) -> ReadOptions:
@@ -169,7 +174,7 @@ def demo_options(
     read = replace(read, sources=[str(folder / CLIP)])
     if find.classes is None and find.classes_file is None and find.vocabulary is None:
         find = replace(find, classes_file=folder / CLASSES)
-    if not (write.overlay or write.masks or write.jsonl or show_only):
+    if not (write.overlay or write.masks or write.jsonl or write.export or show_only):
         write = replace(write, overlay=DEMO_OVERLAY, force=True)
     return read, find, write
 

@@ -1,8 +1,9 @@
 """Results as files that annotation tools and training code read: COCO, YOLO, CVAT, Label Studio."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nerve_runtime import UsageError
 from nerve_stream.exports.coco import CocoInstances, CocoPanoptic
 from nerve_stream.exports.cvat import CvatImages
 from nerve_stream.exports.label_studio import LabelStudioTasks
@@ -28,6 +29,7 @@ __all__ = [
     "LabelStudioTasks",
     "YoloSegments",
     "export_sink",
+    "parse_exports",
 ]
 
 
@@ -38,3 +40,20 @@ def export_sink(name: str, path: Path, *, force: bool = False) -> Sink:
         UsageError: what is written exists and `force` is false.
     """
     return FORMATS[name](path, force=force)
+
+
+def parse_exports(texts: Sequence[str]) -> tuple[tuple[str, Path], ...]:
+    """Formats and paths of texts such as `yolo=labels/`.
+
+    Raises:
+        UsageError: a text has no `=`, or no such format.
+    """
+    parsed = []
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path or name not in FORMATS:
+            raise UsageError(
+                f"--export {text} is not understood, expected FORMAT=PATH, FORMAT one of {', '.join(FORMATS)}"
+            )
+        parsed.append((name, Path(path)))
+    return tuple(parsed)

@@ -48,7 +48,8 @@ class _Pictures:
 class CocoInstances(FileExport):
     """A file as `instances_val2017.json`: an annotation for each class that a picture shows.
 
-    `iscrowd` is 1, which COCO has for pixels of several things of a class; `score` is the mean confidence.
+    `iscrowd` is 1, which COCO has for pixels of several things of a class, unless instances are numbered: then each is an
+    annotation, whose `track_id` follows it from frame to frame. `score` is the mean confidence.
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
@@ -63,16 +64,17 @@ class CocoInstances(FileExport):
         ]
 
     def _annotation(self, image_id: int, segment: Segment, number: int) -> dict[str, Any]:
-        return {
+        annotation = {
             "id": len(self._annotations) + number + 1,
             "image_id": image_id,
             "category_id": category_id(segment.label),
             "segmentation": run_lengths(segment.mask),
             "area": segment.area,
             "bbox": list(segment.box),
-            "iscrowd": 1,
+            "iscrowd": int(segment.instance is None),
             "score": segment.confidence,
         }
+        return annotation if segment.instance is None else {**annotation, "track_id": segment.instance}
 
     def content(self) -> bytes:
         """The JSON file."""

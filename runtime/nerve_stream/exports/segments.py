@@ -15,19 +15,21 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """All pixels of a class in a frame.
+    """All pixels of a class in a frame, or one instance of it.
 
     Attributes:
         label: the class.
         name: of the class.
         mask: bool (H, W), not empty.
         confidence: mean of its pixels, 0 to 1.
+        instance: its number, None where a segment is a whole class.
     """
 
     label: int
     name: str
     mask: BoolArray
     confidence: float
+    instance: int | None = None
 
     @property
     def area(self) -> int:
@@ -43,7 +45,14 @@ class Segment:
 
 
 def segments(result: FrameResult) -> Iterator[Segment]:
-    """The classes that a frame shows, in the order of their labels; neither the background nor pixels without label."""
+    """The instances of a frame where they are numbered, else its classes in the order of their labels.
+
+    Neither the background nor pixels without label are in any.
+    """
+    if result.instances is not None:
+        for one in result.instances.instances:
+            yield Segment(one.label, one.name, result.instances.mask(one.number), one.confidence, one.number)
+        return
     for label in np.unique(result.labels).tolist():
         if label == result.ignore_label or (label == 0 and result.has_background):
             continue

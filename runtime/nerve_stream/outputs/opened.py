@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from nerve_runtime import Frame, FrameResult, UsageError
+from nerve_runtime import Frame, FrameResult, InstanceTracker, UsageError
 from nerve_runtime.drawing import overlay
 from nerve_stream.jobs import Job
 from nerve_stream.outputs.planning import PlannedSource, open_sinks
@@ -48,6 +49,7 @@ class OpenSource:
         self.source, self.name, self.outputs = plan.source, plan.name, plan.outputs
         self._job, self._window, self._on_closed_reader = job, window, on_closed_reader
         self._fps = FpsMeter()
+        self._tracker = InstanceTracker() if plan.outputs.instances else None
         self._latest_s = Fraction(0)
         self._pictures = self._recorded_pictures()
         finished = self._finished_pictures()
@@ -80,6 +82,9 @@ class OpenSource:
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Hand a result to every sink; called by the source's writer thread."""
+        if self._tracker is not None:
+            known = replace(result, rgb=frame.rgb)  # that of another process came without
+            result = replace(known, instances=self._tracker.update(known))
         for sink in self._sinks:
             self._write_to(sink, frame, result)
         if self._window is not None:

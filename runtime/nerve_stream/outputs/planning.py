@@ -10,6 +10,7 @@ from typing import Literal
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
 from nerve_runtime.drawing import OverlayStyle
+from nerve_stream.exports import export_sink
 from nerve_stream.outputs.naming import common_root, names_below, path_below
 from nerve_stream.sinks import (
     JsonLines,
@@ -52,6 +53,8 @@ class Outputs:
     resume: bool
     reproducible: bool = False
     shared_masks: bool = False
+    exports: tuple[tuple[str, Path], ...] = ()
+    instances: bool = False
 
     @property
     def takes_stdout(self) -> bool:
@@ -81,12 +84,16 @@ class Outputs:
         elif overlay is not None and of_several:
             overlay = _of_several(overlay, name, place if kind == "pictures" else f"{place}.mp4")
         shared = of_several and kind == "picture" and in_folder
-        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl, shared_masks=shared)
+        exports = self.exports
+        if of_several:
+            exports = tuple((form, _of_several(path, name, place)) for form, path in exports)
+        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl, exports=exports, shared_masks=shared)
 
     def paths(self) -> list[Path]:
         """Files and folders that are written."""
         jsonl = None if str(self.jsonl) == STDOUT else self.jsonl
-        return [path for path in (self.overlay, self.masks, jsonl) if path is not None]
+        exports = (path for _, path in self.exports)
+        return [path for path in (self.overlay, self.masks, jsonl, *exports) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +258,8 @@ def open_sinks(outputs: Outputs, frames: FrameSource, source: str) -> Iterator[l
             sinks.append(stack.enter_context(_mask_sink(outputs, outputs.masks)))
         if outputs.overlay:
             sinks.append(stack.enter_context(_overlay_sink(outputs, outputs.overlay, frames)))
+        for form, path in outputs.exports:
+            sinks.append(stack.enter_context(export_sink(form, path, force=outputs.force)))
         if outputs.out:
             if frames.size_hw == (0, 0):
                 raise UsageError("--out has to know the size of the picture; leave out --wait-for-source")

@@ -68,7 +68,14 @@ class JsonLines(Sink):
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one line; the frame itself is not used."""
         file = None if picture is None else readable(picture.path.name)
-        record = result_record(result, rle=self._rle, source=self._source, file=file, timings=self._timings)
+        record = result_record(
+            result,
+            rle=self._rle,
+            source=self._source,
+            file=file,
+            timings=self._timings,
+            instances=result.instances,
+        )
         line = json.dumps(record, allow_nan=False, ensure_ascii=not self._takes_unicode)
         try:
             with resource_errors(self.path):

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from nerve_runtime import FrameResult, UsageError
-from nerve_runtime.instances import Instances, InstanceTracker
+from nerve_runtime import FrameResult, Instances, UsageError
+from nerve_runtime.instances import InstanceTracker
 
 SIZE_HW = (120, 160)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
