@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, BackendOptions, open_backend
+from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
 from nerve_runtime.errors import UsageError
@@ -130,7 +131,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """Verify a bundle, embed the class list and open the graphs.
 
         Args:
-            bundle: folder with `manifest.json`.
+            bundle: folder with `manifest.json`, or `hf://owner/name@revision` (see `nerve_runtime.bundle.bundle_folder`).
             classes: an iterable with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
             background: words for everything else, an iterable or one string with commas or semicolons; they become class 0 and the
@@ -153,7 +154,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             BundleError: the bundle, or a file in it, is not what its manifest says.
             CompatibilityError: the back end cannot run here.
         """
-        folder = Path(bundle)
+        folder = bundle_folder(bundle, strict=strict)
         manifest = load_manifest(folder)
         cache = default_cache_dir() if cache_dir == "default" else Path(cache_dir) if cache_dir else None
         with ExitStack() as undo:

@@ -18,7 +18,7 @@ ENGINE_FILES = {
 }
 RUNTIME_LIBRARIES = {"cv2", "filelock", "numpy", "platformdirs", "pydantic", "safetensors", "tokenizers"}
 STREAM_LIBRARIES = {"av", "cv2", "filelock", "numpy", "platformdirs", "prometheus_client", "psutil", "rich", "typer"}
-RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
+RUNTIME_ON_DEMAND = {"cuda", "huggingface_hub", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 for name in {poisoned!r}:

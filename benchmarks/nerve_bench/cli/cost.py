@@ -17,8 +17,10 @@ from nerve_bench.cli.shared import (
     JsonOption,
     OffsetOption,
     PresetOption,
+    all_fetched,
     clip_seed,
     emit,
+    fetched,
     open_world,
     plotting,
     progress_bars,
@@ -37,7 +39,12 @@ FrameSizeOption = Annotated[
         metavar="HEIGHT WIDTH", min=16, help="Size of the frames, such as 720 1280.", show_default="the preset's"
     ),
 ]
-BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.", show_default=False)]
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of the bundle, of any preset, or hf://owner/name@revision.", show_default=False, callback=fetched
+    ),
+]
 ClipOption = Annotated[Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP, as for building.")]
 SdOption = Annotated[
     Path | None, typer.Option("--sd", rich_help_panel=WEIGHTS, help="Stable Diffusion, as for building.")
@@ -147,7 +154,12 @@ def walk_command(
 
 @app.command(rich_help_panel=COST)
 def cost(
-    bundles: Annotated[list[Path] | None, typer.Argument(help="Folders of bundles.", show_default=False)] = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders of bundles, or hf://owner/name@revision.", show_default=False, callback=all_fetched
+        ),
+    ] = None,
     sizes: Annotated[
         str, typer.Option(help="Sides of square pictures in pixels, ',' between them.")
     ] = "256,384,512,768",
@@ -204,7 +216,9 @@ def _size_records(sizes_px: Sequence[int], presets: Sequence[str]) -> Iterator[d
 
 @app.command(rich_help_panel=COST)
 def memory(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")] = Path("bundles/tiny"),
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, of any preset, or hf://owner/name@revision.", callback=fetched)
+    ] = Path("bundles/tiny"),
     runners: Annotated[
         str,
         typer.Option(

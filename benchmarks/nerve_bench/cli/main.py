@@ -21,6 +21,7 @@ from nerve_bench.cli.shared import (
     PresetOption,
     clip_seed,
     emit,
+    fetched,
     open_world,
     plotting,
     progress_bars,
@@ -124,7 +125,9 @@ def accuracy(
 
 @app.command(rich_help_panel=COST)
 def true_size(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, of any preset, or hf://owner/name@revision.", callback=fetched)
+    ],
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs of the frame are timed.")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="Threads of either runner; 0 lets the libraries choose.")] = 0,
     clip: Annotated[Path | None, typer.Option(help="CLIP, as for building.")] = None,

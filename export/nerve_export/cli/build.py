@@ -17,6 +17,7 @@ from nerve_export.cli.engines import engines
 from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
+from nerve_export.cli.push import push
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_ref.weights.files import WeightChoice
@@ -25,6 +26,7 @@ from nerve_runtime.errors import NerveError, ResourceError
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.command()(engines)
 app.command()(parity)
+app.command()(push)
 app.command()(doctor)
 app.command()(lock)
 app.add_typer(preset_commands.app, name="preset", help="What a preset holds and costs: show, check.")
