@@ -24,9 +24,11 @@ pytest.importorskip("huggingface_hub")
 LARGE = "walk.onnx"
 LARGE_BYTES = 1_000_000
 FETCH = """
+import signal
 import sys
 import huggingface_hub.constants as constants
 from nerve_runtime.bundle import bundle_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, which ignores it
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 16  # written to disk in pieces of this size; 10 MB otherwise
 bundle_folder(sys.argv[1])
 """
