@@ -1,5 +1,6 @@
 """Bundles of the hub, fetched by the real huggingface_hub from a stand-in of the hub on the loopback."""
 
+import io
 import logging
 import os
 import re
@@ -9,7 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import huggingface_hub
 import pytest
 
 from nerve_runtime import BundleError, CompatibilityError, NerveError, ResourceError, Segmenter, UsageError
@@ -18,8 +22,6 @@ from nerve_runtime.bundle.manifest import MANIFEST_LIMIT_BYTES, load_manifest, v
 from tests.contracts.checkout import ROOT
 from tests.data.fake_bundle import list_engine, make_fake_bundle, write_manifest
 from tests.data.hub_server import TOKEN, HubServer, files_in, in_use, serving
-
-pytest.importorskip("huggingface_hub")
 
 LARGE = "walk.onnx"
 LARGE_BYTES = 1_000_000
@@ -220,6 +222,31 @@ def test_row_54_a_killed_download_goes_on(hub: HubServer, tmp_path: Path, how: s
     assert [asked for _, path, asked in hub.asked if path.endswith(LARGE)] == [f"bytes={here}-"]
     assert hub.fetched()[:2] == ["manifest.json", LARGE]
     verify_bundle(folder, load_manifest(folder))
+
+
+def test_the_bar_counts_all_bytes_and_begins_with_those_of_before(
+    hub: HubServer, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Any] = []
+
+    class Bar(huggingface_hub.utils.tqdm):  # type: ignore[name-defined]
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**{**settings, "disable": False, "file": io.StringIO()})
+            bars.append((self, self.n))
+
+    address = f"hf://owner/whole@{commit}"
+    hub.swapped["text.onnx"] = b"DUMMY bytes of text"
+    with pytest.raises(BundleError):
+        bundle_folder(address)
+    hub.swapped.clear()
+    unfinished = fetched_bundles() / "owner--whole" / f"{commit}.unfinished"
+    here = sum(path.stat().st_size for path in unfinished.iterdir() if path.name != "manifest.json")
+    utilities = SimpleNamespace(tqdm=Bar, build_hf_headers=dict)
+    monkeypatch.setattr("nerve_runtime.bundle.hub._hub_utilities", lambda: utilities)
+    manifest = load_manifest(bundle_folder(address))
+    ((bar, began),) = [(bar, began) for bar, began in bars if bar.total is not None]
+    assert (began, bar.n, bar.total) == (here, bar.total, sum(record.bytes for record in manifest.files.values()))
+    assert here > 0
 
 
 def _wait_for_bytes(path: Path, least: int) -> None:
