@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from nerve_bench.capacity.queueing import shared_queue_wait_s
-from nerve_bench.capacity.replica import Replica
+from nerve_bench.capacity.replica import Replica, enough_draws
 from nerve_runtime.errors import UsageError
 
 Record = Mapping[str, Any]
 FAILED_SHARE = 0.01
 SEEDS, SECONDS = range(20), 60.0
+FRAMES = 60_000
+"""Enough for a p99: 600 frames lie beyond it."""
 BITS = 8
 MEGA, GIGA = 1e6, 1e9
 HOURS_A_DAY = 24
@@ -47,18 +49,20 @@ class StreamBytes:
     state: float | None = None
 
 
-def streams_per_replica(replica: Replica, goal: Goal) -> tuple[int, dict[str, Any]]:
-    """The most streams with which a simulated replica meets the goal, and its figures then.
+def streams_per_replica(replica: Replica, goal: Goal) -> tuple[int, str]:
+    """The most streams with which a simulated replica meets the goal, and what forbids one more: utilisation, p99 or drops.
 
     Raises:
         UsageError: it cannot serve one.
     """
     most = math.floor(goal.utilisation * replica.times.capacity_fps * _batch_gain(replica) / goal.fps + 1e-9)
     figures: dict[str, Any] = {}
+    limit = "utilisation"
     for streams in range(most, 0, -1):
-        figures = replica.settled(streams, goal.fps, SECONDS, SEEDS)
+        figures = settled_figures(replica, streams, goal.fps)
         if figures["p99_ms"] <= goal.p99_ms and figures["dropped_percent"] <= goal.dropped_percent:
-            return streams, figures
+            return streams, limit
+        limit = "p99" if figures["p99_ms"] > goal.p99_ms else "drops"
     capacity = f"a replica does {replica.times.capacity_fps:.1f} frames a second"
     said = (
         f"one stream alone has p99 {figures['p99_ms']:.0f} ms and drops {figures['dropped_percent']:.1f} %"
@@ -69,6 +73,11 @@ def streams_per_replica(replica: Replica, goal: Goal) -> tuple[int, dict[str, An
         f"no replica can serve one stream of {goal.fps:g} fps within p99 {goal.p99_ms:g} ms, {goal.dropped_percent:g} % drops and "
         f"utilisation {goal.utilisation:g}: {said}; ask for less, or for fewer frames a second"
     )
+
+
+def settled_figures(replica: Replica, streams: int, fps: float) -> dict[str, Any]:
+    """Figures of a replica that has had these streams for long."""
+    return replica.settled(streams, fps, SECONDS, enough_draws(SEEDS, streams * fps * SECONDS, FRAMES))
 
 
 def _batch_gain(replica: Replica) -> float:
@@ -86,7 +95,7 @@ def plan_records(
     Raises:
         UsageError: one replica cannot serve one stream.
     """
-    most, _ = streams_per_replica(replica, goal)
+    most, limit = streams_per_replica(replica, goal)
     for streams in stream_counts:
         needed = math.ceil(streams / most)
         spare = max(1, math.ceil(FAILED_SHARE * needed))
@@ -100,6 +109,7 @@ def plan_records(
             "offered_fps": streams * goal.fps,
             "capacity_fps": round(replica.times.capacity_fps, 2),
             "streams_per_replica": most,
+            "limited_by": limit,
             "needed": needed,
             "spare": spare,
             "replicas": needed + spare,
@@ -112,7 +122,7 @@ def plan_records(
 
 
 def _figures(prefix: str, replica: Replica, streams: int, goal: Goal) -> dict[str, Any]:
-    found = replica.settled(streams, goal.fps, SECONDS, SEEDS)
+    found = settled_figures(replica, streams, goal.fps)
     names = ("p50_ms", "p99_ms", "dropped_percent", "busy_percent")
     return {f"{prefix}streams": streams} | {f"{prefix}{name}": found[name] for name in names} if prefix else {
         "usual_streams": streams, **{name: found[name] for name in names},

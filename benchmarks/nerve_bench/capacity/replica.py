@@ -13,6 +13,12 @@ from nerve_bench.capacity.service import ServiceTimes, StreamService, random_age
 from nerve_bench.capacity.simulation import BoundedFifo, NewestOfEach, SimulatedRun, WaitingFrames, simulate
 
 PERCENTILES = (50, 90, 99)
+LEAST_DRAWS = 4
+
+
+def enough_draws(most: range, frames_of_one: float, frames: int) -> range:
+    """As many draws of a run as give so many frames, four at least: with many streams one run tells more."""
+    return most[: max(LEAST_DRAWS, math.ceil(frames / max(1.0, frames_of_one)))]
 
 
 @dataclass(frozen=True, slots=True)

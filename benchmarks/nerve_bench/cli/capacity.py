@@ -187,7 +187,7 @@ COLUMNS = {
         "own_p50_ratio", "own_p99_ratio", "own_dropped_percent", "own_holds",
     ),
     "capacity_plan": (
-        "streams", "service", "streams_per_replica", "needed", "spare", "replicas", "load", "p50_ms", "p99_ms",
+        "streams", "service", "streams_per_replica", "limited_by", "needed", "spare", "replicas", "load", "p50_ms", "p99_ms",
         "dropped_percent", "busy_percent", "failed_p99_ms", "failed_dropped_percent", "estimate_wait_ms",
         "estimate_shared_wait_ms", "in_encoded_mbit", "in_raw_mbit", "in_working_mbit", "out_png_mbit",
         "state_mb_per_replica", "replica_hours_a_day", "price_a_day",

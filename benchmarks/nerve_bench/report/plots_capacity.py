@@ -7,7 +7,7 @@ from typing import Any
 from nerve_runtime.errors import UsageError
 
 Record = Mapping[str, Any]
-SIZE_INCHES, DPI = (11.0, 4.2), 110
+SIZE_INCHES, DPI = (11.0, 4.6), 110
 POLICIES = {"newest": "newest frame of each camera wins", "fifo": "first in, first out, rejected when full"}
 LATENCIES = {"p50_ms": ("p50", "#1f5fbf", "o"), "p99_ms": ("p99", "#b42318", "s")}
 DROP_COLORS = {"newest": "#14804a", "fifo": "#8a5a00"}
@@ -35,8 +35,10 @@ def draw_capacity(records: Sequence[Record], path: Path) -> None:
         axis.set(
             title=POLICIES[policy], xlabel="offered load / capacity", ylabel="arrival to result, ms", ylim=(0, top_ms)
         )
-        axis.legend(fontsize=8, loc="upper left")
     _draw_drops(axes[-1], own)
+    # Below, as any corner of the panels may hold a point.
+    for axis, side in ((axes[0], "left"), (axes[-1], "right")):
+        figure.legend(*axis.get_legend_handles_labels(), loc=f"outside lower {side}", ncols=3, fontsize=8)
     figure.suptitle(
         "One node: points measured, lines simulated from service times alone, dotted the queueing estimate", size=10
     )
@@ -91,4 +93,3 @@ def _draw_drops(axis: Any, own: Mapping[str, Sequence[Record]]) -> None:
         label="1 - 1 / load",
     )
     axis.set(title="dropped or rejected", xlabel="offered load / capacity", ylabel="% of the frames")
-    axis.legend(fontsize=8, loc="upper left")

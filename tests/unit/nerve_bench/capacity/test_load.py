@@ -3,11 +3,13 @@
 import time
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nerve_bench.capacity import alone
 from nerve_bench.capacity.alone import _cadence_record, state_record
 from nerve_bench.capacity.arrivals import camera_arrivals
 from nerve_bench.capacity.cameras import NS_PER_S, Camera, cameras_of
@@ -113,18 +115,16 @@ def test_a_plan_that_makes_no_sense_is_refused(words: dict[str, Any], message: s
         LoadPlan(**words)
 
 
-def test_state_is_what_grows_with_videos() -> None:
+def test_state_is_what_grows_with_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[object] = []
+
     class Holding(DoubleSegmenter):
-        """Each frame of it keeps a megabyte, as a keyframe keeps its attention."""
+        """A video of it holds five bytes, however many frames it has seen."""
 
         def new_video(self) -> Any:
-            held: list[np.ndarray] = []
+            held.append(self)
+            return SimpleNamespace(segment=lambda pixels: None)
 
-            class Video:
-                def segment(self, pixels: object) -> None:
-                    held[:] = [np.ones(1_000_000, dtype=np.uint8)]
-
-            return Video()
-
+    monkeypatch.setattr(alone, "resident_bytes", lambda: 1000 + 5 * len(held))
     record = state_record(Holding(), PICTURES)  # type: ignore[arg-type]
-    assert 300_000 < record["bytes_per_stream"] < 3_000_000
+    assert (record["bytes_per_stream"], record["resident_bytes"], record["n"]) == (5, 1005, alone.STATE_VIDEOS)

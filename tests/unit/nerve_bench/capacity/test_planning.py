@@ -12,11 +12,18 @@ import pytest
 from typer.testing import CliRunner
 
 from nerve_bench.capacity.curve import curve_record, estimate, simulated_figures, verdict
-from nerve_bench.capacity.plan import Goal, StreamBytes, plan_records, stream_bytes, streams_per_replica
+from nerve_bench.capacity.plan import (
+    Goal,
+    StreamBytes,
+    plan_records,
+    settled_figures,
+    stream_bytes,
+    streams_per_replica,
+)
 from nerve_bench.capacity.planning import Assumptions, capacity_records
 from nerve_bench.capacity.replica import Replica
 from nerve_bench.capacity.service import Cadence, ServiceTimes, measured_service
-from nerve_bench.capacity.storm import Storm, storm_figures, storms_of
+from nerve_bench.capacity.storm import Storm, first_of_a_row, storm_figures, storms_of
 from nerve_bench.cli import main as cli
 from nerve_runtime.errors import UsageError
 from tests.unit.nerve_bench.capacity.records import MEASURED, SERVICES
@@ -85,17 +92,20 @@ def test_there_is_no_estimate_of_latency_without_capacity_left() -> None:
 
 def test_a_replica_gets_the_most_streams_that_meet_the_goal() -> None:
     goal = Goal(fps=10, p99_ms=120.0, dropped_percent=1.0, utilisation=1.0)
-    most, figures = streams_per_replica(Replica(TIMES), goal)
+    most, limit = streams_per_replica(Replica(TIMES), goal)
+    figures = settled_figures(Replica(TIMES), most, 10)
     assert figures["p99_ms"] <= 120.0
     assert figures["dropped_percent"] <= 1.0
-    more = Replica(TIMES).settled(most + 1, 10, 60.0, range(20))
+    assert limit in ("p99", "drops")
+    more = settled_figures(Replica(TIMES), most + 1, 10)
     assert more["p99_ms"] > 120.0 or more["dropped_percent"] > 1.0
 
 
 def test_utilisation_caps_the_streams_of_a_replica() -> None:
-    most, figures = streams_per_replica(Replica(TIMES), Goal(fps=10, p99_ms=1e6, dropped_percent=100, utilisation=0.4))
+    most, limit = streams_per_replica(Replica(TIMES), Goal(fps=10, p99_ms=1e6, dropped_percent=100, utilisation=0.4))
+    assert limit == "utilisation"
     assert most == math.floor(0.4 * TIMES.capacity_fps / 10)
-    assert figures["busy_percent"] < 45
+    assert settled_figures(Replica(TIMES), most, 10)["busy_percent"] < 45
 
 
 def test_a_goal_that_no_replica_meets_is_refused() -> None:
@@ -148,6 +158,12 @@ def test_streams_that_come_at_once_are_late_and_stay_in_step_unless_spread() -> 
     assert together["back_s"] is None or together["back_s"] >= 20
     assert spread["back_s"] is not None
     assert spread["back_s"] <= 5
+
+
+def test_latencies_are_back_from_the_first_of_five_good_seconds() -> None:
+    assert first_of_a_row([True] * 5) == 0
+    assert first_of_a_row([False, *[True] * 4, False, *[True] * 6, False]) == 6
+    assert first_of_a_row([True, True, True, True, False] * 4) is None
 
 
 @pytest.mark.usefixtures("few_draws")
