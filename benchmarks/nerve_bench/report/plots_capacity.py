@@ -37,8 +37,8 @@ def draw_capacity(records: Sequence[Record], path: Path) -> None:
         )
     _draw_drops(axes[-1], own)
     # Below, as any corner of the panels may hold a point.
-    for axis, side in ((axes[0], "left"), (axes[-1], "right")):
-        figure.legend(*axis.get_legend_handles_labels(), loc=f"outside lower {side}", ncols=3, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8)
     figure.suptitle(
         "One node: points measured, lines simulated from service times alone, dotted the queueing estimate", size=10
     )

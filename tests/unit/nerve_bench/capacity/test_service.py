@@ -75,6 +75,11 @@ def test_records_become_service_times() -> None:
     assert not found.assumed
 
 
+def test_records_of_batches_say_what_a_frame_takes_among_others() -> None:
+    batches = [{"bench": "batch", "batch": size, "ratio_to_one": ratio} for size, ratio in ((1, 1.0), (4, 1.6))]
+    assert measured_service([*SERVICES, *batches]).batch_shares == {1: 1.0, 4: 1 / 1.6}
+
+
 def test_records_without_service_times_are_refused() -> None:
     with pytest.raises(UsageError, match="no records of service times; run: nerve-bench load --json"):
         measured_service([{"bench": "latency"}])
