@@ -27,7 +27,7 @@ TRUE_SIZE := build/true-size
 EVIDENCE := out/evidence
 ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive groups transfer things better exact solo \
 	tiles-256 tiles-384
-TIMED := video latency memory cost
+TIMED := video latency memory cost load capacity capacity-assumed
 
 NATIVE := build/native
 CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc tests/native/nvinfer/*.cc runtime/native/examples/*.cpp \
@@ -188,7 +188,7 @@ train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 core
 	@$(PY) benchmarks/run.py train-tiny
 
 # A figure that is there is not measured again: make clean, or remove its file. What is timed runs alone, at the end.
-evidence: $(VENV)/.linked bundle ## measure all figures of README and docs/evidence.md but walk and true size (about two hours)
+evidence: $(VENV)/.linked bundle ## measure all figures of README and docs but walk and true size (about two and a half hours)
 	@OMP_NUM_THREADS=1 $(MAKE) -j2 $(ON_SCENES:%=$(EVIDENCE)/%.jsonl)
 	@$(MAKE) -j1 $(TIMED:%=$(EVIDENCE)/%.jsonl)
 	@$(BIN)/nerve-bench figures
@@ -206,6 +206,9 @@ COMMAND_video := video --limit 40 --plot docs/images/video.png
 COMMAND_latency := latency --limit 128
 COMMAND_memory := memory
 COMMAND_cost := cost bundles/tiny
+COMMAND_load := load
+COMMAND_capacity := capacity --plot docs/images/capacity.png
+COMMAND_capacity-assumed := capacity --service-ms keyframe=5,follow=1
 $(foreach name,$(filter-out accuracy tiles-%,$(ON_SCENES)),$(eval COMMAND_$(name) := experiment $(name) $(if $(filter steps sweep exact,$(name)),--plots docs/images)))
 
 clean: ## remove all that was made, but keep the environment
