@@ -279,6 +279,16 @@ def test_a_report_adds_up_whatever_comes_back() -> None:
     assert "no worker reported on it" in str(report.failures[0].error)
 
 
+def test_a_result_that_never_came_back_is_found_in_its_record(tmp_path: Path) -> None:
+    job, inputs = job_for(write_tree(tmp_path / "in"), tmp_path / "out")
+    (done,) = _run_all(job, inputs[:1])
+    report = JobReport(inputs)
+    report.finish(stopped=True, recorded=lambda item: Records(job.places).outcome_of_run(item, job.run))
+    assert _statuses(report.outcomes) == ["done", *["stopped"] * 4]
+    assert report.outcomes[0] == done
+    assert Records(job.places).outcome_of_run(inputs[0], "another run") is None
+
+
 def test_a_job_whose_workers_die_whatever_they_do_is_hopeless() -> None:
     report = JobReport([])
     for source in "abc":
