@@ -20,6 +20,7 @@ from tests.data.job_inputs import (
     DyingSegmenter,
     job_for,
     never_opens,
+    reads_what_hangs,
     write_broken,
     write_picture,
     write_tree,
@@ -59,6 +60,15 @@ def test_row_50_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Pat
     (child,) = psutil.Process().children()
     os.kill(child.pid, signal.SIGKILL)
     assert [first.status, *(outcome.status for outcome in outcomes)] == ["done"] * 4
+
+
+def test_row_29_a_file_whose_decoder_hangs_fails_by_name_and_the_rest_of_its_chunk_is_done(tmp_path: Path) -> None:
+    (tmp_path / "a.hang").write_bytes(b"x")
+    job, (hangs,) = job_for(tmp_path / "a.hang", tmp_path / "out", reads_what_hangs, open_limit_s=1.0)
+    _, (picture,) = job_for(write_picture(tmp_path / "b.png"), tmp_path / "out")
+    first, second = run_on_processes(job, [[hangs, picture]], 1, threading.Event())
+    assert (first.status, first.exit_code, second.status) == ("failed", 8, "done")
+    assert "a.hang took longer than 1 s to open; it or its disk hangs" in str(first.error)
 
 
 def test_a_segmenter_that_kills_every_worker_ends_in_failures_by_name(tmp_path: Path) -> None:
