@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, BackendOptions, open_backend
+from nerve_runtime.batch import segment_frames
 from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
@@ -222,6 +223,31 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """
         self._refuse_if_closed()
         return self._video.segment(frame, bgr=bgr)
+
+    def segment_batch(self, frames: Iterable[Frame | UInt8Array], *, bgr: bool = False) -> list[FrameResult]:
+        """Label every pixel of unrelated frames of any sizes, such as pictures, or one frame of each camera.
+
+        Each is segmented by itself, whatever `temporal` is, and this segmenter's video stays as it is. The networks run for
+        several frames at a time where the bundle was built with `--max-batch`, and else for one after another. The time of
+        what frames share is split evenly in their `timings_ms`.
+
+        Args:
+            frames: as `segment` takes them.
+            bgr: the pixels are BGR, as OpenCV gives them.
+
+        Returns:
+            One result a frame, in order; a frame whose scores are not finite does not touch the others.
+
+        Raises:
+            UsageError: the pixels of a frame are not uint8 (H, W, 3), or the segmenter is closed.
+            ResourceError: memory ran out.
+        """
+        self._refuse_if_closed()
+        results = []
+        for result in segment_frames(self._graphs, self._vocabulary, list(frames), bgr=bgr):
+            self._count(result.valid)
+            results.append(result)
+        return results
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
         """Segment frames one after another; what has a `close`, as the sources of nerve_stream do, is closed at the end."""

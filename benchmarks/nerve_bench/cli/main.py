@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nerve_bench.cli import capacity as cli_capacity
 from nerve_bench.cli import cost as cli_cost
 from nerve_bench.cli import data as cli_data
 from nerve_bench.cli import experiments as cli_experiments
@@ -341,6 +342,7 @@ def demo_video(
 
 
 app.registered_commands += cli_cost.app.registered_commands
+app.registered_commands += cli_capacity.app.registered_commands
 app.registered_commands += cli_data.app.registered_commands
 app.registered_commands += cli_experiments.app.registered_commands
 app.registered_commands += cli_report.app.registered_commands

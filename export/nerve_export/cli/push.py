@@ -15,7 +15,9 @@ MEGABYTE = 1e6
 
 
 def push(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, or hf://owner/name@revision to copy one.", show_default=False)
+    ],
     target: Annotated[str, typer.Argument(help="hf://owner/name on the hub; made if it is not there.")],
     revision: Annotated[
         str | None, typer.Option(help="The branch that is committed to; made if it is not there.", show_default="main")

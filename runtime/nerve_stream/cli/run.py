@@ -18,24 +18,26 @@ from nerve_runtime.bundle import Manifest, load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.cli.plan import (
+    chosen_outputs,
     demo_options,
     is_demo,
     is_enabled,
-    is_live,
     job_key,
     live_options,
     print_distances,
+    read_options,
     segmenter_options,
 )
 from nerve_stream.cli.progress import shown_progress
 from nerve_stream.cli.shutdown import Shutdown
-from nerve_stream.cli.source import OpenSource
 from nerve_stream.cli.summary import summary_line, summary_record, timings_table
 from nerve_stream.jobs import Job, JobKey, open_job, record_beside, sweep_temporaries
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.metrics import MetricsServer
+from nerve_stream.outputs.naming import common_root
+from nerve_stream.outputs.opened import OpenSource
+from nerve_stream.outputs.planning import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.pipeline import (
     LocalWorker,
     ProcessWorker,
@@ -50,6 +52,7 @@ from nerve_stream.pipeline import (
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sinks.window import Key, Window
+from nerve_stream.sources.addresses import is_live
 from nerve_stream.sources.expanding import expand_sources
 from nerve_stream.sources.opening import refuse_unreadable
 from nerve_stream.sources.options import Part
@@ -75,8 +78,10 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
     if demo:
         read, find, write = demo_options(read, find, write, show_only=write.show or write.out is not None)
     sources = expand_sources(list(read.sources))
-    outputs = Outputs.from_options(write)
-    planned = plan_sources(sources, outputs, run.status_json)
+    outputs = chosen_outputs(write)
+    words = [word for word in read.sources if not is_live(word)]
+    root = common_root(words) if words else None
+    planned = plan_sources(sources, outputs, run.status_json, root=root)
     options = segmenter_options(sources, find, run)
     if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show):
         typer.echo(NO_OUTPUT, err=True)
@@ -227,7 +232,9 @@ class _SourceRunner:
     def _open_source(self, plan: PlannedSource) -> None:
         try:
             on_closed_reader = self._shutdown.stop_for_closed_reader
-            self._open.append(OpenSource(plan, self._read, self._live, self._job, self._window, on_closed_reader))
+            self._open.append(
+                OpenSource(plan, read_options(self._read), self._live, self._job, self._window, on_closed_reader)
+            )
         except NerveError as error:
             self._add_failure(error)
 

@@ -32,6 +32,7 @@ class JsonLines(Sink):
         source: name of the source, for every line.
         follow: write to the final name from the start.
         force: replace an existing file.
+        timings: say how long each stage of a frame took, which is different in every run.
 
     Raises:
         UsageError: the file exists and `force` is false.
@@ -41,11 +42,19 @@ class JsonLines(Sink):
     kind = "jsonl"
 
     def __init__(
-        self, path: Path, *, rle: bool = False, source: str | None = None, follow: bool = False, force: bool = False
+        self,
+        path: Path,
+        *,
+        rle: bool = False,
+        source: str | None = None,
+        follow: bool = False,
+        force: bool = False,
+        timings: bool = True,
     ) -> None:
         self.path = path
         self._rle = rle
         self._source = source
+        self._timings = timings
         self._temporary: Path | None = None
         self._stream = sys.stdout
         self._takes_unicode = path != STDOUT or "utf" in (sys.stdout.encoding or "").lower()
@@ -62,7 +71,7 @@ class JsonLines(Sink):
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one line; the frame itself is not used."""
         file = None if picture is None else readable(picture.path.name)
-        record = result_record(result, rle=self._rle, source=self._source, file=file)
+        record = result_record(result, rle=self._rle, source=self._source, file=file, timings=self._timings)
         line = json.dumps(record, allow_nan=False, ensure_ascii=not self._takes_unicode)
         try:
             with resource_errors(self.path):
@@ -95,7 +104,12 @@ class JsonLines(Sink):
 
 
 def result_record(
-    result: FrameResult, *, rle: bool = False, source: str | None = None, file: str | None = None
+    result: FrameResult,
+    *,
+    rle: bool = False,
+    source: str | None = None,
+    file: str | None = None,
+    timings: bool = True,
 ) -> dict[str, Any]:
     """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels.
 
@@ -104,9 +118,10 @@ def result_record(
         rle: add the run lengths of every class.
         source: name of the source.
         file: name of the image file that the frame is, None for a frame of a video.
+        timings: add `timings_ms`.
     """
     height, width = result.labels.shape
-    return {
+    record: dict[str, Any] = {
         "source": source,
         "file": file,
         "index": result.index,
@@ -116,8 +131,10 @@ def result_record(
         "affinity_age": result.affinity_age,
         "valid": result.valid,
         "classes": _class_records(result, rle=rle) if result.valid else [],
-        "timings_ms": {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()},
     }
+    if timings:
+        record["timings_ms"] = {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()}
+    return record
 
 
 def _class_records(result: FrameResult, *, rle: bool) -> list[dict[str, Any]]:

@@ -51,6 +51,9 @@ def commit(hub: HubServer, tmp_path: Path) -> str:
         (BENCH, f"cost {GONE}"),
         (BENCH, f"memory {GONE}"),
         (BENCH, f"certify {GONE}"),
+        (BENCH, f"batch {GONE}"),
+        (BENCH, f"load {GONE}"),
+        (BUILD, f"deepstream {GONE} --vocabulary words.safetensors --out out"),
     ],
 )
 def test_a_command_asks_the_hub(hub: HubServer, app: typer.Typer, words: str) -> None:

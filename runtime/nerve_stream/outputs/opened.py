@@ -1,4 +1,4 @@
-"""One source of `nerve-segment` while it is open: its frames, its sinks and its record of finished work."""
+"""One source of a run while it is open: its frames, its sinks and its record of finished work."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -6,15 +6,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from nerve_runtime import Frame, FrameResult, UsageError
-from nerve_stream.cli.options import SourceOptions
-from nerve_stream.cli.outputs import PlannedSource, open_sinks
 from nerve_stream.drawing.overlay import overlay
 from nerve_stream.jobs import Job
+from nerve_stream.outputs.planning import PlannedSource, open_sinks
 from nerve_stream.sinks import FpsMeter, ReaderGoneError, Sink, mask_name
 from nerve_stream.sinks.window import Window
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Picture, files_ending_in
 from nerve_stream.sources.opening import open_frames
-from nerve_stream.sources.options import LiveOptions
+from nerve_stream.sources.options import LiveOptions, ReadOptions
 from nerve_stream.sources.selected import SelectedFrames
 
 
@@ -40,7 +39,7 @@ class OpenSource:
     def __init__(
         self,
         plan: PlannedSource,
-        read: SourceOptions,
+        read: ReadOptions,
         live: LiveOptions,
         job: Job | None,
         window: Window | None,
@@ -56,8 +55,8 @@ class OpenSource:
             opened = open_frames(
                 self.source,
                 allow_partial=read.allow_partial,
-                start_s=read.start,
-                duration_s=read.duration,
+                start_s=read.start_s,
+                duration_s=read.duration_s,
                 every=read.every,
                 live=live,
             )
