@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from nerve_runtime.bundle.manifest import Manifest
+from nerve_runtime.bundle.own_sha256 import OwnSha256
 from nerve_runtime.errors import UsageError
-from nerve_runtime.own_sha256 import OwnSha256
 
 FORMAT = ("nerve-vocabulary", "1")
 VOCABULARY_SHA256 = OwnSha256(b'"sha256":"')
