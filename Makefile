@@ -27,11 +27,13 @@ TRUE_SIZE := build/true-size
 EVIDENCE := out/evidence
 ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive groups transfer things better exact solo \
 	tiles-256 tiles-384
-TIMED := video latency memory cost
+TIMED := video latency memory cost load capacity capacity-assumed
 
 READERS := build/readers
 NATIVE := build/native
-CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc runtime/native/examples/*.cpp \
+CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc tests/native/nvinfer/*.cc runtime/native/examples/*.cpp \
+	export/nerve_export/deepstream/templates/*.cc export/nerve_export/deepstream/templates/*.h \
+	tests/unit/nerve_export/deepstream/stand_ins/*.cc tests/unit/nerve_export/deepstream/stand_ins/*.h \
 	runtime/native/ros2/nerve_segmenter/src/*.cpp)
 CLANG_FORMAT := $(BIN)/clang-format --style=file:runtime/native/.clang-format
 NATIVE_HEADERS := build/native-headers
@@ -56,7 +58,7 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
 
 # The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
-test-slow: $(VENV)/.linked $(VENV)/.scale bundle ## run the tests that take longer, and the quick ones of the C library
+test-slow: $(VENV)/.linked $(VENV)/.scale $(VENV)/.deploy bundle ## run the tests that take longer, and the quick ones of the C library
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
 	@$(MAKE) native || echo "the C library cannot be built here; its tests are skipped" >&2
 	@$(PY) -m pytest -q -m "native and not slow" $(PYTEST_ARGS) tests/native
@@ -196,7 +198,7 @@ train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 core
 	@$(PY) benchmarks/run.py train-tiny
 
 # A figure that is there is not measured again: make clean, or remove its file. What is timed runs alone, at the end.
-evidence: $(VENV)/.linked bundle ## measure all figures of README and docs/evidence.md but walk and true size (about two hours)
+evidence: $(VENV)/.linked bundle ## measure all figures of README and docs but walk and true size (about two and a half hours)
 	@OMP_NUM_THREADS=1 $(MAKE) -j2 $(ON_SCENES:%=$(EVIDENCE)/%.jsonl)
 	@$(MAKE) -j1 $(TIMED:%=$(EVIDENCE)/%.jsonl)
 	@$(BIN)/nerve-bench figures
@@ -214,6 +216,9 @@ COMMAND_video := video --limit 40 --plot docs/images/video.png
 COMMAND_latency := latency --limit 128
 COMMAND_memory := memory
 COMMAND_cost := cost bundles/tiny
+COMMAND_load := load
+COMMAND_capacity := capacity --plot docs/images/capacity.png
+COMMAND_capacity-assumed := capacity --service-ms keyframe=5,follow=1
 $(foreach name,$(filter-out accuracy tiles-%,$(ON_SCENES)),$(eval COMMAND_$(name) := experiment $(name) $(if $(filter steps sweep exact,$(name)),--plots docs/images)))
 
 clean: ## remove all that was made, but keep the environment
@@ -232,6 +237,13 @@ $(VENV)/.installed: requirements/dev.txt
 # Ray and the client of Triton, 0.7 GB that only test-slow needs.
 $(VENV)/.scale: requirements/scale.txt | $(VENV)/.linked
 	@$(PIP) install $(PIP_ARGS) -r requirements/scale.txt
+	@touch $@
+
+# The linters of docker/ and deploy/, 107 MB that only test-slow needs. Debian alone has promtool; elsewhere its tests are skipped.
+$(VENV)/.deploy: requirements/deploy.txt tests/deploy/fetch_promtool.sh | $(VENV)/.linked
+	@$(PIP) install $(PIP_ARGS) -r requirements/deploy.txt
+	@test -x build/promtool/promtool || tests/deploy/fetch_promtool.sh build/promtool > /dev/null 2>&1 \
+		|| echo "promtool cannot be fetched here; its tests are skipped" >&2
 	@touch $@
 
 $(VENV)/.linked: $(VENV)/.installed pyproject.toml

@@ -24,12 +24,12 @@ from nerve_export.bundle import (
     staging_folder,
     write_manifest,
 )
-from nerve_export.graphs.precision import PrecisionPlan, StagePrecision
 from nerve_export.graphs.sizes import Sizes, sizes_of
 from nerve_export.graphs.stages import MERGED, stages_of
 from nerve_export.isolation import kill_running, run_isolated
 from nerve_export.parity.measures import ParityReport
 from nerve_export.plan import BuildPlan, plan_key, plan_weights, tool_versions
+from nerve_export.precision import PrecisionPlan, StagePrecision
 from nerve_export.presets.files import PRESET_NAME
 from nerve_ref.weights.files import ResolvedWeights, licences_text
 from nerve_runtime.bundle.manifest import (
@@ -121,7 +121,7 @@ def _build_into(
     progress: Progress,
 ) -> BuildResult:
     started = time.monotonic()
-    sizes = sizes_of(plan.backbones, plan.params, plan.max_classes)
+    sizes = sizes_of(plan.backbones, plan.params, plan.max_classes, plan.max_batch)
     exported = _export_all(folder, plan, resolved, sizes, progress)
     _write_documents(folder, plan, resolved, exported)
     manifest = _manifest(folder, plan, key, sizes, {stage: done.record for stage, done in exported.items()}, resolved)
@@ -276,6 +276,7 @@ def _manifest(
             heads=sizes.heads,
             text_width=sizes.text_width,
             max_classes=plan.max_classes,
+            max_batch=plan.max_batch,
         ),
         method=Method(**{name: getattr(params, name) for name in METHOD_DEFAULTS}, baked=BakedConstants(**baked)),
         vocabulary=_vocabulary(folder, plan, sizes),

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import nerve_export
 import nerve_ref
-from nerve_export.graphs.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.graphs.sizes import sizes_of
+from nerve_export.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.presets.files import Preset, find_preset
 from nerve_ref.params import SIZE_MULTIPLE_PX, NerveParams
 from nerve_ref.weights.architectures import Backbones, clip_patch_px, is_dino
@@ -46,6 +46,7 @@ class BuildPlan:
         opset: ONNX opset of all graphs.
         max_classes: most classes that a vocabulary may have, 2 to 65534; beyond 254 labels are of 16 bit.
         out: folder of the bundle.
+        max_batch: most frames in a run of the graphs `scores`, `attention` and `frame`, 1 to 32.
         precision: of the networks; the method is float32 in all of them.
         precision_plan: a file that says which layers stay float32, instead of the audit's own choice.
         audit_frames: folder of pictures that activations are looked at on, for fp16; None for seeded ones.
@@ -64,6 +65,7 @@ class BuildPlan:
     audit_frames: Path | None = None
     weights: WeightChoice = field(default_factory=WeightChoice)
     random_seed: int | None = None
+    max_batch: int = 1
 
 
 def make_plan(
@@ -73,6 +75,7 @@ def make_plan(
     size_hw: tuple[int, int] | None = None,
     steps: int | None = None,
     max_classes: int = CLASSES_LIMIT_8_BIT,
+    max_batch: int = 1,
     out: Path | None = None,
     precision: str = "fp32",
     precision_plan: Path | None = None,
@@ -89,6 +92,7 @@ def make_plan(
         size_hw: working height and width in pixels; the preset's by default.
         steps: of the cold walk; the preset's by default.
         max_classes: most classes of a vocabulary; beyond 254 labels are of 16 bit.
+        max_batch: most frames in a run of the graphs that share one; 1 gives graphs without that axis.
         out: folder of the bundle; below bundles/ by default.
         precision: of the networks.
         precision_plan: which layers stay float32.
@@ -103,15 +107,11 @@ def make_plan(
     """
     choice = weights or WeightChoice()
     chosen = preset if isinstance(preset, Preset) else find_preset(preset, offline=choice.offline or not downloads)
-    _check_bundle_flags(opset, max_classes)
+    _check_bundle_flags(opset, max_classes, max_batch)
     _check_precision_flags(precision, precision_plan, audit_frames)
     _check_weight_flags(chosen, choice, random_seed)
     params = _adjusted(chosen, size_hw, steps)
     sizes_of(chosen.backbones, params)
-    name = chosen.name if precision == "fp32" else f"{chosen.name}-{precision}"
-    folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
-    if folder.is_symlink():
-        folder = folder.resolve()  # the link stays; what it leads to is replaced
     known_opset: Opset = 20 if opset == 20 else 23
     return BuildPlan(
         chosen,
@@ -119,13 +119,20 @@ def make_plan(
         chosen.backbones,
         known_opset,
         max_classes,
-        folder,
+        _folder(chosen, out, precision, random_seed),
         PRECISIONS[PRECISIONS.index(precision)],
         precision_plan,
         audit_frames,
         choice if random_seed is not None else _with_paths(choice, chosen),
         random_seed,
+        max_batch,
     )
+
+
+def _folder(preset: Preset, out: Path | None, precision: str, random_seed: int | None) -> Path:
+    name = preset.name if precision == "fp32" else f"{preset.name}-{precision}"
+    folder = out or Path("bundles") / (name if random_seed is None else f"{name}-random")
+    return folder.resolve() if folder.is_symlink() else folder  # the link stays; what it leads to is replaced
 
 
 def _with_paths(choice: WeightChoice, preset: Preset) -> WeightChoice:
@@ -135,12 +142,16 @@ def _with_paths(choice: WeightChoice, preset: Preset) -> WeightChoice:
     return replace(choice, **{flag: path for flag, path in own.items() if getattr(choice, flag) is None})
 
 
-def _check_bundle_flags(opset: int, max_classes: int) -> None:
+def _check_bundle_flags(opset: int, max_classes: int, max_batch: int) -> None:
     if opset not in (20, 23):
         raise UsageError(f"--opset is {opset}, expected 23 (default) or 20 (TensorRT 10.3, JetPack 6)")
     if not 2 <= max_classes <= CLASSES_LIMIT:
         raise UsageError(
             f"--max-classes is {max_classes}, expected 2 to {CLASSES_LIMIT}: labels are 16 bit at most, 65535 is 'ignore'"
+        )
+    if not 1 <= max_batch <= spec.BATCH_LIMIT:
+        raise UsageError(
+            f"--max-batch is {max_batch}, expected 1 (a frame at a time, the default) to {spec.BATCH_LIMIT}"
         )
 
 
@@ -247,6 +258,7 @@ def plan_key(plan: BuildPlan, resolved: ResolvedWeights | None) -> str:
         "precision_plan": _file_digest(plan.precision_plan, "--precision-plan"),
         "audit_frames": {} if plan.audit_frames is None else _digests(plan.audit_frames, ("*",)),
         "max_classes": plan.max_classes,
+        "max_batch": plan.max_batch,
         "weights": _weight_facts(plan, resolved),
         "nerve_ref": _digests(_package_folder(nerve_ref), ("**/*.py", "weights/*.json")),
         "nerve_export": _digests(_package_folder(nerve_export), SHAPING_EXPORT_SOURCES),

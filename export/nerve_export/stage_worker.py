@@ -14,7 +14,7 @@ from nerve_export.graphs.gmac import count_gmac
 from nerve_export.graphs.lowering import lower, watched_ranges
 from nerve_export.graphs.merge import merged_graph
 from nerve_export.graphs.modules import NetworkStage, TextStage
-from nerve_export.graphs.precision import StagePrecision, audited, read_precision_plan
+from nerve_export.graphs.modules_batched import merged_part
 from nerve_export.graphs.sizes import Sizes
 from nerve_export.graphs.stages import MERGED, TABLE, fixed_readout_spec
 from nerve_export.isolation import peak_rss_mb
@@ -24,11 +24,12 @@ from nerve_export.parity.measures import ParityReport
 from nerve_export.parity.reference import reference_taps
 from nerve_export.plan import BuildPlan
 from nerve_export.plan_models import open_network, plan_models
+from nerve_export.precision import StagePrecision, audited, read_precision_plan
 from nerve_ref.text import parse_classes
 from nerve_ref.weights.files import ResolvedWeights
 from nerve_ref.weights.networks import Models
 from nerve_runtime.bundle.manifest import Manifest, StageRecord
-from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.bundle.spec import BATCHED_STAGES, StageName, StageSpec
 from nerve_runtime.errors import UsageError
 
 MERGED_PARTS: tuple[StageName, ...] = ("attention", "scores", "mix", "walk")
@@ -79,17 +80,36 @@ def _merge(
     plan: BuildPlan, sizes: Sizes, stamp: dict[str, str], folder: Path
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The single-graph form, of the graphs that lie in the folder; large weights stay in the files of their stages."""
-    path, readout = folder / f"{MERGED}.onnx", folder / "readout_fixed.onnx"
-    module = TABLE[MERGED].module(None, plan.params, sizes, plan.opset >= 23)
-    end, _ = export_graph(module, fixed_readout_spec(sizes, plan.params), plan.opset, {}, readout)
-    readout.unlink()
-    parts = [(name, onnx.load(str(folder / f"{name}.onnx"), load_external_data=False)) for name in MERGED_PARTS]
+    path = folder / f"{MERGED}.onnx"
+    parts = [(name, _merged_part(plan, sizes, name, folder)) for name in MERGED_PARTS]
+    end = _export_for_merge(plan, sizes, MERGED, fixed_readout_spec(sizes, plan.params), folder)
     model = merged_graph([*parts, ("readout", end)], TABLE[MERGED].spec(sizes))
     write_graph(model, stamp, path)
     locations = [
         entry.value for tensor in model.graph.initializer for entry in tensor.external_data if entry.key == "location"
     ]
     return model, tuple(dict.fromkeys(locations))
+
+
+def _merged_part(plan: BuildPlan, sizes: Sizes, stage: StageName, folder: Path) -> onnx.ModelProto:
+    """The graph of a stage as the merged one needs it: as it lies in the folder, or where that takes one frame, for b."""
+    if sizes.batched and stage not in BATCHED_STAGES:
+        return _export_for_merge(plan, sizes, stage, TABLE[stage].spec(sizes), folder)
+    return onnx.load(str(folder / f"{stage}.onnx"), load_external_data=False)
+
+
+def _export_for_merge(
+    plan: BuildPlan, sizes: Sizes, stage: StageName, spec: StageSpec, folder: Path
+) -> onnx.ModelProto:
+    """A graph that no file of the bundle holds, of the stage's module and this signature of one frame."""
+    if sizes.batched:
+        module, spec = merged_part(stage, plan.params, sizes), spec.batched()
+    else:
+        module = TABLE[stage].module(None, plan.params, sizes, plan.opset >= 23)
+    path = folder / f"{stage}_merged.onnx"
+    model, _ = export_graph(module, spec, plan.opset, {}, path)
+    path.unlink()
+    return model
 
 
 def _to_half_precision(module: NetworkStage, plan: BuildPlan, stage: StageName, models: Models) -> StagePrecision:
@@ -147,7 +167,8 @@ def write_reference(plan: BuildPlan, resolved: ResolvedWeights | None, folder: P
         Peak memory of this process in MB, as the other functions here do.
     """
     frames = FRAMES if plan.preset.is_packaged else 1
-    reference_taps(plan_models(plan, resolved), plan.params, plan.preset.parity_classes, frames, folder)
+    models, classes = plan_models(plan, resolved), plan.preset.parity_classes
+    reference_taps(models, plan.params, classes, frames, folder, plan.max_batch)
     return peak_rss_mb()
 
 

@@ -39,6 +39,12 @@ def resize_frame(rgb: UInt8Array, size_hw: tuple[int, int]) -> UInt8Array:
     return rgb
 
 
+def working_frame(pixels: UInt8Array, size_hw: tuple[int, int], *, bgr: bool) -> UInt8Array:
+    """Pixels (H, W, 3), RGB or BGR, as the graphs take them: uint8 (1, h, w, 3), RGB, of that size."""
+    resized = resize_frame(pixels, size_hw)
+    return np.ascontiguousarray((resized[..., ::-1] if bgr else resized)[None])
+
+
 def check_pixels(pixels: object, index: int) -> UInt8Array:
     """The pixels of frame `index` as they came, uint8 (H, W, 3).
 
@@ -61,7 +67,7 @@ def _remedy(pixels: NDArray[Any]) -> str:
     if 0 in pixels.shape:
         return "it has no pixels"
     if pixels.ndim == 4:
-        return "give the frames of a batch one by one"
+        return "give the frames of a batch one by one, or as a list to segment_batch"
     if pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1):
         return "grey becomes RGB by cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)"
     if pixels.ndim == 3 and pixels.shape[2] == 4:

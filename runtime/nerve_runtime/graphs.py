@@ -3,12 +3,12 @@
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from nerve_runtime.backends.base import Backend, DeviceTensor, Session, Tensor
+from nerve_runtime.backends.base import Backend, DeviceTensor, Session, Tensor, item_of
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout, StageName
 from nerve_runtime.errors import BundleError
@@ -58,13 +58,17 @@ class ActiveVocabulary:
 
     Attributes:
         bank: the vocabulary.
-        embeddings: inputs of stage `scores`: `text_embeddings`, `class_rows`, `class_mask`.
-        scalars: scalar inputs of the graphs, float32 () each; `threshold` is 0 where there is no background.
+        tau: sharpness of the comparison with the words, float32 ().
+        embeddings: inputs of stage `scores` for one frame: `text_embeddings`, `class_rows`, `class_mask`, `tau`.
+        of_items: the same for several frames in a run, by their number; made when they are first asked for.
+        scalars: scalar inputs of the other graphs, float32 () each; `threshold` is 0 where there is no background.
     """
 
     bank: TextBank
+    tau: Array
     embeddings: dict[str, Tensor]
     scalars: dict[str, Tensor]
+    of_items: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     @property
     def label_dtype(self) -> np.dtype[Any]:
@@ -136,20 +140,54 @@ class Graphs:
     def vocabulary(self, bank: TextBank, scalars: Mapping[str, Array]) -> ActiveVocabulary:
         """Give a vocabulary and the constants of the method to the back end."""
         threshold = scalars["threshold"] if bank.has_background else np.array(0, dtype=np.float32)
-        embeddings: dict[str, Array] = {
+        words = self._words(bank, scalars["tau"], 1 if self.max_batch > 1 else None)
+        others = {name: array for name, array in scalars.items() if name != "tau"}
+        return ActiveVocabulary(bank, scalars["tau"], words, self._uploaded({**others, "threshold": threshold}))
+
+    def words_of(self, vocabulary: ActiveVocabulary, items: int) -> dict[str, Tensor]:
+        """The inputs of stage `scores` for so many frames in a run, all of one vocabulary."""
+        if items == 1:
+            return vocabulary.embeddings
+        if items not in vocabulary.of_items:
+            vocabulary.of_items[items] = self._words(vocabulary.bank, vocabulary.tau, items)
+        return vocabulary.of_items[items]
+
+    def _words(self, bank: TextBank, tau: Array, items: int | None) -> dict[str, Tensor]:
+        arrays: dict[str, Array] = {
             "text_embeddings": bank.text_embeddings,
             "class_rows": bank.class_rows,
             "class_mask": bank.class_mask,
+            "tau": tau,
         }
-        return ActiveVocabulary(bank, self._uploaded(embeddings), self._uploaded({**scalars, "threshold": threshold}))
+        if items is not None:
+            arrays = {name: np.repeat(array[None], items, axis=0) for name, array in arrays.items()}
+        return self._uploaded(arrays)
 
     def _uploaded(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         return {name: self.upload(array) for name, array in arrays.items()}
 
+    @property
+    def max_batch(self) -> int:
+        """Most frames in a run of `scores` and of `attention`."""
+        return self.manifest.geometry.max_batch
+
     def run(
         self, stage: StageName, tensors: Mapping[str, Tensor], timings_ms: Timings, host: Collection[str] = ()
     ) -> dict[str, Any]:
-        """Run a stage; adds its milliseconds to `timings_ms`. Outputs in `host` come as arrays."""
+        """Run a stage on one frame; adds its milliseconds to `timings_ms`. Outputs in `host` come as arrays."""
+        outputs = self.run_items(stage, tensors, timings_ms, host)
+        return self.of_item(outputs, 0) if self.manifest.geometry.batches(stage) else outputs
+
+    def of_item(self, outputs: Mapping[str, Tensor], index: int) -> dict[str, Any]:
+        """One frame's share of the outputs of a stage that takes several; patch features keep the axis for `scores`."""
+        if self.max_batch == 1:
+            return dict(outputs)
+        return {name: item_of(tensor, index, keep_axis=name == PATCH_FEATURES) for name, tensor in outputs.items()}
+
+    def run_items(
+        self, stage: StageName, tensors: Mapping[str, Tensor], timings_ms: Timings, host: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """As `run`, on tensors as the graph takes and gives them: of several frames where the bundle has a `max_batch`."""
         with self._locks[stage]:
             started = time.perf_counter()
             outputs = self._sessions[stage].run(tensors, host)
@@ -172,10 +210,14 @@ class Graphs:
 
     def seed_scores(self, seen: Tensor, vocabulary: ActiveVocabulary, timings_ms: Timings) -> Tensor:
         """G of a working frame, or where one tower says both of its patch features; float32 (c, p)."""
-        name = PATCH_FEATURES if self.has_one_tower else "frame"
-        tensors = {name: seen, "tau": vocabulary.scalars["tau"], **vocabulary.embeddings}
+        tensors = {self.seen_name: seen, **vocabulary.embeddings}
         scores: Tensor = self.run("scores", tensors, timings_ms)["seed_scores"]
         return scores
+
+    @property
+    def seen_name(self) -> str:
+        """What stage `scores` takes of a frame."""
+        return PATCH_FEATURES if self.has_one_tower else "frame"
 
     def read_out(
         self,

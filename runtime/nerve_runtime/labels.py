@@ -45,6 +45,12 @@ def ignore_label(dtype: np.dtype[Any]) -> int:
     return int(np.iinfo(dtype).max)
 
 
+def no_labels(size_hw: tuple[int, int], dtype: np.dtype[Any]) -> tuple[Labels, NDArray[np.uint8]]:
+    """Labels and confidence (H, W) of a frame without any: `ignore_label` and 0 everywhere."""
+    labels: Labels = np.full(size_hw, ignore_label(dtype), dtype=dtype)
+    return labels, np.zeros(size_hw, dtype=np.uint8)
+
+
 def cast_labels(labels: Labels, dtype: np.dtype[Any]) -> Labels:
     """The same labels as uint8 or uint16; the value of no label stays that of no label. No copy where nothing changes.
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, BackendOptions, open_backend
+from nerve_runtime.batch import segment_frames
+from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
 from nerve_runtime.errors import UsageError
@@ -133,7 +135,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """Verify a bundle, embed the class list and open the graphs.
 
         Args:
-            bundle: folder with `manifest.json`.
+            bundle: folder with `manifest.json`, or `hf://owner/name@revision` (see `nerve_runtime.bundle.bundle_folder`).
             classes: an iterable with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
             background: words for everything else, an iterable or one string with commas or semicolons; they become class 0 and the
@@ -156,7 +158,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             BundleError: the bundle, or a file in it, is not what its manifest says.
             CompatibilityError: the back end cannot run here.
         """
-        folder = Path(bundle)
+        folder = bundle_folder(bundle, strict=strict)
         manifest = load_manifest(folder)
         cache = default_cache_dir() if cache_dir == "default" else Path(cache_dir) if cache_dir else None
         with ExitStack() as undo:
@@ -226,7 +228,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         return self._video.segment(frame, bgr=bgr)
 
     def __call__(self, pictures: Picture | Sequence[Picture]) -> list[FrameResult]:
-        """Segment pictures that have nothing to do with each other; one result each, in their order.
+        """Segment pictures, as `segment_batch` does; one result each, in their order.
 
         Args:
             pictures: the path of an image file, pixels uint8 (H, W, 3), RGB, or a Frame; or a sequence of those.
@@ -236,13 +238,35 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             UsageError: pixels are not uint8 (H, W, 3), or the segmenter is closed.
             ResourceError: memory ran out.
         """
-        self._refuse_if_closed()
         if isinstance(pictures, (str, Path, Frame, np.ndarray)):
             return self([pictures])
-        video, results = self.new_video(), []
-        for picture in pictures:
-            video.reset()
-            results.append(video.segment(read_image(Path(picture)) if isinstance(picture, (str, Path)) else picture))
+        return self.segment_batch(
+            read_image(Path(picture)) if isinstance(picture, (str, Path)) else picture for picture in pictures
+        )
+
+    def segment_batch(self, frames: Iterable[Frame | UInt8Array], *, bgr: bool = False) -> list[FrameResult]:
+        """Label every pixel of unrelated frames of any sizes, such as pictures, or one frame of each camera.
+
+        Each is segmented by itself, whatever `temporal` is, and this segmenter's video stays as it is. The networks run for
+        several frames at a time where the bundle was built with `--max-batch`, and else for one after another. The time of
+        what frames share is split evenly in their `timings_ms`.
+
+        Args:
+            frames: as `segment` takes them.
+            bgr: the pixels are BGR, as OpenCV gives them.
+
+        Returns:
+            One result a frame, in order; a frame whose scores are not finite does not touch the others.
+
+        Raises:
+            UsageError: the pixels of a frame are not uint8 (H, W, 3), or the segmenter is closed.
+            ResourceError: memory ran out.
+        """
+        self._refuse_if_closed()
+        results = []
+        for result in segment_frames(self._graphs, self._vocabulary, list(frames), bgr=bgr):
+            self._count(result.valid)
+            results.append(result)
         return results
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:

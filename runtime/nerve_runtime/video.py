@@ -6,14 +6,12 @@ from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
 
-import numpy as np
-
 from nerve_runtime.backends.base import Tensor
 from nerve_runtime.decoding import EncodedFrame, FrameDecoder, VideoState
 from nerve_runtime.errors import ResourceError
-from nerve_runtime.frames import Frame, UInt8Array, check_pixels, resize_frame
+from nerve_runtime.frames import Frame, UInt8Array, check_pixels, working_frame
 from nerve_runtime.graphs import PATCH_FEATURES, ActiveVocabulary, Graphs, Timings
-from nerve_runtime.labels import ignore_label
+from nerve_runtime.labels import no_labels
 from nerve_runtime.motion import Motion, MotionTracker
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import Decision, Temporal
@@ -118,9 +116,7 @@ class Video:
                 labels, confidence = readings
                 self._state = state
             else:
-                dtype = vocabulary.label_dtype
-                labels = np.full(encoded.size_hw, ignore_label(dtype), dtype=dtype)
-                confidence = np.zeros(encoded.size_hw, dtype=np.uint8)
+                labels, confidence = no_labels(encoded.size_hw, vocabulary.label_dtype)
                 self.reset()
             timings_ms["total"] = 1000 * (encoded.spent_s + time.perf_counter() - started)
         self._on_decoded(readings is not None)
@@ -146,10 +142,9 @@ class Video:
 
     def _working_frame(self, pixels: UInt8Array, timings_ms: Timings, *, bgr: bool) -> UInt8Array:
         started = time.perf_counter()
-        resized = resize_frame(pixels, self._graphs.manifest.geometry.working_hw)
-        rgb = resized[..., ::-1] if bgr else resized
+        working = working_frame(pixels, self._graphs.manifest.geometry.working_hw, bgr=bgr)
         timings_ms["resize"] = 1000 * (time.perf_counter() - started)
-        return np.ascontiguousarray(rgb[None])
+        return working
 
     def _measure_motion(self, working: UInt8Array, timings_ms: Timings) -> Motion | None:
         if self._restart:

@@ -18,7 +18,8 @@ ENGINE_FILES = {
 }
 RUNTIME_LIBRARIES = {"cv2", "filelock", "numpy", "platformdirs", "pydantic", "safetensors", "tokenizers"}
 STREAM_LIBRARIES = {"av", "cv2", "filelock", "numpy", "platformdirs", "prometheus_client", "psutil", "rich", "typer"}
-RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
+RUNTIME_ON_DEMAND = {"cuda", "huggingface_hub", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
+STREAM_ON_DEMAND = {"fsspec", "ray"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 for name in {poisoned!r}:
@@ -68,7 +69,7 @@ def test_the_runtime_uses_only_what_it_declares() -> None:
 
 
 def test_the_application_uses_only_what_it_declares() -> None:
-    allowed = STREAM_LIBRARIES | set(sys.stdlib_module_names) | {"nerve_runtime", "nerve_stream"}
+    allowed = STREAM_LIBRARIES | STREAM_ON_DEMAND | set(sys.stdlib_module_names) | {"nerve_runtime", "nerve_stream"}
     foreign = {name.partition(".")[0] for path in sources("nerve_stream") for name, _ in imported_modules(path)}
     assert foreign - allowed == set()
 

@@ -10,8 +10,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from nerve_runtime.bundle.manifest import Manifest, file_sha256
-from nerve_runtime.bundle.spec import StageName, StageSpec, TensorSpec
+from nerve_runtime.bundle.manifest import EngineRecord, Manifest, file_sha256, load_manifest
+from nerve_runtime.bundle.spec import BATCHED_STAGES, StageName, StageSpec, TensorSpec
 from nerve_runtime.labels import label_dtype
 
 WORDS = ("a", "photo", "of", "red", "green", "blue", "grass", "road", "sky", "ball", "tennis", "zebra")
@@ -21,25 +21,40 @@ TOKENS, POOLED_KEYS, HEADS, TEXT_WIDTH, CONTEXT_LENGTH = 24, 6, 2, 8, 12
 _SHA = "0" * 64
 
 
-def make_fake_bundle(folder: Path, *, max_classes: int = 254, **changes: Any) -> Path:
+def make_fake_bundle(folder: Path, *, max_classes: int = 254, max_batch: int = 1, **changes: Any) -> Path:
     """Write the bundle into `folder`; `changes` replace lines of its manifest. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         (folder / f"{stage}.onnx").write_bytes(f"dummy bytes of {stage}".encode())
     write_tokenizer(folder / "tokenizer.json")
-    write_manifest(folder, max_classes=max_classes, **changes)
+    write_manifest(folder, max_classes=max_classes, max_batch=max_batch, **changes)
     return folder
 
 
-def write_manifest(folder: Path, *, max_classes: int = 254, **changes: Any) -> None:
+def write_manifest(folder: Path, *, max_classes: int = 254, max_batch: int = 1, **changes: Any) -> None:
     """Write a manifest that fits the files as they lie in the folder."""
     names = [f"{stage}.onnx" for stage in STAGES] + ["tokenizer.json"]
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": file_sha256(folder / name)} for name in sorted(names)
     }
-    manifest = {**manifest_lines(max_classes), "files": files, **changes}
+    manifest = {**manifest_lines(max_classes, max_batch), "files": files, **changes}
     Manifest.model_validate_json(json.dumps(manifest))
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def list_engine(folder: Path, **changes: Any) -> str:
+    """Add an engine to the manifest of a bundle, and five bytes for it; returns its path. `changes` as of the bundle."""
+    path = "engines/rtx-sm89/walk.engine"
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_bytes(b"\x7fELF!")
+    engine = EngineRecord(
+        stage="walk", target="rtx-sm89", path=path, key=_SHA, onnx_sha256=_SHA, backend_version="1", gpu="sm89",
+        os_arch="linux-x86_64", precision="fp32", profile={}, builder_options={},
+    )  # fmt: skip
+    files = {name: record.model_dump() for name, record in load_manifest(folder).files.items()}
+    files[path] = {"bytes": 5, "sha256": file_sha256(folder / path)}
+    write_manifest(folder, engines=[engine.model_dump()], files=files, **changes)
+    return path
 
 
 def write_tokenizer(path: Path) -> None:
@@ -116,11 +131,14 @@ STAGES: dict[StageName, StageSpec] = {
 }
 
 
-def manifest_lines(max_classes: int = 254) -> dict[str, Any]:
+def manifest_lines(max_classes: int = 254, max_batch: int = 1) -> dict[str, Any]:
     """The lines of the manifest, but for its files; labels have as many bits as so many classes need."""
+    specs = {
+        stage: spec.batched() if max_batch > 1 and stage in BATCHED_STAGES else spec for stage, spec in STAGES.items()
+    }
     stages: dict[str, Any] = {
         stage: {"onnx": f"{stage}.onnx", "spec": spec.model_dump(mode="json"), "gmac": 0.0}
-        for stage, spec in STAGES.items()
+        for stage, spec in specs.items()
     }
     for stage in ("readout", "readout_guided", "frame"):
         stages[stage]["spec"]["outputs"][0]["dtype"] = label_dtype(max_classes).name
@@ -137,6 +155,7 @@ def manifest_lines(max_classes: int = 254) -> dict[str, Any]:
             "heads": HEADS,
             "text_width": TEXT_WIDTH,
             "max_classes": max_classes,
+            **({"max_batch": max_batch} if max_batch > 1 else {}),
         },
         "method": {
             "tau": 20.0,

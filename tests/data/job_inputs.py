@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from nerve_runtime.frames import Frame
+from nerve_stream import FrameSource, register_source
 from nerve_stream.cli.options import OutputOptions
 from nerve_stream.cli.plan import chosen_outputs
 from nerve_stream.scaleout.inputs import find_inputs
@@ -67,6 +68,17 @@ class DyingSegmenter(DoubleSegmenter):
 def hangs_for_ever() -> DoubleSegmenter:
     """A segmenter that hangs at the first frame, deaf to a stop."""
     return DoubleSegmenter(hang_at=0, deaf=True)
+
+
+def _open_for_ever(_path: Path) -> FrameSource:
+    time.sleep(600)
+    raise AssertionError
+
+
+def reads_what_hangs() -> DoubleSegmenter:
+    """A worker in which a file that ends in .hang takes for ever to open."""
+    register_source(".hang", _open_for_ever)
+    return DoubleSegmenter()
 
 
 def never_opens() -> DoubleSegmenter:

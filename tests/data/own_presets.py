@@ -112,6 +112,8 @@ RADIO = (
 RADIO = RADIO.replace(
     "num_register_tokens = 4\nuse_gated_mlp = true\n", "num_registers = 5\nmax_img_size = 512\nuse_swiglu_ffn = true\n"
 )
+LINEAR = DINOV3.replace("[method]", '[method]\naffinity = "linear"')
+"""Affinity by factors, of a network without a latent."""
 EVERY_KIND = {
     "diffusion": DIFFUSION,
     "tiny-autoencoder": TINY_AUTOENCODER,
@@ -119,6 +121,7 @@ EVERY_KIND = {
     "dinov2-registers": DINOV2_REGISTERS,
     "one-tower": ONE_TOWER,
     "radio": RADIO,
+    "linear": LINEAR,
 }
 
 

@@ -1,12 +1,16 @@
 """TensorRT's stand-in: builds it and the library against it, writes engines for it, and reads its counts."""
 
 import ctypes
+from collections.abc import Callable
 from ctypes import Structure, byref, c_char_p, c_int32, c_long
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nerve_bench.doubles.engines import TENSORRT_VERSION, with_engines
 from nerve_export.engines.ledger import note_engine
+from nerve_runtime import NerveError
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.bundle.manifest import EngineRecord, FileRecord, Manifest, file_sha256, load_manifest, manifest_bytes
 from nerve_runtime.bundle.spec import TensorSpec
@@ -16,6 +20,8 @@ SOURCES = Path(__file__).with_name("tensorrt_standin")
 DATA_TYPES = {"float32": 0, "bool": 4, "uint8": 5, "int64": 8}
 """Numbers of nvinfer1::DataType."""
 CLASS_SLOTS = 32
+TENSORRT_NATIVE = 3
+"""NERVE_TENSORRT_NATIVE of nerve.h."""
 FAULTS = (
     "device", "pinned", "stream", "copy", "runtime", "load", "load memory", "context", "shape", "address", "infer",
     "enqueue", "enqueue memory", "kernel",
@@ -152,3 +158,10 @@ def _line(role: str, tensor: TensorSpec, record: EngineRecord) -> str:
     if role == "input" and -1 in sizes:
         words += [size for shape in record.profile[tensor.name] for size in shape]
     return " ".join(map(str, words))
+
+
+def refusal(call: Callable[[], object]) -> tuple[int, str]:
+    """Code and message of what a call raises."""
+    with pytest.raises(NerveError) as caught:
+        call()
+    return caught.value.exit_code, str(caught.value)

@@ -106,6 +106,8 @@ BAD_LINES: list[tuple[tuple[Any, ...], object]] = [
     (("geometry", "working_hw"), {}), (("geometry", "working_hw"), [0, 3]), (("geometry", "working_hw"), [9000, 3]),
     (("geometry", "heads"), 2**24), (("geometry", "heads"), 1.0), (("geometry", "heads"), None),
     (("geometry", "heads"), True), (("geometry", "max_classes"), 1), (("geometry", "max_classes"), 70000),
+    (("geometry", "max_batch"), 0), (("geometry", "max_batch"), 33), (("geometry", "max_batch"), "2"),
+    (("geometry", "max_batch"), None), (("geometry", "max_batch"), 2), (("stages", "walk", "spec", "inputs", 3, "axes"), ["b"]),
     (("geometry", "foo"), 1), (("geometry", "heads"), 13), (("method", "tau"), 0), (("method", "tau"), "0"),
     (("method", "alpha"), 1), (("method", "alpha"), -1), (("method", "readout"), "nearest"), (("method", "beta"), 2),
     (("method", "baked", "steps"), 0), (("method", "baked", "steps"), 1001), (("method", "baked", "warm_steps"), DELETED),

@@ -10,6 +10,7 @@ import pytest
 from nerve_runtime import Constants, Readout, Segmenter, Temporal
 from nerve_runtime.backends import BackendOptions
 from nerve_runtime.frames import UInt8Array
+from tests.data.tiny_bundle import batch_bundle_folder
 from tests.native.binding import READOUTS, NativeSegmenter, open_library, params_for
 from tests.native.building import ASAN, INCLUDE, STRICT, run
 from tests.native.parity_set import (
@@ -51,6 +52,21 @@ def test_labels_and_confidence_equal_pythons_on_every_pixel(
             assert native.class_names == step.result.class_names
             keyframes.append(result.keyframe)
     assert all(keyframes) == (way == "cold")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["cold", "follow", "exact"])
+def test_a_bundle_for_several_frames_gives_pythons_labels_too(
+    way: str, library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, vocabularies: dict[str, Path],
+    frames: list[UInt8Array],
+) -> None:  # fmt: skip
+    """Frame by frame; Python's labels are those of the bundle for one frame."""
+    params = params_for(library, onnxruntime_library, WAYS[way], threads=1)
+    with NativeSegmenter.open(library, batch_bundle_folder(), params) as native:
+        for step in case_steps(tiny_bundle, WAYS[way], vocabularies, frames):
+            native.set_vocabulary(vocabularies[step.vocabulary])
+            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+            np.testing.assert_array_equal(result.labels, step.result.labels)
 
 
 def test_the_frames_of_the_set_need_every_decision(tiny_bundle: Path, vocabularies: dict[str, Path]) -> None:

@@ -9,9 +9,10 @@ from onnx import helper
 from nerve_export.engines.build import build_engines
 from nerve_export.engines.compile import CLASS_SLOTS, PROFILE, compile_engine
 from nerve_runtime.bundle.ledger import Ledger
-from nerve_runtime.bundle.manifest import FileRecord, Manifest, file_sha256
-from nerve_runtime.bundle.spec import READOUT_STAGES, StageName
+from nerve_runtime.bundle.manifest import FileRecord, Manifest, file_sha256, load_manifest
+from nerve_runtime.bundle.spec import BATCHED_STAGES, READOUT_STAGES, StageName
 from nerve_runtime.errors import CompatibilityError, ResourceError
+from tests.data.tiny_bundle import MAX_BATCH, batch_bundle_folder
 from tests.parity.damage import before_output, damaged_bundle
 from tests.parity.test_graphs import STAGES
 
@@ -35,6 +36,18 @@ def test_every_stage_parses_and_compiles(stage: StageName, target: str, bundle: 
     assert engine.backend_version.startswith("tensorrt-rtx ")
     free = {tensor.name for tensor in record.spec.inputs if any(isinstance(axis, str) for axis in tensor.axes)}
     assert set(engine.profile) == free | ({"size_hw"} if stage in READOUT_STAGES.values() else set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", sorted(BATCHED_STAGES))
+def test_a_stage_for_several_frames_compiles_for_one_to_the_most(stage: StageName) -> None:
+    folder = batch_bundle_folder()
+    record = load_manifest(folder).stages[stage]
+    engine = compile_engine(folder / record.onnx, record.spec, "rtx-sm89", max_batch=MAX_BATCH)
+    assert len(engine.plan) > LEAST_PLAN_BYTES
+    assert set(engine.profile) == {tensor.name for tensor in record.spec.inputs}
+    for sizes in engine.profile.values():
+        assert [each[0] for each in sizes] == [1, MAX_BATCH, MAX_BATCH]
 
 
 def test_the_profile_fixes_the_class_slots_and_ranges_over_the_rest(bundle: Path, manifest: Manifest) -> None:

@@ -14,8 +14,8 @@ from nerve_bench.world import make_scene
 from nerve_export.build import BuildResult, build
 from nerve_export.graphs.lowering import watched_ranges
 from nerve_export.graphs.networks import DiffusionHeads
-from nerve_export.graphs.precision import RANGE_LIMIT, read_precision_plan
 from nerve_export.plan import make_plan
+from nerve_export.precision import RANGE_LIMIT, read_precision_plan
 from nerve_export.presets.files import Preset
 from nerve_ref.pipeline import segment
 from nerve_ref.providers.provider import StableDiffusion

@@ -55,6 +55,31 @@ def test_a_file_builds_a_bundle_that_agrees_and_can_be_compared_again(name: str,
     assert any(taps.iterdir())
 
 
+@pytest.mark.parametrize(
+    "name", [name if name in IN_EVERY_RUN else pytest.param(name, marks=pytest.mark.presets) for name in EVERY_KIND]
+)
+def test_every_kind_takes_several_frames_in_a_run(name: str, tmp_path: Path) -> None:
+    """At opset 20 in one of two, which has no attention operation."""
+    opset = 20 if list(EVERY_KIND).index(name) % 2 else 23
+    plan = make_plan(
+        str(written(tmp_path, EVERY_KIND[name])), random_seed=3, opset=opset, max_batch=2, out=tmp_path / "bundle"
+    )
+    result = build(plan, ())
+    agreed(result)
+    assert result.manifest.geometry.max_batch == 2
+    assert result.parity is not None
+    assert {tap.frame for tap in result.parity.taps if tap.stage == "frame"} == {0, 1, 2}, "one alone, two in a run"
+
+
+@pytest.mark.presets
+@pytest.mark.parametrize("name", ["diffusion", "dinov3", "one-tower"])
+def test_half_precision_of_several_frames_agrees(name: str, tmp_path: Path) -> None:
+    preset = str(written(tmp_path, EVERY_KIND[name]))
+    result = build(make_plan(preset, random_seed=3, precision="fp16", max_batch=2, out=tmp_path / "bundle"), ())
+    assert result.parity is not None
+    assert result.parity.passed
+
+
 @pytest.mark.presets
 @pytest.mark.parametrize("name", ["dinov3", "one-tower"])
 def test_half_precision_turns_queries_and_keys_too(name: str, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from nerve_bench.cli.shared import (
     JsonOption,
     OffsetOption,
     PresetOption,
+    all_fetched,
     clip_seed,
     emit,
+    fetched,
     open_world,
     plotting,
     progress_bars,
@@ -37,7 +39,12 @@ FrameSizeOption = Annotated[
         metavar="HEIGHT WIDTH", min=16, help="Size of the frames, such as 720 1280.", show_default="the preset's"
     ),
 ]
-BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.", show_default=False)]
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of the bundle, of any preset, or hf://owner/name@revision.", show_default=False, callback=fetched
+    ),
+]
 ClipOption = Annotated[Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP, as for building.")]
 SdOption = Annotated[
     Path | None, typer.Option("--sd", rich_help_panel=WEIGHTS, help="Stable Diffusion, as for building.")
@@ -111,6 +118,46 @@ def latency(
     _draw("draw_latency", _emitted(records, columns, as_json=as_json), plot)
 
 
+@app.command("batch", rich_help_panel=COST)
+def batch_command(
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a bundle of any preset, built with --max-batch, or hf://owner/name@revision.",
+            callback=fetched,
+        ),
+    ] = Path("bundles/tiny-batch"),
+    limit: Annotated[int, typer.Option("--limit", min=2, help="How many frames are labelled in a round.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; figures are their medians.")] = 9,
+    backend: Annotated[str, typer.Option(help="What runs the bundle: auto, ort, rtx or tensorrt.")] = "auto",
+    threads: ThreadsOption = 0,
+    spinning: Annotated[
+        bool, typer.Option(help="Whether ONNX Runtime's idle threads spin; off in nerve-segment.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Frames a second with 1, 2, 4 and 8 unrelated frames in a run of the networks, as far as the bundle takes them.
+
+    All of them in turns, in one run; ratios are to one frame in a run. Labels have to be those of one frame in a run.
+    The tiny bundle takes two minutes on 2 cores.
+
+    Exit codes: 0 labels agree, 2 usage, such as a bundle that takes one frame in a run, 3 bad bundle, 7 labels differ.
+    """
+    require("nerve-bench batch", "bench", "onnxruntime")
+    from nerve_bench.measure.batch import BatchPlan, measure_batch
+    from nerve_bench.report.certify import bundle_pictures, bundle_words
+    from nerve_runtime.bundle.manifest import load_manifest
+
+    manifest, plan = load_manifest(bundle), BatchPlan(rounds, threads, spinning, backend)
+    pictures, words = bundle_pictures(bundle, manifest, limit), bundle_words(bundle, manifest)
+    columns = ("batch", "fps", "frame_ms", "networks_ms", "ratio_to_one", "agreement_percent", "frames", "n")
+    records = _emitted(measure_batch(bundle, words, pictures, plan, progress_bars()), columns, as_json=as_json)
+    if differing := [record["batch"] for record in records if record["agreement_percent"] < 100]:
+        raise NumericError(
+            f"labels of {differing} frames in a run are not those of one; compare: nerve-build parity {bundle}"
+        )
+
+
 @app.command("walk", rich_help_panel=COST)
 def walk_command(
     limit: Annotated[int, typer.Option("--limit", min=1, help="Timed turns at 64 x 64 tokens.")] = 7,
@@ -147,7 +194,12 @@ def walk_command(
 
 @app.command(rich_help_panel=COST)
 def cost(
-    bundles: Annotated[list[Path] | None, typer.Argument(help="Folders of bundles.", show_default=False)] = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders of bundles, or hf://owner/name@revision.", show_default=False, callback=all_fetched
+        ),
+    ] = None,
     sizes: Annotated[
         str, typer.Option(help="Sides of square pictures in pixels, ',' between them.")
     ] = "256,384,512,768",
@@ -204,7 +256,9 @@ def _size_records(sizes_px: Sequence[int], presets: Sequence[str]) -> Iterator[d
 
 @app.command(rich_help_panel=COST)
 def memory(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")] = Path("bundles/tiny"),
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, of any preset, or hf://owner/name@revision.", callback=fetched)
+    ] = Path("bundles/tiny"),
     runners: Annotated[
         str,
         typer.Option(

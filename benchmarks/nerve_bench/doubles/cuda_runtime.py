@@ -36,6 +36,14 @@ class FakeMemcpyKind(IntEnum):
 
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDeviceToDevice = 3
+
+
+COUNTED = {
+    FakeMemcpyKind.cudaMemcpyHostToDevice: "h2d_bytes",
+    FakeMemcpyKind.cudaMemcpyDeviceToHost: "d2h_bytes",
+    FakeMemcpyKind.cudaMemcpyDeviceToDevice: "d2d_bytes",
+}
 
 
 class FakeCaptureMode(IntEnum):
@@ -78,7 +86,7 @@ class FakeCudart:
     Attributes:
         launches: how often a CUDA graph was launched.
         allocations: how often memory was asked for.
-        counts: `h2d_bytes`, `d2h_bytes`, and `waits` of the host for the device.
+        counts: `h2d_bytes`, `d2h_bytes`, `d2d_bytes`, and `waits` of the host for the device.
     """
 
     cudaError_t = FakeErrorCode
@@ -176,12 +184,19 @@ class FakeCudart:
         if not any(start <= address and address + size_bytes <= start + piece.nbytes for start, piece in pieces):
             raise MisuseError(f"{size_bytes} bytes at {address:#x} are not within {kind} memory that is held")
 
+    def base(self, address: int) -> int:
+        """Where the piece of memory begins that holds an address; the address where none does."""
+        pieces = [piece for kind in self._memory.values() for piece in kind.items()]
+        return next((start for start, piece in pieces if start <= address < start + piece.nbytes), address)
+
     def cudaMemcpyAsync(
         self, dst: int, src: int, count: int, kind: FakeMemcpyKind, stream: FakeStream
     ) -> tuple[FakeErrorCode]:
-        """Copy between pinned host memory and the device."""
+        """Copy between pinned host memory and the device, or within the device."""
         to_device = kind == FakeMemcpyKind.cudaMemcpyHostToDevice
         sides = (("device", dst), ("pinned", src)) if to_device else (("pinned", dst), ("device", src))
+        if kind == FakeMemcpyKind.cudaMemcpyDeviceToDevice:
+            sides = (("device", dst), ("device", src))
         for side, address in sides:
             self.refuse_outside(side, address, count)
         given = self.view(sides[1][0], src, count).copy() if to_device else None
@@ -193,7 +208,7 @@ class FakeCudart:
                 raise MisuseError(f"pinned memory at {src:#x} was written before its copy to the device was done")
             ctypes.memmove(dst, src, count)
 
-        self.counts["h2d_bytes" if to_device else "d2h_bytes"] += count
+        self.counts[COUNTED[kind]] += count
         self.put(int(stream), Work(copy, reads=(src,), writes=(dst,)))
         return (FakeErrorCode.cudaSuccess,)
 
@@ -204,7 +219,8 @@ class FakeCudart:
             if stream.recorded is not None:
                 stream.recorded.append(work)
                 return
-            self._ordering.begin(stream.handle, stream.clock, work.reads, work.writes)
+            reads, writes = (tuple(map(self.base, addresses)) for addresses in (work.reads, work.writes))
+            self._ordering.begin(stream.handle, stream.clock, reads, writes)
             stream.queue.append(work.run)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[FakeErrorCode, FakeStream]:

@@ -75,7 +75,8 @@ def _written(
     spec = manifest.stages[stage].spec
     target = library.target(changes.get("gpu", "sm89"))
     graph = graph_sha256(manifest.files, manifest.stages[stage])
-    options, profile = builder_options(spec), _profile(spec, class_slots)
+    max_batch = manifest.geometry.max_batch
+    options, profile = builder_options(spec, max_batch), _profile(spec, class_slots, max_batch)
     key = engine_key(
         graph,
         precision="fp32",
@@ -104,9 +105,9 @@ def _written(
     return EngineRecord(**{**fields, **changes})
 
 
-def _profile(spec: StageSpec, class_slots: int) -> dict[str, list[list[int]]]:
+def _profile(spec: StageSpec, class_slots: int, max_batch: int) -> dict[str, list[list[int]]]:
     """That of the compiler, with another number of class slots."""
-    profile = profile_of(spec)
+    profile = profile_of(spec, max_batch)
     for tensor in spec.inputs:
         for index, axis in enumerate(tensor.axes):
             if axis == "c":

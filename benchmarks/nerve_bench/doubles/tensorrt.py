@@ -31,6 +31,7 @@ from nerve_bench.doubles.tensorrt_types import (
     TensorLocation,
     checked_logger,
 )
+from nerve_runtime.backends.tensorrt.device import ALIGNMENT_BYTES
 from nerve_runtime.backends.tensorrt.library import SHAPE_INPUT
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import Array, StageName, StageSpec, TensorSpec
@@ -239,6 +240,8 @@ class FakeExecutionContext:
         self._tensor(name)
         if not memory:
             raise MisuseError(f"{name!r} is put at address 0")
+        if (memory - _cudart(self._engine.trt).base(memory)) % ALIGNMENT_BYTES:
+            raise MisuseError(f"{name!r} is put at an address that is no multiple of {ALIGNMENT_BYTES}")
         self._addresses[name] = memory
         if name == SHAPE_INPUT:
             self._inferred = False

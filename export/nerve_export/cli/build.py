@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nerve_export.cli import options
 from nerve_export.cli import preset as preset_commands
 from nerve_export.cli.console import stderr_console
+from nerve_export.cli.deepstream import deepstream
 from nerve_export.cli.dry_run import print_plan
 from nerve_export.cli.engines import engines
 from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
+from nerve_export.cli.push import push
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_ref.weights.files import WeightChoice
@@ -25,6 +27,8 @@ from nerve_runtime.errors import NerveError, ResourceError
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.command()(engines)
 app.command()(parity)
+app.command()(push)
+app.command()(deepstream)
 app.command()(doctor)
 app.command()(lock)
 app.add_typer(preset_commands.app, name="preset", help="What a preset holds and costs: show, check.")
@@ -42,6 +46,7 @@ def build_engines(
     size: options.Size = None,
     steps: options.Steps = None,
     max_classes: options.MaxClasses = 254,
+    max_batch: options.MaxBatch = 1,
     clip: options.Clip = None,
     sd: options.StableDiffusion = None,
     vae: options.Vae = None,
@@ -72,6 +77,7 @@ def build_engines(
         size_hw=size,
         steps=steps,
         max_classes=max_classes,
+        max_batch=max_batch,
         out=out,
         precision=precision,
         precision_plan=precision_plan,

@@ -54,6 +54,7 @@ def _facts(plan: BuildPlan, target: str, key: str | None) -> dict[str, Any]:
         "size_hw": plan.params.size_hw,
         "steps": plan.params.steps,
         "max_classes": plan.max_classes,
+        "max_batch": plan.max_batch,
         "random_weights": plan.random_seed is not None,
         "stages": stages_of(plan.params),
         "plan_key": key,
@@ -95,6 +96,7 @@ def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tupl
     yield "preset", f"{plan.preset.name}: {plan.preset.about}"
     yield "settings", f"{height} x {width} px, {plan.precision}, opset {plan.opset}, {plan.params.steps} steps"
     yield "classes", f"up to {plan.max_classes}"
+    yield "batch", f"1 to {plan.max_batch} frames in a run" if plan.max_batch > 1 else "a frame in a run"
     yield "graphs", f"{len(stages)}: {', '.join(stages)}"
     yield "engines", f"{len(stages)} for each of {', '.join(targets)}; {why}" if targets else f"none; {why}"
     networks = () if plan.random_seed is not None else networks_on_the_hub(plan.backbones, plan.weights)

@@ -85,6 +85,14 @@ MaxClasses = Annotated[
         "and no engines can be compiled.",
     ),
 ]
+MaxBatch = Annotated[
+    int,
+    typer.Option(
+        rich_help_panel=WHAT,
+        help="Most frames, of one camera each, that one run of the networks takes, 1 to 32; each has a vocabulary of its own. "
+        "The same graphs take any number up to it.",
+    ),
+]
 Clip = Annotated[
     Path | None,
     typer.Option(

@@ -144,8 +144,8 @@ def _plan_engine(bundle: Path, manifest: Manifest, target: str, stage: StageName
     key = engine_key(
         graph,
         precision=manifest.precision,
-        profile=profile_of(record.spec),
-        options=builder_options(record.spec),
+        profile=profile_of(record.spec, manifest.geometry.max_batch),
+        options=builder_options(record.spec, manifest.geometry.max_batch),
         backend_version=backend_version,
         target=f"{target} {this_os_arch()}",
     )
@@ -250,7 +250,8 @@ def _compile(
     bundle: Path, manifest: Manifest, plan: EnginePlan, progress: ProgressCallback
 ) -> tuple[EngineRecord, EngineFacts]:
     stage = manifest.stages[plan.stage]
-    options = builder_options(stage.spec)
+    max_batch = manifest.geometry.max_batch
+    options = builder_options(stage.spec, max_batch)
     done: CompiledFile = run_isolated(
         f"the compiler of {stage.onnx} for {plan.target}",
         compile_to_file,
@@ -259,6 +260,7 @@ def _compile(
         plan.target,
         options,
         (bundle / plan.path).resolve(),
+        max_batch,
         progress=progress,
         fresh=True,
         if_killed="close other programs, add swap, or compile one stage at a time with --stage",
@@ -282,7 +284,14 @@ def _compile(
 
 
 def compile_to_file(
-    onnx: Path, spec: StageSpec, target: str, options: BuilderOptions, engine_path: Path, *, progress: ProgressCallback
+    onnx: Path,
+    spec: StageSpec,
+    target: str,
+    options: BuilderOptions,
+    engine_path: Path,
+    max_batch: int,
+    *,
+    progress: ProgressCallback,
 ) -> CompiledFile:
     """Compile one engine and write it whole; runs in a process of its own, whose memory is one engine's.
 
@@ -304,7 +313,9 @@ def compile_to_file(
             last_share = share
             progress(phase, share)
 
-    engine = compile_engine(onnx, spec, target, timing_cache=timings, progress=report_steps, options=options)
+    engine = compile_engine(
+        onnx, spec, target, timing_cache=timings, progress=report_steps, options=options, max_batch=max_batch
+    )
     write_bytes_whole(engine_path, engine.plan)
     if engine.timing_cache is not None:
         note = write_timings(timings_path, engine.timing_cache)

@@ -22,7 +22,7 @@ from nerve_runtime.backends.tensorrt.library import (
     error_logger,
     import_library,
 )
-from nerve_runtime.bundle.spec import StageSpec, TensorSpec
+from nerve_runtime.bundle.spec import BATCH_AXIS, StageSpec
 from nerve_runtime.errors import CompatibilityError, ResourceError, UsageError
 
 CLASS_SLOTS = 32
@@ -35,7 +35,7 @@ PROFILE: dict[str, tuple[int, int, int]] = {
     "H": (1, 720, 1920),
     "W": (1, 1280, 1920),
 }
-"""Least, usual and greatest size of each free axis.
+"""Least, usual and greatest size of each free axis, but for that of several frames, which a bundle chooses.
 
 The read-out holds float32 scores of all class slots at frame size twice, and the builder plans for the greatest: 32
 slots of 1920 x 1920 are 944 MB, which fit `WORKSPACE_BYTES`; with 2160 x 2160 TensorRT-RTX 1.7 gives no engine.
@@ -158,10 +158,14 @@ def gpu_capability() -> str | None:
     return f"sm{major.value}{minor.value}"
 
 
-def workspace_bytes(spec: StageSpec) -> int:
-    """How much scratch memory a stage's engine may plan for: more where it looks at the frame, by the frame's size."""
+def workspace_bytes(spec: StageSpec, max_batch: int = 1) -> int:
+    """How much scratch memory a stage's engine may plan for: more where it looks at frames, by their size and number."""
     frames = [tensor.axes for tensor in spec.inputs if tensor.name == "frame"]
-    pixels = [height * width for _, height, width, _ in frames if isinstance(height, int) and isinstance(width, int)]
+    pixels = [
+        (max_batch if items == BATCH_AXIS else 1) * height * width
+        for items, height, width, _ in frames
+        if isinstance(height, int) and isinstance(width, int)
+    ]
     return max(WORKSPACE_BYTES, *(WORKSPACE_BYTES_PER_PIXEL * count for count in pixels), 0)
 
 
@@ -180,24 +184,25 @@ def available_memory() -> int | None:
     return int(found[0][1]) * 1024 if found else None
 
 
-def builder_options(spec: StageSpec) -> BuilderOptions:
+def builder_options(spec: StageSpec, max_batch: int = 1) -> BuilderOptions:
     """All that decides an engine's bytes beside graph, profile, version and target."""
-    return {"workspace_bytes": workspace_bytes(spec), "strongly_typed": True, "attention_decomposable": True}
+    return {"workspace_bytes": workspace_bytes(spec, max_batch), "strongly_typed": True, "attention_decomposable": True}
 
 
-def profile_of(spec: StageSpec) -> dict[str, list[list[int]]]:
-    """Least, usual and greatest sizes of every input with a free axis; for `size_hw` those of its values."""
-    ranges = {}
+def profile_of(spec: StageSpec, max_batch: int = 1) -> dict[str, list[list[int]]]:
+    """Least, usual and greatest sizes of every input with a free axis; for `size_hw` those of its values.
+
+    The usual number of frames in a run is the greatest, `max_batch`: whoever asks for that axis wants to fill it.
+    """
+    sizes, ranges = {**PROFILE, BATCH_AXIS: (1, max_batch, max_batch)}, {}
     for tensor in spec.inputs:
         if tensor.name == SHAPE_INPUT:
-            ranges[tensor.name] = [[PROFILE[axis][index] for axis in ("H", "W")] for index in range(3)]
+            ranges[tensor.name] = [[sizes[axis][index] for axis in ("H", "W")] for index in range(3)]
         elif any(isinstance(axis, str) for axis in tensor.axes):
-            ranges[tensor.name] = [_shape(tensor, index) for index in range(3)]
+            ranges[tensor.name] = [
+                [sizes[axis][index] if isinstance(axis, str) else axis for axis in tensor.axes] for index in range(3)
+            ]
     return ranges
-
-
-def _shape(tensor: TensorSpec, index: int) -> list[int]:
-    return [PROFILE[axis][index] if isinstance(axis, str) else axis for axis in tensor.axes]
 
 
 def engine_key(
@@ -240,6 +245,7 @@ def compile_engine(
     timing_cache: bytes | None = None,
     progress: ProgressCallback | None = None,
     options: BuilderOptions | None = None,
+    max_batch: int = 1,
 ) -> Engine:
     """Compile one graph for one target; precision is the graph's own (strongly typed).
 
@@ -251,13 +257,14 @@ def compile_engine(
             kernels, and its functions for one do nothing since version 1.2.
         progress: called with the builder's phase and share.
         options: see `builder_options`, which is the default.
+        max_batch: most frames in a run, of the bundle.
 
     Raises:
         CompatibilityError: the library is missing, or its parser refuses the graph, naming the node.
         ResourceError: the builder gave no engine; with its last errors.
     """
     opened = library(library_of(target))
-    options = options or builder_options(spec)
+    options = options or builder_options(spec, max_batch)
     trt = opened.module
     logger = error_logger(trt)
     builder = trt.Builder(logger)
@@ -272,7 +279,7 @@ def compile_engine(
     monitor = _monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor
-    profile = profile_of(spec)
+    profile = profile_of(spec, max_batch)
     _add_profile(builder, config, profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:

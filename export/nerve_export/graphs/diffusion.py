@@ -38,8 +38,8 @@ def fold_time(unet: Any, timestep: int) -> None:
 class SelfAttention:
     """Attention processor for plain self-attention that may keep its queries and keys for the method."""
 
-    def __init__(self, *, native: bool) -> None:
-        self.native = native
+    def __init__(self, *, native: bool, batched: bool) -> None:
+        self.native, self.batched = native, batched
         self.kept: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
@@ -48,12 +48,12 @@ class SelfAttention:
             projection(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
             for projection in (attn.to_q, attn.to_k, attn.to_v)
         )
-        self.kept = (query[0].float(), key[0].float())
+        self.kept = (query.float(), key.float()) if self.batched else (query[0].float(), key[0].float())
         mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
         return mixed
 
     def taken(self) -> tuple[Tensor, Tensor]:
-        """Queries and keys float32 (n,p,d) of the last call.
+        """Queries and keys float32 (n,p,d) of the last call, (b,n,p,d) where it is batched.
 
         Raises:
             UsageError: the layer never ran.
@@ -70,9 +70,9 @@ class FixedContext(nn.Module):
     key: Tensor
     value: Tensor
 
-    def __init__(self, attn: Any, context: Tensor, *, native: bool) -> None:
+    def __init__(self, attn: Any, context: Tensor, *, native: bool, batched: bool) -> None:
         super().__init__()
-        self.native = native
+        self.native, self.batched = native, batched
         with torch.no_grad():
             for name, projection in (("key", attn.to_k), ("value", attn.to_v)):
                 self.register_buffer(name, projection(context).unflatten(2, (attn.heads, -1)).transpose(1, 2))
@@ -80,21 +80,26 @@ class FixedContext(nn.Module):
 
     def forward(self, attn: Any, hidden_states: Tensor, *_others: Any, **_named: Any) -> Tensor:
         """Attend to the constant prompt."""
+        if self.batched:  # the tokens of all frames see the same keys, so they are those of one
+            shape = hidden_states.shape[1:]
+            hidden_states = hidden_states.reshape(1, -1, shape[1])
         query = attn.to_q(hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         key, value = self.key.to(query.dtype), self.value.to(query.dtype)
         mixed: Tensor = attn.to_out[0](attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
-        return mixed
+        return mixed.reshape(-1, *shape) if self.batched else mixed
 
 
-def install_processors(unet: Any, layers: Sequence[str], context: Tensor, *, native: bool) -> list[SelfAttention]:
+def install_processors(
+    unet: Any, layers: Sequence[str], context: Tensor, *, native: bool, batched: bool = False
+) -> list[SelfAttention]:
     """Give every attention of the UNet a processor of ours; returns those of the named layers, in that order."""
     own: dict[str, SelfAttention] = {}
     for name, attn in unet.named_modules():
         if name.endswith("attn1"):
-            own[name] = SelfAttention(native=native)
+            own[name] = SelfAttention(native=native, batched=batched)
             attn.processor = own[name]
         elif name.endswith("attn2"):
-            attn.processor = FixedContext(attn, context, native=native)
+            attn.processor = FixedContext(attn, context, native=native, batched=batched)
     return [own[name] for layer in layers for name in own if name.startswith(f"{layer}.transformer_blocks.")]
 
 

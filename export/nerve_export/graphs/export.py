@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nerve_export.graphs.sizes import EXAMPLE_SIZES
-from nerve_runtime.bundle.spec import StageSpec, TensorSpec
+from nerve_runtime.bundle.spec import BATCH_AXIS, BATCH_LIMIT, StageSpec, TensorSpec
 from nerve_runtime.errors import CompatibilityError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ PRODUCER = "nerve-deploy"
 EXPORTER_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir", "torch._dynamo", "torch.export")
 EXTERNAL_FROM_BYTES = 64 << 20
 """Weights beyond this lie in a file beside the graph: protobuf ends at 2 GB, and the merged stage shares the files."""
+AXIS_LIMITS = {BATCH_AXIS: BATCH_LIMIT}
+"""Greatest sizes of free axes, where it is not 65536: from 64 pictures on diffusers runs its UNet in another way."""
 TAP_KEY = "nerve_tap:"
 """Metadata that names the value of an inner tensor, for parity: `nerve_tap:latent` = name of the value."""
 
@@ -121,7 +123,7 @@ def _dynamic_shapes(spec: StageSpec) -> tuple[dict[int, Any], ...]:
     dims: dict[str, Any] = {}
     return tuple(
         {
-            index: dims.setdefault(axis, torch.export.Dim(axis, min=2, max=1 << 16))
+            index: dims.setdefault(axis, torch.export.Dim(axis, min=2, max=AXIS_LIMITS.get(axis, 1 << 16)))
             for index, axis in enumerate(tensor.axes)
             if isinstance(axis, str)
         }

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-COST_CLASSES = {"c": 21, "r": 21, "k": 1, "n": 21, "H": 512, "W": 512}
-"""Free axes are counted at these sizes: a vocabulary of 21 classes, a read-out of 512 x 512."""
+COST_CLASSES = {"c": 21, "r": 21, "k": 1, "n": 21, "H": 512, "W": 512, "b": 1}
+"""Free axes are counted at these sizes: a vocabulary of 21 classes, a read-out of 512 x 512, one frame."""
 
 Shapes = Mapping[str, list[int]]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nerve_export.graphs.precision import Precision, is_kept
+from nerve_export.precision import Precision, is_kept
 from nerve_runtime.errors import NumericError, UsageError
 
 KEY_OF_QUERY = {"to_q": "to_k", "q_proj": "k_proj"}

@@ -29,6 +29,7 @@ from nerve_export.graphs.arithmetic import (
     without_own,
 )
 from nerve_export.graphs.networks import DenseClip, LayerMaps, TextTower, provider_heads
+from nerve_export.graphs.sizes import Sizes
 from nerve_ref.params import NerveParams
 from nerve_ref.weights.networks import Models
 from nerve_runtime.errors import UsageError
@@ -44,10 +45,12 @@ class NetworkStage(nn.Module):
 
     Attributes:
         network: what `lowering.lower` gives its precision; the rest of the stage is float32.
+        batched: whether it takes several frames in a run; `modules_batched` has those that do.
         tap_names: inner tensors, by name, that the method `tapped` of a stage that has any gives behind its outputs.
     """
 
     network: nn.Module
+    batched = False
     tap_names: tuple[str, ...] = ()
 
 
@@ -68,7 +71,9 @@ class ScoresStage(NetworkStage):
 
     def __init__(self, models: Models, params: NerveParams, grid_hw: tuple[int, int], *, native: bool) -> None:
         super().__init__()
-        self.network = DenseClip(models.clip, params.clip_mode, params.clip_size_hw, native=native)
+        self.network = DenseClip(
+            models.clip, params.clip_mode, params.clip_size_hw, native=native, batched=self.batched
+        )
         self.grid_hw, self.tap_names = grid_hw, ("features",)
 
     def forward(
@@ -122,7 +127,7 @@ class AttentionStage(NetworkStage):
 
     def __init__(self, models: Models, params: NerveParams, grid_hw: tuple[int, int], *, native: bool) -> None:
         super().__init__()
-        self.network = provider_heads(models.provider, params, native=native)
+        self.network = provider_heads(models.provider, params, native=native, batched=self.batched)
         self.params, self.grid_hw, self.tap_names = params, grid_hw, self.network.tap_names
         self.register_buffer("reach", log_reach(grid_hw))
 
@@ -140,14 +145,14 @@ class AttentionStage(NetworkStage):
 
     def _structured(self, frame: Tensor, latent: Tensor | None, layers: Sequence[LayerMaps]) -> tuple[Tensor, Tensor]:
         if self.params.affinity == "linear":
-            factors = [self._linear_factors(q, k, layer_hw) for q, k, layer_hw in layers]
+            factors = [self.linear_factors(q, k, layer_hw) for q, k, layer_hw in layers]
             affinity = torch.cat(factors, dim=1)
         else:
-            affinity = torch.cat([self._pooled_affinity(q, k, layer_hw) for q, k, layer_hw in layers])
+            affinity = torch.cat([self.pooled_affinity(q, k, layer_hw) for q, k, layer_hw in layers])
         features = self._local_features(frame, latent, [(k, layer_hw) for _, k, layer_hw in layers])
         return affinity, neighbour_weights(features, self.reach, self.params.sigma)
 
-    def _linear_factors(self, q: Tensor, k: Tensor, layer_hw: tuple[int, int]) -> Tensor:
+    def linear_factors(self, q: Tensor, k: Tensor, layer_hw: tuple[int, int]) -> Tensor:
         """One layer's rows and columns (2,n,p,e), S_h = rows_h columns_h^T."""
         if layer_hw != self.grid_hw:
             raise UsageError(
@@ -157,7 +162,7 @@ class AttentionStage(NetworkStage):
         sums = (rows * columns.sum(1, keepdim=True)).sum(2, keepdim=True)
         return torch.stack([rows / sums, columns])
 
-    def _pooled_affinity(self, q: Tensor, k: Tensor, layer_hw: tuple[int, int]) -> Tensor:
+    def pooled_affinity(self, q: Tensor, k: Tensor, layer_hw: tuple[int, int]) -> Tensor:
         """One layer's rows (n,p,m): softmax, key normalisation, sharpening, then up to the token grid."""
         params = self.params
         cells_hw = (min(layer_hw[0], params.pooled_hw[0]), min(layer_hw[1], params.pooled_hw[1]))
@@ -183,17 +188,27 @@ class AttentionStage(NetworkStage):
     ) -> Tensor:
         """Unit feature vectors (f,h,w) that the 8 neighbours compare."""
         if self.params.local_features == "latent":
-            if latent is None:
-                raise UsageError("local_features 'latent' needs Stable Diffusion; name 'keys' or 'rgb'")
-            maps = pool(latent, self.grid_hw)
+            maps = pool(self.needed_latent(latent), self.grid_hw)
         elif self.params.local_features == "rgb":
             return colour_features(frame, self.grid_hw)
         else:
             layers = [k.transpose(1, 2).flatten(0, 1).unflatten(1, layer_hw)[None] for k, layer_hw in keys]
-            maps = torch.cat([self._to_grid(layer) for layer in layers], dim=1)
+            maps = torch.cat([self.to_grid(layer) for layer in layers], dim=1)
         return functional.normalize(maps[0], dim=0)
 
-    def _to_grid(self, maps: Tensor) -> Tensor:
+    @staticmethod
+    def needed_latent(latent: Tensor | None) -> Tensor:
+        """The latent.
+
+        Raises:
+            UsageError: the provider of affinities has none.
+        """
+        if latent is None:
+            raise UsageError("local_features 'latent' needs Stable Diffusion; name 'keys' or 'rgb'")
+        return latent
+
+    def to_grid(self, maps: Tensor) -> Tensor:
+        """Maps (n,f,h,w) of a layer, on the token grid."""
         if tuple(maps.shape[2:]) == self.grid_hw:
             return maps
         return functional.interpolate(maps, size=self.grid_hw, mode="bilinear", align_corners=False)
@@ -214,18 +229,14 @@ class ClipAttentionStage(AttentionStage):
         return (*self._structured(inputs[0], None, layers), features), taps
 
 
-def scores_stage(
-    models: Models, params: NerveParams, grid_hw: tuple[int, int], *, native: bool, one_tower: bool
-) -> nn.Module:
+def scores_stage(models: Models, params: NerveParams, sizes: Sizes, *, native: bool) -> nn.Module:
     """The stage `scores` of a variant."""
-    return FeatureScoresStage() if one_tower else ScoresStage(models, params, grid_hw, native=native)
+    return FeatureScoresStage() if sizes.one_tower else ScoresStage(models, params, sizes.grid_hw, native=native)
 
 
-def attention_stage(
-    models: Models, params: NerveParams, grid_hw: tuple[int, int], *, native: bool, one_tower: bool
-) -> NetworkStage:
+def attention_stage(models: Models, params: NerveParams, sizes: Sizes, *, native: bool) -> NetworkStage:
     """The stage `attention` of a variant."""
-    return (ClipAttentionStage if one_tower else AttentionStage)(models, params, grid_hw, native=native)
+    return (ClipAttentionStage if sizes.one_tower else AttentionStage)(models, params, sizes.grid_hw, native=native)
 
 
 class MixStage(nn.Module):

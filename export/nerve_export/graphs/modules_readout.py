@@ -21,13 +21,14 @@ OUTSIDE_LOGIT = -1e9
 
 
 def labels_of(maps: Tensor, threshold: Tensor, label_dtype: LabelDtype) -> tuple[Tensor, Tensor]:
-    """Scores of pixels (c,H,W): the best class, background below the threshold, no label where the numbers are broken.
+    """Scores of pixels (c,H,W), or (b,c,H,W): the best class, background below the threshold, no label where the numbers are broken.
 
     No label is the greatest value of the labels' dtype.
     """
     dtype = torch.uint8 if label_dtype == "uint8" else torch.uint16
-    best, labels = maps.max(0)
-    total = maps.sum(0)
+    classes = maps.ndim - 3  # the axis, counted from the front: the graph of one frame has these bytes
+    best, labels = maps.max(classes)
+    total = maps.sum(classes)
     valid = (total >= 0) & (total <= SUM_LIMIT)  # NaN compares with nothing
     labels = torch.where(valid, labels * (best >= threshold), torch.iinfo(dtype).max)
     confidence = torch.where(valid, best.clamp(0, 1), 0.0)

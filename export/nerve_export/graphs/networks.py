@@ -35,7 +35,8 @@ from nerve_runtime.errors import UsageError
 FUSION_FLOOR = 1e-12
 MASKED_LOGIT = -1e4
 LayerMaps: TypeAlias = tuple[Tensor, Tensor, tuple[int, int]]
-"""Queries and keys float32 (n,p,d) of one layer, and its grid."""
+"""Queries and keys float32 (n,p,d) of one layer, and its grid. Batched networks take frames (b,H,W,3), and what they give
+has the axis b in front."""
 
 
 def scaled_pixels(frame: Tensor, size_hw: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -88,6 +89,11 @@ class TextTower(nn.Module):
         return pooled.float()
 
 
+def without_cls(tokens: Tensor) -> Tensor:
+    """Tokens (..., q, e) but the first."""
+    return tokens[(slice(None),) * (tokens.ndim - 2) + (slice(1, None),)]
+
+
 class DenseClip(nn.Module):
     """Frame uint8 (1,H,W,3) to unit patch features float32 (p,d): CLIP's vision tower with its last block reread."""
 
@@ -96,9 +102,12 @@ class DenseClip(nn.Module):
     first: Tensor
     near: Tensor
 
-    def __init__(self, clip: CLIPModel, mode: ClipMode, clip_hw: tuple[int, int], *, native: bool) -> None:
+    def __init__(
+        self, clip: CLIPModel, mode: ClipMode, clip_hw: tuple[int, int], *, native: bool, batched: bool = False
+    ) -> None:
         super().__init__()
         vision, self.mode, self.native, self.clip_hw = clip.vision_model, mode, native, clip_hw
+        self.batched = batched
         patch = clip.config.vision_config.patch_size
         self.grid_hw = (clip_hw[0] // patch, clip_hw[1] // patch)
         self.patches, self.before = vision.embeddings.patch_embedding, vision.pre_layrnorm
@@ -118,46 +127,62 @@ class DenseClip(nn.Module):
         """Unit features of the patches, and queries and keys of the patches in the blocks of these numbers."""
         pixels = scaled_pixels(frame, self.clip_hw, CLIP_MEAN, CLIP_STD)
         taken: dict[int, LayerMaps] = {}
-        patches = self.patches(pixels).flatten(2).transpose(1, 2)[0] + self.positions[0]
-        hidden = self.before(torch.cat([self.first[0].to(patches.dtype), patches])).float()  # (q,e), sums are float32
+        hidden = self.before(self._tokens(pixels)).float()  # (q,e), sums are float32
         total: Tensor | None = None
         for number, block in enumerate(self.blocks):
             query, key, value = split_heads(block, block.layer_norm1(hidden), "q_proj", "k_proj", "v_proj")
-            taken[number] = (query[:, 1:].float(), key[:, 1:].float(), self.grid_hw)
+            taken[number] = (without_cls(query).float(), without_cls(key).float(), self.grid_hw)
             if self.mode == "early_fusion":  # the one mode that needs probabilities, and so cannot stay one operation
                 looks = probabilities(query, key)
-                total = looks.mean(0) if total is None else total + looks.mean(0)
+                mean = looks.mean(looks.ndim - 3)
+                total = mean if total is None else total + mean
                 mixed = looks.to(value.dtype) @ value
             else:
-                mixed = attend(query[None], key[None], value[None], native=self.native)[0]
+                mixed = self._attend(query, key, value)
             hidden = hidden + merge_heads(block, mixed)
             hidden = hidden + block.mlp(block.layer_norm2(hidden))
         query, key = split_heads(self.last, self.last.layer_norm1(hidden), "q_proj", "k_proj")
-        taken[len(self.blocks)] = (query[:, 1:].float(), key[:, 1:].float(), self.grid_hw)
+        taken[len(self.blocks)] = (without_cls(query).float(), without_cls(key).float(), self.grid_hw)
         features = self.projection(self.after(self._last_block(hidden, total)))
         return functional.normalize(features.float(), dim=-1), [taken[number] for number in numbers]
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        """CLS and patches with their positions (q,e)."""
+        if not self.batched:
+            patches = self.patches(pixels).flatten(2).transpose(1, 2)[0] + self.positions[0]
+            return torch.cat([self.first[0].to(patches.dtype), patches])
+        patches = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions
+        return torch.cat([self.first.to(patches.dtype).expand(patches.shape[0], -1, -1), patches], dim=1)
+
+    def _attend(self, *heads: Tensor) -> Tensor:
+        if self.batched:
+            return attend(*heads, native=self.native)
+        return attend(*(head[None] for head in heads), native=self.native)[0]
 
     def _last_block(self, hidden: Tensor, total: Tensor | None) -> Tensor:
         """Patch tokens (p,e) out of the last block, read as the mode says."""
         block, normed = self.last, self.last.layer_norm1(hidden)
         if self.mode == "maskclip":
             values: Tensor = block.self_attn.out_proj(block.self_attn.v_proj(normed))
-            return values[1:]
+            return without_cls(values)
         if self.mode == "vanilla":
             heads = split_heads(block, normed, "q_proj", "k_proj", "v_proj")
-            hidden = hidden + merge_heads(block, attend(*(head[None] for head in heads), native=self.native)[0])
-            return (hidden + block.mlp(block.layer_norm2(hidden)))[1:]
+            hidden = hidden + merge_heads(block, self._attend(*heads))
+            return without_cls(hidden + block.mlp(block.layer_norm2(hidden)))
         if self.mode == "naclip":
             key, value = split_heads(block, normed, "k_proj", "v_proj")
             mixed = probabilities(key, key, self.near).to(value.dtype) @ value
-            return merge_heads(block, mixed)[1:]
+            return without_cls(merge_heads(block, mixed))
         if total is None:
             raise UsageError(
                 "clip_mode 'early_fusion' needs a CLIP of two vision blocks or more, got one; use 'naclip'"
             )
         (value,) = split_heads(block, normed, "v_proj")
-        fused = _fusion_matrix(total[1:, 1:]).to(value.dtype)
-        return merge_heads(block, fused @ value[:, 1:])
+        if self.batched:
+            fused = _fusion_matrix(total[:, 1:, 1:])[:, None].to(value.dtype)
+        else:
+            fused = _fusion_matrix(total[1:, 1:]).to(value.dtype)
+        return merge_heads(block, fused @ without_cls(value))
 
 
 def _clip_positions(embeddings: Any, clip_hw: tuple[int, int]) -> Tensor:
@@ -182,19 +207,21 @@ def _gaussian_neighbourhood(grid_hw: tuple[int, int]) -> Tensor:
 
 
 def _fusion_matrix(attention: Tensor) -> Tensor:
-    """Column-normalise, row-normalise, symmetrise, subtract the column mean, clamp at 0, row-normalise (p,p)."""
-    balanced = attention / attention.sum(0, keepdim=True)
-    balanced = balanced / balanced.sum(1, keepdim=True)
-    symmetric = (balanced + balanced.T) / 2
-    above = (symmetric - symmetric.mean(0, keepdim=True)).clamp_min(0) + FUSION_FLOOR
-    return above / above.sum(1, keepdim=True)
+    """Column-normalise, row-normalise, symmetrise, subtract the column mean, clamp at 0, row-normalise (p,p) or (b,p,p)."""
+    rows, columns = attention.ndim - 2, attention.ndim - 1
+    balanced = attention / attention.sum(rows, keepdim=True)
+    balanced = balanced / balanced.sum(columns, keepdim=True)
+    turned_over = balanced.transpose(1, 2) if attention.ndim > 2 else balanced.T
+    symmetric = (balanced + turned_over) / 2
+    above = (symmetric - symmetric.mean(rows, keepdim=True)).clamp_min(0) + FUSION_FLOOR
+    return above / above.sum(columns, keepdim=True)
 
 
 class ClipHeads(DenseClip):
     """Frame uint8 (1,H,W,3) to unit patch features float32 (p,d), and queries and keys of the tower's layers in use."""
 
-    def __init__(self, provider: Clip, params: NerveParams, *, native: bool) -> None:
-        super().__init__(provider.model, params.clip_mode, params.clip_size_hw, native=native)
+    def __init__(self, provider: Clip, params: NerveParams, *, native: bool, batched: bool = False) -> None:
+        super().__init__(provider.model, params.clip_mode, params.clip_size_hw, native=native, batched=batched)
         self.numbers = [int(name.rpartition(".")[2]) for name in params.layers]
         self.tap_names = _layer_taps(len(self.numbers))
 
@@ -209,14 +236,14 @@ class DiffusionHeads(nn.Module):
     noise: Tensor
     context: Tensor
 
-    def __init__(self, provider: StableDiffusion, params: NerveParams, *, native: bool) -> None:
+    def __init__(self, provider: StableDiffusion, params: NerveParams, *, native: bool, batched: bool = False) -> None:
         super().__init__()
         self.vae, self.unet, self.timestep = provider.vae, provider.unet, params.timestep
         self.is_tiny_vae = isinstance(self.vae, AutoencoderTiny)
         self._drop_decoder()
         set_vae_attention(self.vae, native=native)
         fold_time(self.unet, params.timestep)
-        self.captures = install_processors(self.unet, params.layers, provider.context, native=native)
+        self.captures = install_processors(self.unet, params.layers, provider.context, native=native, batched=batched)
         channels = self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels
         factor = 2 ** (len(channels) - 1)
         self.latent_hw = (params.size_hw[0] // factor, params.size_hw[1] // factor)
@@ -248,7 +275,7 @@ class DiffusionHeads(nn.Module):
         return latent, [(*capture.taken(), self._layer_hw(capture)) for capture in self.captures]
 
     def _layer_hw(self, capture: SelfAttention) -> tuple[int, int]:
-        tokens, layer_hw = capture.taken()[0].shape[1], self.latent_hw
+        tokens, layer_hw = capture.taken()[0].shape[-2], self.latent_hw
         while layer_hw[0] * layer_hw[1] > tokens:
             layer_hw = (layer_hw[0] + 1) // 2, (layer_hw[1] + 1) // 2
         return layer_hw
@@ -263,9 +290,9 @@ class DinoHeads(nn.Module):
     cosine: Tensor
     sine: Tensor
 
-    def __init__(self, provider: Dino, params: NerveParams, *, native: bool) -> None:
+    def __init__(self, provider: Dino, params: NerveParams, *, native: bool, batched: bool = False) -> None:
         super().__init__()
-        model, self.native = provider.model, native
+        model, self.native, self.batched = provider.model, native, batched
         self.grid_hw = provider.grid_hw(params)
         patch = model.config.patch_size
         self.input_hw = (self.grid_hw[0] * patch, self.grid_hw[1] * patch)
@@ -285,8 +312,10 @@ class DinoHeads(nn.Module):
         """The blocks up to the last named one, whose output nobody reads."""
         pixels = scaled_pixels(frame, self.input_hw, *self.normalisation)
         patches = self.patches(pixels).flatten(2).transpose(1, 2) + self.positions
-        hidden, taken = torch.cat([self.first.to(patches.dtype), patches], dim=1).float(), {}  # sums are float32
-        before = self.first.shape[1]
+        first, before = self.first.to(patches.dtype), self.first.shape[1]
+        if self.batched:
+            first = first.expand(patches.shape[0], -1, -1)
+        hidden, taken = torch.cat([first, patches], dim=1).float(), {}  # sums are float32
         for number, block in enumerate(self.blocks):
             attention = block.attention
             projected = [getattr(attention, name)(block.norm1(hidden)) for name in ("q_proj", "k_proj", "v_proj")]
@@ -294,7 +323,8 @@ class DinoHeads(nn.Module):
                 rows.unflatten(2, (dino_head_count(attention), -1)).transpose(1, 2) for rows in projected
             )
             query, key = self._turned(query), self._turned(key)
-            taken[number] = (query[0, :, before:].float(), key[0, :, before:].float(), self.grid_hw)
+            places = (slice(None) if self.batched else 0, slice(None), slice(before, None))
+            taken[number] = (query[places].float(), key[places].float(), self.grid_hw)
             mixed = attention.o_proj(attend(query, key, value, native=self.native).transpose(1, 2).flatten(2))
             hidden = hidden + block.layer_scale1(mixed)
             hidden = hidden + block.layer_scale2(block.mlp(block.norm2(hidden)))
@@ -336,7 +366,7 @@ def _dino_tokens(embeddings: Any, grid_hw: tuple[int, int], input_hw: tuple[int,
 
 
 def provider_heads(
-    provider: AffinityProvider, params: NerveParams, *, native: bool
+    provider: AffinityProvider, params: NerveParams, *, native: bool, batched: bool = False
 ) -> DiffusionHeads | DinoHeads | ClipHeads:
     """The network module for whichever provider of affinities the models have.
 
@@ -344,11 +374,11 @@ def provider_heads(
         UsageError: there is none for this provider.
     """
     if isinstance(provider, StableDiffusion):
-        return DiffusionHeads(provider, params, native=native)
+        return DiffusionHeads(provider, params, native=native, batched=batched)
     if isinstance(provider, Dino):
-        return DinoHeads(provider, params, native=native)
+        return DinoHeads(provider, params, native=native, batched=batched)
     if isinstance(provider, Clip):
-        return ClipHeads(provider, params, native=native)
+        return ClipHeads(provider, params, native=native, batched=batched)
     raise UsageError(f"{type(provider).__name__} has no graph, expected StableDiffusion, Dino or Clip")
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nerve_runtime.bundle.spec import BATCH_AXIS
 from nerve_runtime.errors import UsageError
 from nerve_runtime.labels import CLASSES_LIMIT_8_BIT, LabelDtype
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from nerve_ref.params import NerveParams
     from nerve_ref.weights.architectures import Backbones
 
-EXAMPLE_SIZES = {"n": 3, "r": 7, "c": 5, "k": 2, "H": 96, "W": 160}
+EXAMPLE_SIZES = {"n": 3, "r": 7, "c": 5, "k": 2, "H": 96, "W": 160, BATCH_AXIS: 4}
 """Sizes of the free axes while tracing: all different, none 0 or 1, which the exporter would take for constants."""
 
 
@@ -19,7 +20,8 @@ class Sizes:
     """The sizes that a build fixes: frame (H,W), token grid (h,w), m pooled keys, t heads, d text width, l context.
 
     `linear_features` is e, the features of one head of affinity `linear`; None for `softmax_pooled`. `one_tower`: CLIP's
-    own tower gives affinity and patch features in one run, a token a patch.
+    own tower gives affinity and patch features in one run, a token a patch. `max_batch`: most frames in a run of the
+    graphs that share one.
     """
 
     working_hw: tuple[int, int]
@@ -31,6 +33,12 @@ class Sizes:
     linear_features: int | None = None
     label_dtype: LabelDtype = "uint8"
     one_tower: bool = False
+    max_batch: int = 1
+
+    @property
+    def batched(self) -> bool:
+        """Whether the graphs of `BATCHED_STAGES` take several frames in a run."""
+        return self.max_batch > 1
 
     @property
     def tokens(self) -> int:
@@ -38,8 +46,12 @@ class Sizes:
         return self.grid_hw[0] * self.grid_hw[1]
 
 
-def sizes_of(backbones: "Backbones", params: "NerveParams", max_classes: int = CLASSES_LIMIT_8_BIT) -> Sizes:
-    """The sizes of a variant for up to so many classes, by arithmetic on its configuration; opens no network.
+def sizes_of(
+    backbones: "Backbones", params: "NerveParams", max_classes: int = CLASSES_LIMIT_8_BIT, max_batch: int = 1
+) -> Sizes:
+    """The sizes of a variant for up to so many classes and frames a run, by arithmetic on its configuration.
+
+    Opens no network.
 
     Raises:
         UsageError: a layer does not exist, the affinity has no graph, or grids and cells do not divide each other.
@@ -81,4 +93,5 @@ def sizes_of(backbones: "Backbones", params: "NerveParams", max_classes: int = C
         linear_features=2 * layers[0].width + 1 if linear else None,
         one_tower=is_own_clip(backbones),
         label_dtype="uint8" if max_classes <= CLASSES_LIMIT_8_BIT else "uint16",
+        max_batch=max_batch,
     )

@@ -1,7 +1,7 @@
 """The table of stages: one row per graph, with its inputs, outputs and tolerance against the reference.
 
 A letter in the axes is a size chosen at run time; a number is fixed by the build. Letters as in the method:
-n prompts, r text rows, c classes, k rows of a class, H W pixels of the output.
+n prompts, r text rows, c classes, k rows of a class, H W pixels of the output, b frames of a run.
 """
 
 from collections.abc import Callable
@@ -64,6 +64,11 @@ def _signature(inputs: tuple[TensorSpec, ...], *outputs: TensorSpec) -> StageSpe
     return StageSpec(inputs=inputs, outputs=outputs)
 
 
+def _batched(sizes: Sizes, spec: StageSpec) -> StageSpec:
+    """The signature of a stage that takes several frames in a run, where the build asks for that."""
+    return spec.batched() if sizes.batched else spec
+
+
 def _frame(sizes: Sizes) -> TensorSpec:
     return _tensor("frame", "uint8", 1, *sizes.working_hw, 3)
 
@@ -110,12 +115,13 @@ def _text_spec(s: Sizes) -> StageSpec:
 
 def _scores_spec(s: Sizes) -> StageSpec:
     seen = _features(s) if s.one_tower else _frame(s)
-    return _signature((seen, *_classes(s), *_scalars("tau")), _scores("seed_scores", s))
+    return _batched(s, _signature((seen, *_classes(s), *_scalars("tau")), _scores("seed_scores", s)))
 
 
 def _attention_spec(s: Sizes) -> StageSpec:
     features = (_features(s),) if s.one_tower else ()
-    return _signature((_frame(s),), _affinity(s, per_head=True), _float("local_weights", 8, *s.grid_hw), *features)
+    outputs = (_affinity(s, per_head=True), _float("local_weights", 8, *s.grid_hw), *features)
+    return _batched(s, _signature((_frame(s),), *outputs))
 
 
 def _mix_spec(s: Sizes) -> StageSpec:
@@ -170,13 +176,22 @@ def _readout_spec(s: Sizes, *guide: TensorSpec) -> StageSpec:
 
 def _frame_spec(s: Sizes) -> StageSpec:
     knobs = _scalars("tau", "alpha", "beta", "head_temperature", "threshold")
-    return _signature((_frame(s), *_classes(s), *knobs), *_labels(s, *s.working_hw))
+    return _batched(s, _signature((_frame(s), *_classes(s), *knobs), *_labels(s, *s.working_hw)))
 
 
 def _modules() -> Any:
     from nerve_export.graphs import modules
 
     return modules
+
+
+def _networks(sizes: Sizes) -> Any:
+    """The module that has the stages with networks, for one frame or for several."""
+    if not sizes.batched:
+        return _modules()
+    from nerve_export.graphs import modules_batched
+
+    return modules_batched
 
 
 def _video() -> Any:
@@ -226,14 +241,14 @@ TABLE: dict[StageName, StageRow] = {
         ),
         StageRow(
             "scores",
-            lambda m, p, s, native: _modules().scores_stage(m, p, s.grid_hw, native=native, one_tower=s.one_tower),
+            lambda m, p, s, native: _networks(s).scores_stage(m, p, s, native=native),
             _scores_spec,
             _tolerances(Tolerance(0.9999, 1e-3), Tolerance(0.999, 0.1)),
             network="clip",
         ),
         StageRow(
             "attention",
-            lambda m, p, s, native: _modules().attention_stage(m, p, s.grid_hw, native=native, one_tower=s.one_tower),
+            lambda m, p, s, native: _networks(s).attention_stage(m, p, s, native=native),
             _attention_spec,
             _tolerances(Tolerance(0.9999, 1e-2), Tolerance(0.99, 1.0)),
             network="affinity",

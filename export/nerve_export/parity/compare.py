@@ -6,6 +6,7 @@ Two steps, in processes of their own where memory is short: `reference_taps` run
 
 import tempfile
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,10 @@ from nerve_export.graphs.stages import TABLE, Tolerance
 from nerve_export.parity.frames import FRAMES
 from nerve_export.parity.measures import CHAIN, STAGE_ORDER, ParityReport, Tap, compared, compared_inner
 from nerve_export.parity.reference import reference_taps
-from nerve_export.parity.runners import Run, Runner, open_runner
+from nerve_export.parity.runners import Run, Runner, in_a_run_of_one, one_run, open_runner
 from nerve_export.parity.taps import MARGIN, TapFolder, Tensors
 from nerve_runtime.bundle.manifest import Manifest
-from nerve_runtime.bundle.spec import READOUT_STAGES, StageName
+from nerve_runtime.bundle.spec import READOUT_STAGES, StageName, StageSpec
 from nerve_runtime.errors import CompatibilityError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def check_parity(
         NerveError: the back end cannot open or run a stage.
     """
     with tempfile.TemporaryDirectory(prefix="nerve-parity-") as taps:
-        reference_taps(models, params, classes, frames, Path(taps))
+        reference_taps(models, params, classes, frames, Path(taps), manifest.geometry.max_batch)
         return compare_bundle(folder, manifest, Path(taps), backend)
 
 
@@ -129,7 +130,11 @@ class _Comparison:
 
     def _compare_outputs(self, stage: StageName) -> None:
         # A function of its own: its locals hold the session, 5 GB at true size, and are gone before the next opens.
+        spec, batched = self.runner.record(stage).spec, self.runner.manifest.geometry.batches(stage)
         with self.runner.open(stage) as run:
+            if batched:
+                self._compare_items(stage, spec, run)
+                run = in_a_run_of_one(run, spec)
             self._compare_alone(stage, run)
             if self.chain is not None and stage in self.chain_stages:
                 self._advance_chain(self.chain, stage, run)
@@ -144,12 +149,26 @@ class _Comparison:
             with self.reference.frame(index) as tensors:
                 self._add(stage, index, tensors, run(tensors))
 
+    def _compare_items(self, stage: StageName, spec: StageSpec, run: Run) -> None:
+        """Frames of a full run, each with a vocabulary of its own; they are numbered on from the frames alone."""
+        items = range(min(self.reference.facts.items, self.runner.manifest.geometry.max_batch))
+        if not items:
+            return
+        with ExitStack() as stack:
+            outputs = run(one_run([stack.enter_context(self.reference.item(index)) for index in items], spec))
+        for index in items:
+            with self.reference.item(index) as tensors:
+                actual = {name: array[index] for name, array in outputs.items()}
+                self._add(stage, self.reference.facts.frames + index, tensors, actual)
+
     def _compare_inner(self, stage: StageName) -> None:
         with self.runner.open_inner(stage) as run:
             if run is None:
                 return
             with self.reference.text() if stage == "text" else self.reference.frame(0) as tensors:
-                self._add(stage, 0, tensors, run(tensors), inner=True)
+                batched = self.runner.manifest.geometry.batches(stage)
+                given = one_run([tensors], self.runner.record(stage).spec) if batched else tensors
+                self._add(stage, 0, tensors, run(given), inner=True)
 
     def _add(self, stage: StageName, frame: int, expected: Tensors, actual: Tensors, *, inner: bool = False) -> None:
         tolerance = stage_tolerance(stage, self.precision)

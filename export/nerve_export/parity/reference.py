@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_export.parity.frames import FRAMES, chain_frames, parity_frames
+from nerve_export.parity.method_tensors import affinity_tensors, as_torch, caller_inputs, label_margin
 from nerve_export.parity.taps import (
     MARGIN,
     TapFacts,
@@ -17,10 +18,9 @@ from nerve_export.parity.taps import (
 from nerve_export.presets.files import Preset, bundle_preset
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_file
 from nerve_runtime.bundle.spec import READOUT_STAGES
-from nerve_runtime.errors import BundleError, CompatibilityError, UsageError
+from nerve_runtime.errors import BundleError, CompatibilityError
 
 if TYPE_CHECKING:
-    from nerve_ref.affinity import Affinity, LayeredAffinity, MixedAffinity
     from nerve_ref.motion import Motion
     from nerve_ref.params import NerveParams
     from nerve_ref.pipeline import Intermediates
@@ -33,10 +33,11 @@ TEMPLATES = 2
 eight names take CLIP L/14's text tower ten times as long as the frame takes all other networks."""
 KEEP = 0.75
 """How much of the scores of the frame before the compared `carry` keeps; any number between 0 and 1 will do."""
-SCALARS = ("tau", "alpha", "beta", "head_temperature")
 
 
-def reference_taps(models: "Models", params: "NerveParams", classes: str, frames: int, folder: Path) -> None:
+def reference_taps(
+    models: "Models", params: "NerveParams", classes: str, frames: int, folder: Path, batch: int = 1
+) -> None:
     """Run the reference on seeded frames and write all that `compare_bundle` needs into a folder.
 
     The keyframe of the short video is the first frame itself, so that the slow networks run once per frame.
@@ -47,6 +48,7 @@ def reference_taps(models: "Models", params: "NerveParams", classes: str, frames
         classes: class list to segment with; for random weights any list of two or more.
         frames: frames compared alone, 1 or more; the short video has as many, at least two.
         folder: an existing folder; what lies there under the same names is replaced.
+        batch: items of one run, each with a vocabulary and constants of its own; 1 for bundles that take one frame.
 
     Raises:
         UsageError: `frames` is below 1, or the affinity has no graph to compare with.
@@ -66,19 +68,24 @@ def reference_taps(models: "Models", params: "NerveParams", classes: str, frames
             bank = replace(bank, embeddings=_distinct_embeddings(models, params, video_frames[0], len(bank.embeddings)))
         write_tensors(folder, "text", _text_tensors(models, params, classes))
         video = VideoReference(models, bank, params, keyframe_every=len(video_frames))
-        keyframe = video.step(_torch(video_frames[0]))
+        keyframe = video.step(as_torch(video_frames[0]))
         _write_chain(folder, 0, video_frames[0], keyframe, bank, params)
         for index, frame in enumerate(video_frames[1:], 1):
-            _write_chain(folder, index, frame, video.step(_torch(frame)), bank, params)
+            _write_chain(folder, index, frame, video.step(as_torch(frame)), bank, params)
         previous: Any = None
         for index, frame in enumerate(parity_frames(params.size_hw, frames)):
-            reference = keyframe if index == 0 else segment(models, _torch(frame), bank, params)
+            reference = keyframe if index == 0 else segment(models, as_torch(frame), bank, params)
             start = reference.G if previous is None else previous
             write_tensors(folder, f"frame_{index}", _frame_tensors(frame, reference, bank, params, start))
             previous = reference.P
+        if batch > 1:
+            _write_items(folder, models, bank, params, batch, max(2, frames))
     layers = tuple(layer.name for layer in keyframe.heads)
     grid_hw = keyframe.grid_hw
-    write_facts(folder, TapFacts(frames, len(video_frames), params.size_hw, grid_hw, layers, tuple(bank.class_names)))
+    items = batch if batch > 1 else 0
+    write_facts(
+        folder, TapFacts(frames, len(video_frames), params.size_hw, grid_hw, layers, tuple(bank.class_names), items)
+    )
 
 
 def reference_of_bundle(bundle: Path, weights: "WeightChoice", frames: int | None, folder: Path) -> None:
@@ -101,7 +108,7 @@ def reference_of_bundle(bundle: Path, weights: "WeightChoice", frames: int | Non
     preset = bundle_preset(bundle, manifest.preset)
     models, params = open_reference(manifest, preset, weights)
     count = frames if frames is not None else FRAMES if preset.is_packaged else 1
-    reference_taps(models, params, preset.parity_classes, count, folder)
+    reference_taps(models, params, preset.parity_classes, count, folder, manifest.geometry.max_batch)
 
 
 def open_reference(manifest: Manifest, preset: Preset, weights: "WeightChoice") -> "tuple[Models, NerveParams]":
@@ -179,7 +186,7 @@ def _distinct_embeddings(models: "Models", params: "NerveParams", frame: NDArray
 
     from nerve_ref.pipeline import observe_clip
 
-    features = observe_clip(models, _torch(frame), params).flatten(0, 1)
+    features = observe_clip(models, as_torch(frame), params).flatten(0, 1)
     chosen = features[torch.linspace(0, len(features) - 1, rows).long()]
     return functional.normalize(chosen - features.mean(0), dim=-1)
 
@@ -208,9 +215,50 @@ def _write_chain(
     tensors = {
         "label_scores": reference.P.numpy(),
         "labels": reference.labels.numpy(),
-        MARGIN: _margin(frame, reference, bank, params),
+        MARGIN: label_margin(frame, reference, bank, params),
     }
-    write_tensors(folder, f"chain_{index}", _inputs(frame, bank, params) | tensors)
+    write_tensors(folder, f"chain_{index}", caller_inputs(frame, bank, params) | tensors)
+
+
+def _write_items(
+    folder: Path, models: "Models", bank: "TextBank", params: "NerveParams", count: int, pictures: int
+) -> None:
+    """The items of one run: no two have the same picture, vocabulary and constants; the networks run once a picture."""
+    from nerve_ref.pipeline import observe, solve
+
+    frames = parity_frames(params.size_hw, min(count, pictures))
+    observations = [observe(models, as_torch(frame), params) for frame in frames]
+    for item in range(count):
+        frame, own_bank, own_params = frames[item % len(frames)], _own_bank(bank, item), _own_params(params, item)
+        reference = solve(observations[item % len(frames)], own_bank, own_params)
+        tensors = {
+            "seed_scores": reference.G,
+            "local_weights": reference.local_weights,
+            "patch_features": reference.features.flatten(0, 1),
+            "labels": reference.labels,
+            "confidence": reference.confidence,
+            **affinity_tensors(reference.affinity, reference.S_global),
+        }
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
+        margin = label_margin(frame, reference, own_bank, own_params)
+        write_tensors(folder, f"item_{item}", caller_inputs(frame, own_bank, own_params) | arrays | {MARGIN: margin})
+
+
+def _own_bank(bank: "TextBank", item: int) -> "TextBank":
+    """Another vocabulary of the same size: names change places, and in every second item the last class is off."""
+    mask = bank.class_mask.clone()
+    if item % 2 and int(mask.sum()) > 2:
+        mask[-1] = False
+    return replace(bank, embeddings=bank.embeddings.roll(item, 0), class_mask=mask)
+
+
+def _own_params(params: "NerveParams", item: int) -> "NerveParams":
+    """Constants that a run may choose, up to a fifth off the preset's."""
+    less, more = 1 - item % 3 / 20, 1 + item % 5 / 20
+    return replace(
+        params, tau=params.tau * less, alpha=params.alpha * less, beta=params.beta * less,
+        head_temperature=params.head_temperature * more,
+    )  # fmt: skip
 
 
 def _frame_tensors(
@@ -239,14 +287,14 @@ def _frame_tensors(
         "finite": torch.isfinite(reference.P).all(),
         "features": reference.features,
         "patch_features": reference.features.flatten(0, 1),
-        **_affinity_tensors(reference.affinity, reference.S_global),
+        **affinity_tensors(reference.affinity, reference.S_global),
     }
     if reference.latent is not None:
         tensors["latent"] = reference.latent
     for index, layer in enumerate(reference.heads):
         tensors |= {f"q{index}": layer.q, f"k{index}": layer.k}
     arrays = {name: tensor.contiguous().numpy() for name, tensor in tensors.items()}
-    return _inputs(frame, bank, params) | arrays | {MARGIN: _margin(frame, reference, bank, params)}
+    return caller_inputs(frame, bank, params) | arrays | {MARGIN: label_margin(frame, reference, bank, params)}
 
 
 def _readout_tensors(
@@ -259,7 +307,7 @@ def _readout_tensors(
     for kind, stage in READOUT_STAGES.items():
         labels, confidence = read_out(
             reference.P,
-            _torch(frame),
+            as_torch(frame),
             reference.grid_hw,
             params.size_hw,
             replace(params, readout=kind),
@@ -327,69 +375,3 @@ def _exact_walk_tensors(reference: "Intermediates", params: "NerveParams") -> di
         "closed_sum": closed.X.float(),
         "walk_exact.label_scores": limit.float(),
     }
-
-
-def _affinity_tensors(affinity: "Affinity", mixed: "MixedAffinity") -> dict[str, Any]:
-    """B and S under the names that the stages give them; of `linear` both factors, rows first, columns second.
-
-    Pooled: B (t,p,m), S (p,m). Linear: (2,t,p,e) and (2,p,t*e), the features of all heads side by side.
-    """
-    from nerve_ref.affinity import LayeredAffinity, MixedLayers, MixedPooled, PooledAffinity
-
-    if isinstance(affinity, PooledAffinity) and isinstance(mixed, MixedPooled):
-        return {"head_affinity": affinity.B, "affinity": mixed.S}
-    if isinstance(affinity, LayeredAffinity) and isinstance(mixed, MixedLayers):
-        return {"head_affinity": _factors(affinity, 0), "affinity": _factors(mixed.layers, 2)[:, 0]}
-    raise UsageError(f"the affinity is a {type(affinity).__name__}, expected the kind softmax_pooled or linear")
-
-
-def _factors(affinity: "LayeredAffinity", along: int) -> Any:
-    """Rows and columns of all layers, stacked: layers follow each other along an axis of (n,p,e)."""
-    import torch
-
-    from nerve_ref.affinity import LinearLayer
-
-    layers = [layer for layer in affinity.layers if isinstance(layer, LinearLayer)]
-    if len(layers) < len(affinity.layers):
-        raise UsageError("a dense affinity has no graph to compare with, expected the kind softmax_pooled or linear")
-    rows, columns = [layer.rows for layer in layers], [layer.columns for layer in layers]
-    return torch.stack([torch.cat(rows, along), torch.cat(columns, along)])
-
-
-def _inputs(frame: NDArray[np.uint8], bank: "TextBank", params: "NerveParams") -> dict[str, NDArray[Any]]:
-    """The inputs that a caller of the bundle gives."""
-    return {
-        "frame": frame[None],
-        "text_embeddings": bank.embeddings.numpy(),
-        "class_rows": bank.class_rows.numpy(),
-        "class_mask": bank.class_mask.numpy(),
-        "size_hw": np.array(params.size_hw, np.int64),
-        "threshold": np.array(_threshold(bank, params), np.float32),
-        **{name: np.array(getattr(params, name), np.float32) for name in SCALARS},
-    }
-
-
-def _threshold(bank: "TextBank", params: "NerveParams") -> float:
-    return params.threshold if bank.has_background else 0.0
-
-
-def _margin(
-    frame: NDArray[np.uint8], reference: "Intermediates", bank: "TextBank", params: "NerveParams"
-) -> NDArray[Any]:
-    """Margin of each label, float32 (H,W): probability above the second best, or distance to the threshold."""
-    import torch
-
-    from nerve_ref.pipeline import pixel_scores
-
-    scores = pixel_scores(reference.P, _torch(frame), reference.grid_hw, params.size_hw, params)
-    best, second = scores.topk(2, dim=0).values
-    margin = best - second
-    if bank.has_background:
-        margin = torch.minimum(margin, (best - _threshold(bank, params)).abs())
-    return margin.numpy()
-
-
-def _torch(array: NDArray[Any]) -> Any:
-    import torch
-
-    return torch.from_numpy(np.array(array))

@@ -6,7 +6,7 @@ fault of ours in binding tensors cannot hide.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -247,6 +247,21 @@ def import_polygraphy(*, tensorrt_rtx: bool) -> ModuleType:
     return module
 
 
+def one_run(items: Sequence[Tensors], spec: StageSpec) -> dict[str, Array]:
+    """The inputs of a stage for several frames in a run: those of each, side by side."""
+    names = [tensor.name for tensor in spec.inputs]
+    # A frame has an axis of its one item already.
+    return {
+        name: (np.concatenate if name == "frame" else np.stack)([np.asarray(item[name]) for item in items])
+        for name in names
+    }
+
+
+def in_a_run_of_one(run: Run, spec: StageSpec) -> Run:
+    """A stage of several frames in a run as one that takes and gives the tensors of one frame."""
+    return lambda tensors: {name: array[0] for name, array in run(one_run([tensors], spec)).items()}
+
+
 def with_class_slots(run: Run, spec: StageSpec, slots: int | None) -> Run:
     """Fill the class axis up to the slots that an engine fixes, and cut its outputs back.
 
@@ -256,30 +271,36 @@ def with_class_slots(run: Run, spec: StageSpec, slots: int | None) -> Run:
         UsageError: on a run, where there are more classes than slots.
     """
     inputs = [tensor.name for tensor in spec.inputs]
-    axes = {tensor.name: tensor.axes for tensor in (*spec.inputs, *spec.outputs)}
+    tensors_of = (*spec.inputs, *spec.outputs)
+    by_class = {tensor.name: tensor.axes.index(CLASS_AXIS) for tensor in tensors_of if CLASS_AXIS in tensor.axes}
 
     def run_with_slots(tensors: Tensors) -> Mapping[str, Array]:
         given = {name: np.array(tensors[name], order="C") for name in inputs}
         if slots is None:
             return run(given)
-        counts = {given[name].shape[0] for name in inputs if axes[name][:1] == (CLASS_AXIS,)}
+        counts = {given[name].shape[by_class[name]] for name in inputs if name in by_class}
         if not counts:
             return run(given)
         classes = counts.pop()
         if classes > slots:
             raise UsageError(f"{classes} classes are given, the engine has {slots} slots; name fewer classes")
-        by_class = {name for name, letters in axes.items() if letters[:1] == (CLASS_AXIS,)}
-        filled = {name: _filled(name, array, slots) if name in by_class else array for name, array in given.items()}
-        return {name: array[:classes] if name in by_class else array for name, array in run(filled).items()}
+        filled = {
+            name: _filled(name, array, by_class[name], slots) if name in by_class else array
+            for name, array in given.items()
+        }
+        return {
+            name: array.take(range(classes), by_class[name]) if name in by_class else array
+            for name, array in run(filled).items()
+        }
 
     return run_with_slots
 
 
-def _filled(name: str, array: Array, slots: int) -> Array:
-    added = slots - array.shape[0]
-    if name == "class_rows":
-        return np.concatenate([array, np.repeat(array[:1], added, axis=0)])
-    return np.concatenate([array, np.zeros((added, *array.shape[1:]), array.dtype)])
+def _filled(name: str, array: Array, axis: int, slots: int) -> Array:
+    """An array with the classes of an axis filled up: `class_rows` with those of the first class, others with zeros."""
+    first = array.take([0], axis)
+    more = np.repeat(first if name == "class_rows" else np.zeros_like(first), slots - array.shape[axis], axis=axis)
+    return np.concatenate([array, more], axis=axis)
 
 
 def _session_options(library: Any) -> Any:

@@ -6,6 +6,7 @@ that run a bundle, 5 GB each at true size, never have to be in memory together.
     facts.json      frames, size, names of the layers, class names
     text.npz        token ids and their embeddings
     frame_0.npz     one frame alone: every stage's inputs and outputs, latent, q0 k0 q1 k1 ..., features, margin
+    item_0.npz      one frame of several in a run, with a vocabulary and constants of its own: inputs, expected outputs
     chain_0.npz     one frame of a short video: its picture, the reference's scores, labels and margin
 """
 
@@ -38,6 +39,7 @@ class TapFacts:
         grid_hw: token grid.
         layers: names of the layers that q0 k0, q1 k1 ... belong to.
         class_names: display names in label order.
+        items: frames of the one run that stages of several frames are compared on; 0 where there is none.
     """
 
     frames: int
@@ -46,6 +48,7 @@ class TapFacts:
     grid_hw: tuple[int, int]
     layers: tuple[str, ...]
     class_names: tuple[str, ...]
+    items: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,12 @@ class TapFolder:
     def frame(self, index: int) -> Iterator[Tensors]:
         """Inputs, expected outputs and inner tensors of one frame."""
         with np.load(self.folder / f"frame_{index}.npz", allow_pickle=False) as tensors:
+            yield tensors
+
+    @contextmanager
+    def item(self, index: int) -> Iterator[Tensors]:
+        """Inputs and expected outputs of one frame of several in a run."""
+        with np.load(self.folder / f"item_{index}.npz", allow_pickle=False) as tensors:
             yield tensors
 
     @contextmanager

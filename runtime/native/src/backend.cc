@@ -36,18 +36,19 @@ using Sizes = std::vector<std::pair<std::string_view, int64_t>>;  // of axis let
 
 // Raises UsageError: a tensor is of another dtype or shape, or a letter takes two sizes.
 void check_tensor(const std::string& where, const TensorSpec& spec, const Tensor& tensor, Sizes& sizes) {
-    if (tensor.type != element_type(spec.dtype) || tensor.shape.size() != spec.axes.size())
+    const Shape shape = graph_shape(spec, tensor.shape);
+    if (tensor.type != element_type(spec.dtype) || shape.size() != spec.axes.size())
         fail(NERVE_USAGE, {tensor_text(where, spec, tensor)});
-    for (size_t place = 0; place < spec.axes.size(); ++place) {
+    for (size_t place = 0; place < shape.size(); ++place) {
         const Axis& axis = spec.axes[place];
         int64_t wanted = axis.size;
         if (!axis.is_fixed) {
             const auto is_same = [&](const auto& known) { return known.first == axis.letter; };
             const auto known = std::find_if(sizes.begin(), sizes.end(), is_same);
-            wanted = known == sizes.end() ? tensor.shape[place] : known->second;
+            wanted = known == sizes.end() ? shape[place] : known->second;
             if (known == sizes.end()) sizes.emplace_back(axis.letter, wanted);
         }
-        if (tensor.shape[place] != wanted)
+        if (shape[place] != wanted)
             fail(NERVE_USAGE, {tensor_text(where, spec, tensor), ", axis ", axis_text(axis), " being ", decimal(wanted)});
     }
 }
@@ -138,6 +139,15 @@ const TensorPtr& Tensors::at(std::string_view name) const {
     const TensorPtr& found = find(name);
     if (!found) fail(NERVE_BUNDLE, {"the graphs have no tensor ", repr(name), ", which the runtime needs; rebuild the bundle"});
     return found;
+}
+
+bool has_extra_axis(const TensorSpec& spec) { return !spec.axes.empty() && spec.axes[0].letter == "b" && spec.name != "frame"; }
+
+Shape graph_shape(const TensorSpec& spec, const Shape& shape) {
+    Shape taken;
+    if (has_extra_axis(spec)) taken.push_back(1);
+    for (const int64_t size : shape) taken.push_back(size);
+    return taken;
 }
 
 bool holds(Names names, std::string_view name) { return std::find(names.begin(), names.end(), name) != names.end(); }

@@ -91,6 +91,12 @@ using Names = std::initializer_list<std::string_view>;
 
 bool holds(Names names, std::string_view name);
 
+// Whether a graph has one axis more than our tensors: b, of several frames, of which we run one. A frame has an axis for it.
+bool has_extra_axis(const TensorSpec& spec);
+
+// The shape that the graph takes a tensor in.
+Shape graph_shape(const TensorSpec& spec, const Shape& shape);
+
 // One opened graph; used by one thread at a time. Checks its tensors before and after each run.
 class Session {
    public:

@@ -219,7 +219,9 @@ std::optional<int> profile_limit(const std::string& folder, const Manifest& mani
     }
     const SizeRange* range = range_of(*record, tensor);
     if (!range) fail(NERVE_BUNDLE, {"engine ", record->path, " has no profile of ", repr(tensor), "; build it again"});
-    const int64_t most = *std::min_element(range->greatest.begin(), range->greatest.end());
+    const std::vector<int64_t>& sizes = range->greatest;
+    // Of size_hw both sides; of class_mask the classes, behind the frames of a run where there are several.
+    const int64_t most = tensor == "size_hw" ? *std::min_element(sizes.begin(), sizes.end()) : sizes.back();
     if (most < 1 || most > CLASSES_LIMIT)
         fail(NERVE_BUNDLE, {"engine ", record->path, " takes ", repr(tensor), " up to ", decimal(most), ", expected 1 to ",
                             decimal(CLASSES_LIMIT), "; build it again"});

@@ -19,6 +19,7 @@ constexpr int JSON_DEPTH_LIMIT = 32;
 constexpr int64_t SIDE_LIMIT = 8192;
 constexpr int64_t SIZE_LIMIT = int64_t{1} << 24;
 constexpr int64_t STEPS_LIMIT = 1000;  // of a walk, each a node of its graph
+constexpr int64_t BATCH_LIMIT = 32;    // frames of a run
 
 // The path of a file: relative, with forward slashes, inside the bundle.
 std::string read_path(const Field& field) {
@@ -157,7 +158,8 @@ Geometry read_geometry(const Field& field) {
     geometry.heads = read_size(field.at("heads"));
     geometry.text_width = read_size(field.at("text_width"));
     geometry.max_classes = static_cast<int>(field.at("max_classes").integer(2, CLASSES_LIMIT));
-    field.refuse_others("working_hw grid_hw pooled_keys heads text_width max_classes");
+    geometry.max_batch = field.has("max_batch") ? static_cast<int>(field.at("max_batch").integer(1, BATCH_LIMIT)) : 1;
+    field.refuse_others("working_hw grid_hw pooled_keys heads text_width max_classes max_batch");
     return geometry;
 }
 

@@ -43,9 +43,12 @@ struct Method {
 struct Geometry {
     int working_hw[2];
     int grid_hw[2];
-    int pooled_keys, heads, text_width, max_classes;
+    int pooled_keys, heads, text_width, max_classes, max_batch;
 
     int tokens() const { return grid_hw[0] * grid_hw[1]; }
+
+    // Whether the tensors of a stage have the axis of several frames in front.
+    bool batches(const std::string& stage) const;
 };
 
 // How class names become token ids.

@@ -42,7 +42,7 @@ std::string shape_text(const std::vector<int64_t>& sizes) {
 }
 
 // By their letters: p tokens, m pooled keys, t heads, d text width, h and w of the grid, H and W of the working frame.
-std::vector<KnownShape> known_shapes(const Geometry& geometry) {
+std::vector<KnownShape> known_shapes(const Geometry& geometry, bool batched) {
     constexpr char SHAPES[] =
         "frame 1HW3 text_embeddings ?d head_affinity tpm head_affinity 2tp? affinity pm affinity 2p? local_affinity pm "
         "closed_sum mm local_weights 8hw seed_scores ?p label_scores ?p previous_scores ?p carried_scores ?p head_weights t "
@@ -58,6 +58,7 @@ std::vector<KnownShape> known_shapes(const Geometry& geometry) {
             case 'H': return geometry.working_hw[0];
             case 'W': return geometry.working_hw[1];
             case '?': return ANY;
+            case '1': return batched ? ANY : 1;  // frames of a run
             default: return letter - '0';
         }
     };
@@ -67,6 +68,7 @@ std::vector<KnownShape> known_shapes(const Geometry& geometry) {
             shapes.push_back({word, {}});
             continue;
         }
+        if (batched && word[0] != '1') shapes.back().sizes.push_back(ANY);
         for (const char letter : word) shapes.back().sizes.push_back(size_of(letter));
     }
     return shapes;
@@ -82,17 +84,20 @@ bool agree(const std::vector<Axis>& axes, const std::vector<int64_t>& sizes) {
 
 [[noreturn]] void refuse_value(const Field& field, Parts parts) { field.refuse({"Value error, ", concat(parts)}); }
 
-void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor,
-                const std::vector<KnownShape>& shapes) {
-    std::string texts;
-    for (const KnownShape& shape : shapes) {
-        if (tensor.name != shape.name) continue;
+void check_axes(const Field& document, const std::string& stage, const TensorSpec& tensor, const Geometry& geometry) {
+    const bool batched = geometry.batches(stage), begins = !tensor.axes.empty() && tensor.axes[0].letter == "b";
+    std::string expected;
+    if (begins != batched)
+        expected =
+            concat({"with max_batch ", decimal(geometry.max_batch), batched ? " they" : " they do not", " begin with 'b'"});
+    for (const KnownShape& shape : known_shapes(geometry, batched)) {
+        if (tensor.name != shape.name || begins != batched) continue;
         if (agree(tensor.axes, shape.sizes)) return;
-        texts += (texts.empty() ? "" : " or ") + shape_text(shape.sizes);
+        expected += (expected.empty() ? "geometry says " : " or ") + shape_text(shape.sizes);
     }
-    if (!texts.empty())
+    if (!expected.empty())
         refuse_value(document, {"tensor ", repr(tensor.name), " of stage ", repr(stage), " has axes ", axes_text(tensor.axes),
-                                ", geometry says ", texts});
+                                ", ", expected});
 }
 
 void check_labels(const Field& document, const Manifest& manifest) {
@@ -168,6 +173,10 @@ std::string check_engine(const Field& field) {
 
 }  // namespace
 
+bool Geometry::batches(const std::string& stage) const {
+    return max_batch > 1 && (stage == "scores" || stage == "attention" || stage == "frame");
+}
+
 bool is_plain_relative(const std::string& path) {
     if (path.empty() || path.front() == '/') return false;
     for (const char letter : path)
@@ -240,11 +249,9 @@ void check_whole(const Field& document, const Manifest& manifest) {
         if (manifest.files.count(path) == 0) named.insert(path);
     unlisted.assign(named.begin(), named.end());
     if (!unlisted.empty()) refuse_value(document, {"files ", repr(unlisted), " are named but not listed under 'files'"});
-    const std::vector<KnownShape> shapes = known_shapes(manifest.geometry);
-    for (const auto& [stage, record] : manifest.stages) {
-        for (const TensorSpec& tensor : record.inputs) check_axes(document, stage, tensor, shapes);
-        for (const TensorSpec& tensor : record.outputs) check_axes(document, stage, tensor, shapes);
-    }
+    for (const auto& [stage, record] : manifest.stages)
+        for (const std::vector<TensorSpec>* specs : {&record.inputs, &record.outputs})
+            for (const TensorSpec& tensor : *specs) check_axes(document, stage, tensor, manifest.geometry);
     check_labels(document, manifest);
 }
 

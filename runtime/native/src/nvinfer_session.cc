@@ -215,10 +215,10 @@ void NvinferSession::refuse_outside_profile(const Tensors& inputs) const {
         const bool is_value = spec.name == SHAPE_INPUT && said;
         if ((is_value || reads_on_host(spec.name)) && !tensor.host_view())
             fail(NERVE_USAGE, {"stage ", repr(stage_), " input ", repr(spec.name), " must be on the host"});
-        const Shape sizes = is_value ? size_values(tensor) : tensor.shape;
+        const Shape shape = graph_shape(spec, tensor.shape), sizes = is_value ? size_values(tensor) : shape;
         // An engine with fixed axes takes these sizes only.
         const SizeRange range = said ? *said : SizeRange{spec.name, taken, taken, taken};
-        bool inside = (has_free_axes(taken) || tensor.shape == taken) && sizes.size() == range.least.size();
+        bool inside = (has_free_axes(taken) || shape == taken) && sizes.size() == range.least.size();
         for (size_t place = 0; inside && place < sizes.size(); ++place)
             inside = range.least[place] <= sizes[place] && sizes[place] <= range.greatest[place];
         if (!inside)
@@ -272,7 +272,9 @@ std::vector<NvinferSession::BoundTensor> NvinferSession::made_outputs(const Tens
     std::vector<BoundTensor> made;
     for (size_t place = 0; place < record_.outputs.size(); ++place) {
         const TensorSpec& spec = record_.outputs[place];
-        made.push_back({spec.name, state_->gpu->tensor(element_type(spec.dtype), output_shapes_[place])});
+        const Shape& shape = output_shapes_[place];
+        made.push_back(
+            {spec.name, state_->gpu->tensor(element_type(spec.dtype), {shape.begin() + has_extra_axis(spec), shape.end()})});
     }
     return made;
 }
@@ -282,7 +284,7 @@ void NvinferSession::infer_shapes(const Tensors& inputs) {
     std::vector<Shape> shapes;
     const Tensor* size = nullptr;
     for (const TensorSpec& spec : record_.inputs) {
-        shapes.push_back(inputs.at(spec.name)->shape);
+        shapes.push_back(graph_shape(spec, inputs.at(spec.name)->shape));
         if (reads_on_host(spec.name)) size = inputs.at(spec.name).get();
     }
     if (!output_shapes_.empty() && shapes == input_shapes_ && (!size || size_values(*size) == size_hw_)) return;

@@ -74,30 +74,35 @@ using OrtStatePtr = std::shared_ptr<OrtState>;
 
 class OrtTensor : public Tensor {
    public:
-    OrtTensor(OrtStatePtr state, ElementType type, Shape shape, OrtOwned<OrtValue> value, const void* memory,
+    OrtTensor(OrtStatePtr state, ElementType type, Shape shape, OrtOwned<OrtValue> value, void* memory, bool readable,
               std::shared_ptr<const void> kept)
         : Tensor(type, std::move(shape)),
           state_(std::move(state)),
           kept_(std::move(kept)),
           value_(std::move(value)),
-          memory_(memory) {}
+          memory_(memory),
+          readable_(readable) {}
 
-    const void* host_view() const override { return memory_; }
-    OrtValue* value() const { return value_.get(); }
+    const void* host_view() const override { return readable_ ? memory_ : nullptr; }
+    void* memory() const { return memory_; }
 
    private:
     const OrtStatePtr state_;
     const std::shared_ptr<const void> kept_;  // what the value's memory belongs to
     const OrtOwned<OrtValue> value_;
-    const void* const memory_;
+    void* const memory_;
+    const bool readable_;
 };
 
-OrtOwned<OrtValue> value_of_host(const OrtState& state, const Tensor& tensor) {
+// A tensor where it lies, in the shape that a graph takes it in.
+OrtOwned<OrtValue> value_of(const OrtState& state, const Tensor& tensor, const Shape& shape) {
+    const auto* kept = dynamic_cast<const OrtTensor*>(&tensor);
+    const OrtMemoryInfo* where = (tensor.host_view() ? state.host_memory : state.memory).get();
+    // The graphs read their inputs only; the C API has no const.
+    void* memory = kept ? kept->memory() : const_cast<void*>(tensor.host_view());
     return state.make<OrtValue>(state.api.ReleaseValue, [&](OrtValue** value) {
-        // The graphs read their inputs only; the C API has no const.
-        return state.api.CreateTensorWithDataAsOrtValue(state.host_memory.get(), const_cast<void*>(tensor.host_view()),
-                                                        element_count(tensor.shape) * element_bytes(tensor.type),
-                                                        tensor.shape.data(), tensor.shape.size(), ort_type(tensor.type), value);
+        return state.api.CreateTensorWithDataAsOrtValue(where, memory, element_count(shape) * element_bytes(tensor.type),
+                                                        shape.data(), shape.size(), ort_type(tensor.type), value);
     });
 }
 
@@ -159,12 +164,10 @@ Tensors OrtGraph::compute(const Tensors& inputs, Names host) {
     const OrtApi& api = state_->api;
     const auto binding = state_->make<OrtIoBinding>(
         api.ReleaseIoBinding, [&](OrtIoBinding** made) { return api.CreateIoBinding(session_.get(), made); });
-    std::vector<OrtOwned<OrtValue>> host_values;
     for (const TensorSpec& spec : record_.inputs) {
         const Tensor& tensor = *inputs.at(spec.name);
-        const auto* kept = dynamic_cast<const OrtTensor*>(&tensor);
-        if (!kept) host_values.push_back(value_of_host(*state_, tensor));
-        state_->require(api.BindInput(binding.get(), spec.name.c_str(), kept ? kept->value() : host_values.back().get()));
+        const auto value = value_of(*state_, tensor, graph_shape(spec, tensor.shape));  // the binding keeps it
+        state_->require(api.BindInput(binding.get(), spec.name.c_str(), value.get()));
     }
     for (const TensorSpec& spec : record_.outputs) {
         const bool readable = holds(host, spec.name);
@@ -198,15 +201,16 @@ TensorPtr OrtGraph::output(const TensorSpec& spec, OrtOwned<OrtValue> value, boo
     size_t rank = 0;
     state_->require(api.GetTensorElementType(info.get(), &type));
     state_->require(api.GetDimensionsCount(info.get(), &rank));
-    Shape shape(rank);
-    state_->require(api.GetDimensions(info.get(), shape.data(), rank));
+    Shape sizes(rank), shape;
+    state_->require(api.GetDimensions(info.get(), sizes.data(), rank));
+    for (size_t place = has_extra_axis(spec); place < rank; ++place) shape.push_back(sizes[place]);
     const ElementType expected = element_type(spec.dtype);
     if (type != ort_type(expected))
         fail(NERVE_BUNDLE, {"stage ", repr(stage_), " ", repr(spec.name), " is of ONNX element type ", decimal(type),
                             ", expected ", spec.dtype, "; the graph is not what its manifest says, rebuild the bundle"});
     void* memory = nullptr;
-    if (readable) state_->require(api.GetTensorMutableData(value.get(), &memory));
-    return std::make_shared<OrtTensor>(state_, expected, std::move(shape), std::move(value), memory, session_);
+    state_->require(api.GetTensorMutableData(value.get(), &memory));
+    return std::make_shared<OrtTensor>(state_, expected, std::move(shape), std::move(value), memory, readable, session_);
 }
 
 Error OrtGraph::run_error(const std::string& message) const {
@@ -312,9 +316,7 @@ Error OrtBackend::open_error(const std::string& file, const std::string& message
 
 TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
     const OrtApi& api = state_->api;
-    if (!state_->on_gpu())
-        return std::make_shared<OrtTensor>(state_, tensor->type, tensor->shape, value_of_host(*state_, *tensor),
-                                           tensor->host_view(), tensor);
+    if (!state_->on_gpu()) return tensor;
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!gpu_allocator_) {
         OrtAllocator* made = nullptr;
@@ -329,7 +331,7 @@ TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
     void* memory = nullptr;
     state_->require(api.GetTensorMutableData(value.get(), &memory));
     copy_to_gpu(state_->options.device, memory, tensor->host_view(), tensor->bytes.size());
-    return std::make_shared<OrtTensor>(state_, tensor->type, tensor->shape, std::move(value), nullptr, gpu_allocator_);
+    return std::make_shared<OrtTensor>(state_, tensor->type, tensor->shape, std::move(value), memory, false, gpu_allocator_);
 }
 
 void check_provider(const OnnxRuntime& runtime, const std::string& provider) {

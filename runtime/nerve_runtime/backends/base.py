@@ -99,9 +99,31 @@ class DeviceTensor:
         """The values where the back end computes in host memory, not a copy; None where it does not."""
         return None
 
+    def item(self, index: int, *, keep_axis: bool = False) -> "DeviceTensor":
+        """One entry of the first axis, not a copy; it keeps the memory of this tensor alive.
+
+        Back ends that run bundles with a `max_batch` above 1 have to have it.
+
+        Args:
+            index: from 0 to below the size of the axis.
+            keep_axis: the first axis stays, with a size of 1.
+        """
+        raise UsageError(
+            f"{type(self).__name__} has no method item, which a bundle for several frames in a run needs; "
+            'use backend="ort", or build the bundle with --max-batch 1'
+        )
+
 
 Tensor = Array | DeviceTensor
 """A NumPy array, which has to be copied to the device, or a tensor that is there."""
+
+
+def item_of(tensor: Tensor, index: int, *, keep_axis: bool = False) -> Tensor:
+    """One entry of a tensor's first axis, as `DeviceTensor.item` gives it."""
+    if isinstance(tensor, DeviceTensor):
+        return tensor.item(index, keep_axis=keep_axis)
+    entry: Array = tensor[index : index + 1] if keep_axis else tensor[index, ...]
+    return entry
 
 
 class Session(ABC):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nerve_runtime.backends.base import Backend, Session
+from nerve_runtime.backends.base import Backend, Session, item_of
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.bundle.spec import NEIGHBOURS, READOUT_STAGES, Array, StageName
 from nerve_runtime.errors import BundleError
@@ -32,11 +32,11 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong, and when: numbers count the runs of a stage, from 0.
+    """What goes wrong, and when: numbers count from 0.
 
     Attributes:
-        nan_scores_at: runs of `scores` that give NaN.
-        errors_at: by stage and run, the error to raise, such as `{("walk", 3): MemoryError()}`.
+        nan_scores_at: frames whose `scores` are NaN, in the order in which they are scored.
+        errors_at: by stage and run of it, the error to raise, such as `{("walk", 3): MemoryError()}`.
         seconds_per_run: time each run takes longer; ends early when the back end is told to stop.
     """
 
@@ -65,6 +65,7 @@ class FakeBackend(Backend):
         self._manifest = manifest
         self._faults = faults or Faults()
         self._stopped = False
+        self._scored = 0
 
     def describe(self) -> str:
         """One line that says that labels mean nothing."""
@@ -95,9 +96,24 @@ class FakeBackend(Backend):
         error = (self._faults.errors_at or {}).get((stage, number))
         if error is not None:
             raise error
+        if not self._manifest.geometry.batches(stage):
+            return self._computed(stage, tensors)
+        items = range(len(next(iter(tensors.values()))))
+        made = [
+            self._computed(
+                stage, {name: item_of(each, item, keep_axis=name == "frame") for name, each in tensors.items()}
+            )
+            for item in items
+        ]
+        return {name: np.stack([outputs[name] for outputs in made]) for name in made[0]}
+
+    def _computed(self, stage: StageName, tensors: Mapping[str, Any]) -> dict[str, Array]:
+        """What a stage gives for one frame."""
         outputs = _STAGES[stage](self._manifest, tensors)
-        if stage == "scores" and number in self._faults.nan_scores_at:
-            outputs["seed_scores"] = np.full_like(outputs["seed_scores"], np.nan)
+        if stage == "scores":
+            if self._scored in self._faults.nan_scores_at:
+                outputs["seed_scores"] = np.full_like(outputs["seed_scores"], np.nan)
+            self._scored += 1
         return outputs
 
 

@@ -1,5 +1,6 @@
 """ONNX Runtime: runs the bundle's graphs on a processor or, where its CUDA build is installed, on a GPU."""
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -35,12 +36,31 @@ class OrtTensor(DeviceTensor):
         dtype: its element type.
         shape: its sizes.
         memory: the array that it is made of; None where ONNX Runtime has the memory.
+        offset_bytes: where in the value it begins.
     """
 
-    def __init__(self, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], memory: Array | None) -> None:
+    def __init__(
+        self, value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], memory: Array | None, offset_bytes: int = 0
+    ) -> None:
         super().__init__(dtype, shape)
         self.value = value
         self._memory = memory
+        self._offset_bytes = offset_bytes
+
+    def bind_as_input(self, binding: Any, name: str) -> None:
+        """Let a run read it where it is."""
+        if self.shape == tuple(self.value.shape()):
+            binding.bind_ortvalue_input(name, self.value)
+            return
+        address = self.value.data_ptr() + self._offset_bytes
+        binding.bind_input(name, self.value.device_name(), 0, self.dtype, self.shape, address)
+
+    def item(self, index: int, *, keep_axis: bool = False) -> "OrtTensor":
+        """One entry of the first axis, in the memory of this tensor."""
+        shape = (1, *self.shape[1:]) if keep_axis else self.shape[1:]
+        memory = None if self._memory is None else self._memory[index].reshape(shape)
+        offset_bytes = self._offset_bytes + index * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return OrtTensor(self.value, self.dtype, shape, memory, offset_bytes)
 
     @property
     def host_view(self) -> Array | None:
@@ -206,7 +226,7 @@ class _OrtSession(Session):
         inputs = {name: _contiguous(tensor) for name, tensor in tensors.items()}
         for name, tensor in inputs.items():
             if isinstance(tensor, OrtTensor):
-                binding.bind_ortvalue_input(name, tensor.value)
+                tensor.bind_as_input(binding, name)
             else:
                 binding.bind_cpu_input(name, tensor)
         outputs: dict[str, Array] = {}

@@ -9,10 +9,19 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from nerve_runtime.bundle.spec import READOUT_STAGES, Readout, StageName, StageSpec, StrictModel
+from nerve_runtime.bundle.own_sha256 import NO_SHA256, OwnSha256
+from nerve_runtime.bundle.spec import (
+    BATCH_AXIS,
+    BATCH_LIMIT,
+    BATCHED_STAGES,
+    READOUT_STAGES,
+    Readout,
+    StageName,
+    StageSpec,
+    StrictModel,
+)
 from nerve_runtime.errors import BundleError
 from nerve_runtime.labels import CLASSES_LIMIT, label_dtype
-from nerve_runtime.own_sha256 import NO_SHA256, OwnSha256
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -88,7 +97,11 @@ class Method(StrictModel):
 
 
 class Geometry(StrictModel):
-    """Sizes that the graphs fix: working frame, token grid, pooled keys `m`, heads `t`, text width `d`, most classes."""
+    """Sizes that the graphs fix: working frame, token grid, pooled keys `m`, heads `t`, text width `d`, most classes.
+
+    `max_batch` is the most frames in a run of the graphs `scores`, `attention` and `frame`. Beyond 1 all their tensors
+    have an axis `b` in front, frames and vocabularies alike, and one graph takes 1 to `max_batch`.
+    """
 
     working_hw: tuple[Side, Side]
     grid_hw: tuple[Side, Side]
@@ -96,18 +109,22 @@ class Geometry(StrictModel):
     heads: Positive
     text_width: Positive
     max_classes: int = Field(ge=2, le=CLASSES_LIMIT)
+    max_batch: int = Field(default=1, ge=1, le=BATCH_LIMIT)
 
     @property
     def tokens(self) -> int:
         """Number of tokens p = h * w."""
         return self.grid_hw[0] * self.grid_hw[1]
 
-    def shapes(self) -> "dict[str, tuple[tuple[int | None, ...], ...]]":
-        """The shapes that a tensor of a name may have in any stage; None is a size that the geometry does not fix."""
+    def batches(self, stage: StageName) -> bool:
+        """Whether the tensors of a stage have the axis of several frames in front."""
+        return self.max_batch > 1 and stage in BATCHED_STAGES
+
+    def shapes(self, *, batched: bool = False) -> "dict[str, tuple[tuple[int | None, ...], ...]]":
+        """The shapes that a tensor of a name may have in a stage; None is a size that the geometry does not fix."""
         p, m, t, d = self.tokens, self.pooled_keys, self.heads, self.text_width
         label_axes = ((None, p),)
-        return {
-            "frame": ((1, *self.working_hw, 3),),
+        shapes: dict[str, tuple[tuple[int | None, ...], ...]] = {
             "text_embeddings": ((None, d),),
             **dict.fromkeys(("seed_scores", "label_scores", "previous_scores", "carried_scores"), label_axes),
             "head_affinity": ((t, p, m), (2, t, p, None)),  # the second is the pair of factors of kind `linear`
@@ -119,6 +136,9 @@ class Geometry(StrictModel):
             **dict.fromkeys(("previous_tokens", "previous_weights"), ((4, p),)),
             **dict.fromkeys(("origin_tokens", "origin_visible"), ((p,),)),
         }
+        if batched:
+            shapes = {name: tuple((None, *shape) for shape in known) for name, known in shapes.items()}
+        return {"frame": ((None if batched else 1, *self.working_hw, 3),), **shapes}
 
 
 class Vocabulary(StrictModel):
@@ -233,9 +253,15 @@ class Manifest(StrictModel):
         return self
 
     def _refuse_axes_beside_the_geometry(self) -> None:
-        shapes = self.geometry.shapes()
-        for stage, record in self.stages.items():
+        for stage, record in sorted(self.stages.items()):
+            batched = self.geometry.batches(stage)
+            shapes = self.geometry.shapes(batched=batched)
             for tensor in (*record.spec.inputs, *record.spec.outputs):
+                if (tensor.axes[:1] == (BATCH_AXIS,)) != batched:
+                    raise ValueError(
+                        f"tensor {tensor.name!r} of stage {stage!r} has axes {tensor.axes}, with max_batch "
+                        f"{self.geometry.max_batch} they {'begin' if batched else 'do not begin'} with {BATCH_AXIS!r}"
+                    )
                 expected = shapes.get(tensor.name)
                 if expected and not any(_agree(tensor.axes, shape) for shape in expected):
                     raise ValueError(

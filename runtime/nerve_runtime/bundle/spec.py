@@ -22,6 +22,12 @@ Readout = Literal["bilinear", "guided"]
 """How pixels get the scores of the tokens around them: by distance alone, or by the colours of the working frame too."""
 READOUT_STAGES: Mapping[Readout, StageName] = {"bilinear": "readout", "guided": "readout_guided"}
 """The graph of each read-out."""
+BATCHED_STAGES: frozenset[StageName] = frozenset({"scores", "attention", "frame"})
+"""The graphs that take several frames in a run, each with a vocabulary of its own, where a bundle has a `max_batch`."""
+BATCH_AXIS = "b"
+"""The first axis of every tensor of these graphs there: the number of frames."""
+BATCH_LIMIT = 32
+"""Most frames of a run."""
 
 
 class StrictModel(BaseModel):
@@ -58,6 +64,15 @@ class StageSpec(StrictModel):
     def names(self) -> tuple[set[str], set[str]]:
         """Those of the inputs and those of the outputs."""
         return {tensor.name for tensor in self.inputs}, {tensor.name for tensor in self.outputs}
+
+    def batched(self) -> "StageSpec":
+        """The same graph for several frames in a run: each tensor has `BATCH_AXIS` in front, a frame in place of its 1."""
+        return StageSpec(inputs=tuple(map(_batched, self.inputs)), outputs=tuple(map(_batched, self.outputs)))
+
+
+def _batched(tensor: TensorSpec) -> TensorSpec:
+    axes = tensor.axes[1:] if tensor.name == "frame" else tensor.axes
+    return tensor.model_copy(update={"axes": (BATCH_AXIS, *axes)})
 
 
 def check_tensors(where: str, specs: Sequence[TensorSpec], tensors: Mapping[str, Any]) -> dict[str, int]:

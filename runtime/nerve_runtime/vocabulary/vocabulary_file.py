@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
+from nerve_runtime.bundle.own_sha256 import NO_SHA256, OwnSha256
 from nerve_runtime.errors import UsageError
 from nerve_runtime.labels import CLASSES_LIMIT
-from nerve_runtime.own_sha256 import NO_SHA256, OwnSha256
 from nerve_runtime.vocabulary.class_list import refuse_odd_characters
 from nerve_runtime.vocabulary.text_bank import TextBank
 

@@ -11,7 +11,9 @@ DEFAULT_BUNDLE = Path("bundles/tiny")
 Bundle = Annotated[
     Path | None,
     typer.Option(
-        "--bundle", help=f"Folder of the bundle (default: {DEFAULT_BUNDLE}, else the tiny one of the package)."
+        "--bundle",
+        help="Folder of the bundle, or hf://owner/name@revision of the hub, which is fetched once (default: "
+        f"{DEFAULT_BUNDLE}, else the tiny one of the package).",
     ),
 ]
 ClassesText = Annotated[
@@ -59,7 +61,10 @@ Force = Annotated[
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Refuse what is otherwise a warning: cut prompts, look-alike letters."),
+    typer.Option(
+        "--strict",
+        help="Refuse what is otherwise a warning: cut prompts, look-alike letters, a bundle of the hub without its commit.",
+    ),
 ]
 Verbose = Annotated[
     bool,

@@ -72,7 +72,7 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
     classes = named_classes(find.classes, find.classes_file, find.vocabulary)
     templates = template_lines(find.templates)
     return SegmenterOptions(
-        bundle=str(bundle_or_default(find.bundle)),
+        bundle=str(bundle_or_default(find.bundle, strict=find.strict)),
         classes=tuple(classes) if isinstance(classes, list) else classes,
         background=(readable(find.background),) if find.background.strip() else (),
         backend=run.backend,

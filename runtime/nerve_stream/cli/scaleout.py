@@ -24,7 +24,7 @@ from nerve_stream.scaleout.inputs import find_inputs, tree_path
 from nerve_stream.scaleout.job import Job, JobInput, Outcome, Places, split_into_chunks
 from nerve_stream.scaleout.processes import run_on_processes
 from nerve_stream.scaleout.ray_job import RayCluster, RayOptions, refuse_without_ray
-from nerve_stream.scaleout.records import opened_records
+from nerve_stream.scaleout.records import Records, opened_records
 from nerve_stream.scaleout.report import JobReport
 from nerve_stream.scaleout.storage import is_url, url_of_path
 from nerve_stream.sinks.masks import refuse_mask_format
@@ -68,7 +68,10 @@ def run_job_command(
         outcomes = stack.enter_context(_running(job, inputs, many, shutdown, threads))
         with suppress(typer.Exit), shutdown.interruptible() if many.ray else nullcontext():
             fatal = _collect(outcomes, report, show, run)
-    report.finish(stopped=shutdown.stop.is_set() or fatal is not None)
+    stopped, records = shutdown.stop.is_set() or fatal is not None, Records(places)
+    if records.are_local or not stopped:
+        report.finish(stopped=stopped, recorded=lambda item: records.outcome_of_run(item, job.run))
+    report.finish(stopped=stopped)
     _print_report(report, time.monotonic() - started_s, many, run)
     shutdown.raise_if_signalled()
     if fatal is not None:

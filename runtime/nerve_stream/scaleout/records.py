@@ -85,6 +85,19 @@ class Records:
             for name, size in record.outputs[kind].items()
         )
 
+    def outcome_of_run(self, item: JobInput, run: str) -> Outcome | None:
+        """The outcome that a worker of this run has recorded; the chunk it belongs to may never have come back."""
+        record = self.read(item)
+        if record is None or record.run != run or record.state != "ended":
+            return None
+        outcome = Outcome.from_record(dict(record.outcome))
+        return None if outcome.fatal else outcome  # that one says nothing of this input
+
+    @property
+    def are_local(self) -> bool:
+        """Whether reading thousands of records takes a moment, not an hour."""
+        return isinstance(self._folder, LocalFolder)
+
     def _write(self, item: JobInput, record: InputRecord) -> None:
         self._folder.write(_file_name(item), json.dumps(asdict(record)).encode())
 

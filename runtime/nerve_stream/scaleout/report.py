@@ -1,7 +1,7 @@
 """What became of every input of a job: nothing is lost, nothing is counted twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from nerve_stream.scaleout.job import JobInput, Outcome, Status
@@ -33,12 +33,17 @@ class JobReport:
         self._killed += outcome.killed
         return True
 
-    def finish(self, *, stopped: bool) -> None:
-        """Account for the inputs without an outcome: those of a job that was stopped wait, otherwise they were lost."""
+    def finish(self, *, stopped: bool, recorded: Callable[[JobInput], Outcome | None] = lambda _: None) -> None:
+        """Account for the inputs without an outcome: those of a job that was stopped wait, otherwise they were lost.
+
+        Args:
+            stopped: the job was ended early.
+            recorded: gives the outcome that a worker has recorded in this run.
+        """
         for item in self._inputs:
             if item.source not in self._outcomes:
                 lost = Outcome(item.source, "failed", error=LOST, exit_code=LOST_EXIT_CODE)
-                self.add(Outcome(item.source, "stopped") if stopped else lost)
+                self.add(recorded(item) or (Outcome(item.source, "stopped") if stopped else lost))
 
     @property
     def outcomes(self) -> list[Outcome]:

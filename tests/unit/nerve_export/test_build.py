@@ -15,11 +15,11 @@ from nerve_export import stage_worker
 from nerve_export.build import build, build_steps, usable_templates
 from nerve_export.cli import build as cli
 from nerve_export.engines.build import EngineFacts
-from nerve_export.graphs.precision import StagePrecision, read_precision_plan
 from nerve_export.graphs.sizes import Sizes
 from nerve_export.graphs.stages import TABLE, stages_of
 from nerve_export.parity.measures import ParityReport, Tap
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
+from nerve_export.precision import StagePrecision, read_precision_plan
 from nerve_export.presets.files import presets
 from nerve_export.stage_worker import Exported
 from nerve_runtime.bundle.manifest import EngineRecord, Manifest, StageRecord, load_manifest, verify_file

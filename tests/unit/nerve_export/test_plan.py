@@ -22,6 +22,7 @@ from nerve_export.presets.files import presets
 from nerve_ref.weights import architectures
 from nerve_ref.weights.files import WeightChoice
 from nerve_runtime.bundle import spec
+from nerve_runtime.bundle.spec import BATCHED_STAGES
 from nerve_runtime.errors import UsageError
 from tests.contracts.checkout import PACKAGES, imported_modules, rooms_environment, sources
 
@@ -111,6 +112,8 @@ def test_another_size_keeps_the_size_of_patches_and_cells() -> None:
         ({"opset": 21}, r"--opset is 21, expected 23 \(default\) or 20"),
         ({"max_classes": 1}, "--max-classes is 1, expected 2 to 65534: labels are 16 bit at most"),
         ({"max_classes": 65535}, "--max-classes is 65535, expected 2 to 65534"),
+        ({"max_batch": 0}, r"--max-batch is 0, expected 1 \(a frame at a time, the default\) to 32"),
+        ({"max_batch": 33}, "--max-batch is 33, expected 1"),
         ({"size_hw": (100, 128)}, "--size is 100 128, expected multiples of 64 pixels"),
         ({"size_hw": (128, 0)}, "--size is 128 0, expected multiples of 64"),
         ({"size_hw": (-64, 64)}, "--size is -64 64, expected multiples of 64"),
@@ -142,7 +145,20 @@ def test_labels_have_as_many_bits_as_the_most_classes_need(max_classes: int, dty
     assert fixed_readout_spec(sizes, plan.params).outputs[0].dtype == dtype
 
 
-@pytest.mark.parametrize("flags", [{"opset": 20}, {"steps": 8}, {"max_classes": 20}, {"size_hw": (192, 128)}])
+def test_stages_that_share_a_run_have_an_axis_for_it_and_the_others_do_not() -> None:
+    plan = planned(max_batch=4)
+    several = sizes_of(plan.backbones, plan.params, plan.max_classes, plan.max_batch)
+    one = sizes_of(plan.backbones, plan.params, plan.max_classes)
+    for stage, row in TABLE.items():
+        expected = row.spec(one)
+        assert row.spec(several) == (expected.batched() if stage in BATCHED_STAGES else expected)
+    frame, words = TABLE["scores"].spec(several).inputs[:2]
+    assert (frame.axes, words.axes) == (("b", *several.working_hw, 3), ("b", "r", several.text_width))
+
+
+@pytest.mark.parametrize(
+    "flags", [{"opset": 20}, {"steps": 8}, {"max_classes": 20}, {"max_batch": 2}, {"size_hw": (192, 128)}]
+)
 def test_every_flag_that_shapes_the_bundle_changes_the_key(flags: dict[str, Any]) -> None:
     assert key_of(planned(**flags)) != key_of(planned())
 
@@ -205,10 +221,12 @@ def test_what_shapes_no_bundle_does_not_change_the_key(changed: str, copies: dic
 
 
 def test_a_dry_run_needs_no_torch_and_says_what_would_be_built() -> None:
-    ended = light_command("--dry-run", "--json", "--steps", "8", "--target", "rtx:sm86")
+    words = ("--steps", "8", "--max-batch", "4", "--target", "rtx:sm86")
+    ended = light_command("--dry-run", "--json", *words)
     assert ended.returncode == 0, ended.stderr
     facts = json.loads(ended.stdout)
-    assert (facts["steps"], facts["target"], facts["plan_key"]) == (8, "rtx:sm86", key_of(planned(steps=8)))
+    assert (facts["steps"], facts["max_batch"], facts["target"]) == (8, 4, "rtx:sm86")
+    assert facts["plan_key"] == key_of(planned(steps=8, max_batch=4))
 
 
 def test_a_dry_run_in_words_says_what_how_large_and_how_long(tmp_path: Path) -> None:
@@ -220,6 +238,7 @@ def test_a_dry_run_in_words_says_what_how_large_and_how_long(tmp_path: Path) -> 
     assert lines["engines"].startswith("14 for each of rtx-sm86")
     assert (lines["weights"], lines["download"]) == ("packaged, they come with nerve-deploy", "nothing")
     assert lines["disk"].startswith("about 13 MB")
+    assert lines["batch"] == "a frame in a run"
     assert lines["time"] == "about a minute on 2 cores"
 
 

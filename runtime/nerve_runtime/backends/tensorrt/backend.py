@@ -69,18 +69,19 @@ class TrtBackend(Backend):
         self._undo = ExitStack()  # frees in reverse order
         self._undo.callback(self._device.close)
         self._closed = False
-        self.class_slots = self._profile_limit("scores", "class_mask")
-        self.readout_limit_px = self._profile_limit("readout", "size_hw")
+        slots, sides_px = self._greatest("scores", "class_mask"), self._greatest("readout", "size_hw")
+        self.class_slots = None if slots is None else slots[-1]  # where several frames share a run, they come first
+        self.readout_limit_px = None if sides_px is None else min(sides_px)
 
-    def _profile_limit(self, stage: StageName, tensor: str) -> int | None:
-        """The greatest size that a stage's engine takes for a tensor; None where no engine of it fits."""
+    def _greatest(self, stage: StageName, tensor: str) -> list[int] | None:
+        """The greatest sizes that a stage's engine takes for a tensor; None where no engine of it fits."""
         try:
             record = fitting_engine(self._bundle, self._manifest, stage, self._machine)
         except CompatibilityError:
             return None  # an error when the stage is opened
         if tensor not in record.profile:
             raise BundleError(f"engine {record.path} has no profile of {tensor!r}; build it again")
-        return min(record.profile[tensor][2])
+        return record.profile[tensor][2]
 
     def describe(self) -> str:
         """Library, version, GPU, and which checks are off."""

@@ -1,6 +1,7 @@
 """A GPU with its streams and its memory, and tensors that stay there."""
 
 import logging
+import math
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping
@@ -20,24 +21,39 @@ STREAMS: Mapping[StageName, StreamName] = {
 }  # fmt: skip
 """Stages whose streams do not wait for the walk: those of the words, and those of the picture alone."""
 
+ALIGNMENT_BYTES = 256
+"""Addresses that an engine reads are multiples of this, as those that CUDA allocates are."""
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
 class TrtTensor(DeviceTensor):
-    """A tensor in device memory, which goes back to its pool with the last reference.
+    """A tensor in device memory.
 
     Attributes:
         block: its memory.
         home: the stream whose work makes it; others wait for that before they use it.
+        address: where it begins in the block.
+        whole: the tensor that it is an item of, kept alive with its memory; None for a whole one.
     """
 
     def __init__(
-        self, dtype: np.dtype[Any], shape: tuple[int, ...], block: Block, home: Stream, pool: MemoryPool
+        self,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        block: Block,
+        home: Stream,
+        address: int,
+        whole: "TrtTensor | None" = None,
     ) -> None:
         super().__init__(dtype, shape)
-        self.block, self.home = block, home
-        weakref.finalize(self, pool.give_back, block).atexit = False
+        self.block, self.home, self.address, self.whole = block, home, address, whole
+
+    def item(self, index: int, *, keep_axis: bool = False) -> "TrtTensor":
+        """One entry of the first axis, in the memory of this tensor."""
+        shape = (1, *self.shape[1:]) if keep_axis else self.shape[1:]
+        address = self.address + index * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return TrtTensor(self.dtype, shape, self.block, self.home, address, whole=self)
 
 
 class Device:
@@ -76,11 +92,14 @@ class Device:
     def tensor(self, dtype: np.dtype[Any], shape: tuple[int, ...], home: Stream) -> TrtTensor:
         """A tensor with arbitrary content that work of a stream is going to write.
 
+        Its memory goes back to the pool with the last reference to it and to its items.
+
         Raises:
             DeviceMemoryError: there is no room.
         """
         block = self._memory.take(_size_bytes(dtype, shape))
-        tensor = TrtTensor(dtype, shape, block, home, self._memory)
+        tensor = TrtTensor(dtype, shape, block, home, block.address)
+        weakref.finalize(tensor, self._memory.give_back, block).atexit = False
         for user in block.users:
             home.wait_for(user)
         block.users = {home}
@@ -108,6 +127,21 @@ class Device:
             finally:
                 self._pinned.give_back(staging)
         return tensor
+
+    def aligned(self, tensor: TrtTensor, stream: Stream) -> TrtTensor:
+        """The tensor where an engine may read it: itself, or a copy by the stream's work where it begins between bounds.
+
+        Raises:
+            DeviceMemoryError: there is no room.
+        """
+        if (tensor.address - tensor.block.address) % ALIGNMENT_BYTES == 0:
+            return tensor
+        with stream.lock:
+            copy = self.tensor(tensor.dtype, tensor.shape, stream)
+            wait_for_tensors(stream, [tensor])
+            on_device = self.cuda.cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+            self._copy(copy.address, tensor.address, _size_bytes(tensor.dtype, tensor.shape), on_device, stream)
+        return copy
 
     def download(self, tensors: Mapping[str, TrtTensor], stream: Stream) -> dict[str, Array]:
         """Arrays with the values that the work of a stream so far gives tensors; waits for it once.

@@ -135,7 +135,11 @@ class TrtSession(Session):
                 )
 
     def _run_once(self, tensors: Mapping[str, Any], host: Collection[str]) -> Mapping[str, Tensor]:
-        given = {name: self._on_device(tensor) for name, tensor in tensors.items() if self._bindings[name].on_device}
+        given = {
+            name: self._device.aligned(self._on_device(tensor), self._stream)
+            for name, tensor in tensors.items()
+            if self._bindings[name].on_device
+        }
         with self._stream.lock:
             size = tensors[SHAPE_INPUT] if SHAPE_INPUT in tensors and SHAPE_INPUT not in given else None
             self._infer_shapes({name: tensor.shape for name, tensor in given.items()}, size)
@@ -192,7 +196,7 @@ class TrtSession(Session):
 
     def _set_addresses(self, tensors: Mapping[str, TrtTensor]) -> None:
         for name, tensor in tensors.items():
-            address = tensor.block.address
+            address = tensor.address
             if self._addresses.get(name) != address:
                 self._addresses.pop(name, None)
                 self._require(self._context.set_tensor_address(name, address), f"address of {name!r}")

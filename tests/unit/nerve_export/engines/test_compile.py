@@ -134,6 +134,18 @@ def test_the_workspace_grows_with_the_frame_that_a_stage_looks_at(size_hw: tuple
     assert workspace_bytes(NOTHING) == WORKSPACE_BYTES
 
 
+def test_engines_for_several_frames_take_one_to_the_most_and_plan_for_all_of_them() -> None:
+    frame = TensorSpec(name="frame", dtype="uint8", axes=("b", 512, 512, 3))
+    tau = TensorSpec(name="tau", dtype="float32", axes=("b",))
+    several = StageSpec(inputs=(frame, tau), outputs=())
+    assert profile_of(several, 8) == {
+        "frame": [[1, 512, 512, 3], [8, 512, 512, 3], [8, 512, 512, 3]],
+        "tau": [[1], [8], [8]],
+    }
+    assert workspace_bytes(several, 8) == 8 * (4 << 30)
+    assert workspace_bytes(several, 1) == 4 << 30
+
+
 @pytest.mark.parametrize(("weights", "measured"), [(1.7e9, 5.7e9), (3.4e9, 10.8e9)])
 def test_the_memory_estimate_is_what_was_measured_on_the_unet(weights: float, measured: float) -> None:
     assert memory_estimate(int(weights)) == pytest.approx(measured, rel=0.02)

@@ -9,7 +9,7 @@ from nerve_runtime.backends.fake import FakeBackend
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.bundle.manifest import MANIFEST_LIMIT_BYTES, load_manifest, verify_file
 from nerve_runtime.errors import BundleError
-from tests.data.fake_bundle import make_fake_bundle
+from tests.data.fake_bundle import STAGES, make_fake_bundle
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_fake_back_end_refuses_a_stage_that_is_not_there(own_bundle: Path) -
     ("changed", "tensor"),
     [
         ({"working_hw": [64, 32]}, "frame"),
-        ({"grid_hw": [1, 1]}, "seed_scores"),
+        ({"grid_hw": [1, 1]}, "head_affinity"),
         ({"pooled_keys": 3}, "head_affinity"),
         ({"heads": 99}, "head_affinity"),
         ({"text_width": 7}, "text_embeddings"),
@@ -175,3 +175,38 @@ def test_baked_constants_for_the_record_may_have_any_name_but_only_plain_values(
     rewrite(own_bundle, method={**method, "baked": {**method["baked"], "note": {"a": 1}}})
     with pytest.raises(BundleError, match=r"method\.baked\.note"):
         load_manifest(own_bundle)
+
+
+def test_a_bundle_without_max_batch_takes_one_frame_in_a_run(own_bundle: Path) -> None:
+    geometry = load_manifest(own_bundle).geometry
+    assert geometry.max_batch == 1
+    assert not any(geometry.batches(stage) for stage in STAGES)
+
+
+def test_only_the_graphs_that_share_a_run_have_the_axis_of_several_frames(tmp_path: Path) -> None:
+    manifest = load_manifest(make_fake_bundle(tmp_path / "bundle", max_batch=4))
+    assert {stage for stage in manifest.stages if manifest.geometry.batches(stage)} == {"scores", "attention", "frame"}
+    for stage, record in manifest.stages.items():
+        first = [tensor.axes[:1] for tensor in (*record.spec.inputs, *record.spec.outputs)]
+        assert all((axes == ("b",)) == manifest.geometry.batches(stage) for axes in first)
+
+
+@pytest.mark.parametrize(("bundle_batch", "said", "tensor"), [(1, 4, "begin"), (4, 1, "do not begin")])
+def test_a_max_batch_that_contradicts_the_axes_is_refused(
+    tmp_path: Path, bundle_batch: int, said: int, tensor: str
+) -> None:
+    bundle = make_fake_bundle(tmp_path / "bundle", max_batch=bundle_batch)
+    geometry = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["geometry"]
+    rewrite(bundle, geometry={**geometry, "max_batch": said})
+    with pytest.raises(
+        BundleError, match=f"of stage 'attention' has axes .*, with max_batch {said} they {tensor} with 'b'"
+    ):
+        load_manifest(bundle)
+
+
+def test_a_geometry_that_contradicts_the_axes_of_a_batched_stage_is_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path / "bundle", max_batch=4)
+    geometry = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["geometry"]
+    rewrite(bundle, geometry={**geometry, "text_width": 7})
+    with pytest.raises(BundleError, match=r"stage 'frame' has axes \('b', 'r', 8\), geometry says \(any, any, 7\)"):
+        load_manifest(bundle)

@@ -20,6 +20,7 @@ from tests.data.job_inputs import (
     DyingSegmenter,
     job_for,
     never_opens,
+    reads_what_hangs,
     write_broken,
     write_picture,
     write_tree,
@@ -36,7 +37,9 @@ def _outcomes(job_and_inputs: tuple, workers: int = 2) -> dict[str, Outcome]:  #
     return {Path(outcome.source).name: outcome for outcome in outcomes}
 
 
-def test_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_of_its_chunk_is_done(tmp_path: Path) -> None:
+def test_row_51_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_of_its_chunk_is_done(
+    tmp_path: Path,
+) -> None:
     for name in ("a", "b", "killer", "y", "z"):
         write_picture(tmp_path / "in" / f"{name}.png", KILLER_RED if name == "killer" else 40)
     outcomes = _outcomes(job_for(tmp_path / "in", tmp_path / "out", DyingSegmenter), workers=1)
@@ -47,7 +50,7 @@ def test_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_of_its_
     assert sorted(path.name for path in (tmp_path / "out" / "lines").iterdir()) == [f"{n}.jsonl" for n in "abyz"]
 
 
-def test_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Path) -> None:
+def test_row_50_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Path) -> None:
     for number in range(4):
         write_picture(tmp_path / "in" / f"{number}.png")
     slow = partial(DoubleSegmenter, encode_s=0.3)
@@ -57,6 +60,15 @@ def test_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Path) -> N
     (child,) = psutil.Process().children()
     os.kill(child.pid, signal.SIGKILL)
     assert [first.status, *(outcome.status for outcome in outcomes)] == ["done"] * 4
+
+
+def test_row_29_a_file_whose_decoder_hangs_fails_by_name_and_the_rest_of_its_chunk_is_done(tmp_path: Path) -> None:
+    (tmp_path / "a.hang").write_bytes(b"x")
+    job, (hangs,) = job_for(tmp_path / "a.hang", tmp_path / "out", reads_what_hangs, open_limit_s=1.0)
+    _, (picture,) = job_for(write_picture(tmp_path / "b.png"), tmp_path / "out")
+    first, second = run_on_processes(job, [[hangs, picture]], 1, threading.Event())
+    assert (first.status, first.exit_code, second.status) == ("failed", 8, "done")
+    assert "a.hang took longer than 1 s to open; it or its disk hangs" in str(first.error)
 
 
 def test_a_segmenter_that_kills_every_worker_ends_in_failures_by_name(tmp_path: Path) -> None:
@@ -164,7 +176,7 @@ def test_a_job_whose_workers_die_of_everything_ends_early(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_job_that_is_interrupted_leaves_nothing_half_written_and_goes_on_later(
+def test_row_52_a_job_that_is_interrupted_leaves_nothing_half_written_and_goes_on_later(
     bundle: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     for index in range(60):

@@ -4,7 +4,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from nerve_stream.scaleout.records import InputRecord, Records, opened_records
 from nerve_stream.scaleout.report import JobReport
 from nerve_stream.scaleout.storage import LocalFolder, url_of_path
 from nerve_stream.scaleout.worker import JobWorker
+from tests.data.clips import write_clip
 from tests.data.job_inputs import hangs_for_ever, job_for, write_broken, write_picture, write_tree
 from tests.data.running_command import everything_below
 from tests.data.stream_doubles import DoubleSegmenter
@@ -225,6 +228,26 @@ def test_inputs_and_outputs_of_fsspec_are_those_of_local_files(tmp_path: Path, s
     assert _contents(copy) == _contents(tmp_path / "out")
 
 
+def test_inputs_are_fetched_over_http(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp", reason="not installed: aiohttp, which fsspec needs for http")
+    write_clip(tmp_path / "clip.mp4", 3)
+
+    def handler(*args: Any) -> SimpleHTTPRequestHandler:
+        return SimpleHTTPRequestHandler(*args, directory=str(tmp_path))
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        job, inputs = job_for(f"{url}/clip.mp4", tmp_path / "out")
+        (outcome,) = _run_all(job, inputs)
+        _, missing = job_for(f"{url}/none.mp4", tmp_path / "out")
+        (failed,) = _run_all(job, missing)
+        server.shutdown()
+    assert (outcome.status, outcome.frames, inputs[0].name) == ("done", 3, "clip")
+    assert (failed.status, failed.exit_code) == ("failed", 5)
+    assert "none.mp4 cannot be read: " in str(failed.error)
+
+
 def _contents(folder: Path) -> dict[str, bytes]:
     files = [path for path in folder.rglob("*") if path.is_file() and ".nerve-job" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
@@ -277,6 +300,16 @@ def test_a_report_adds_up_whatever_comes_back() -> None:
     }  # fmt: skip
     assert [outcome.source for outcome in report.failures] == ["c", "d"]
     assert "no worker reported on it" in str(report.failures[0].error)
+
+
+def test_a_result_that_never_came_back_is_found_in_its_record(tmp_path: Path) -> None:
+    job, inputs = job_for(write_tree(tmp_path / "in"), tmp_path / "out")
+    (done,) = _run_all(job, inputs[:1])
+    report = JobReport(inputs)
+    report.finish(stopped=True, recorded=lambda item: Records(job.places).outcome_of_run(item, job.run))
+    assert _statuses(report.outcomes) == ["done", *["stopped"] * 4]
+    assert report.outcomes[0] == done
+    assert Records(job.places).outcome_of_run(inputs[0], "another run") is None
 
 
 def test_a_job_whose_workers_die_whatever_they_do_is_hopeless() -> None:

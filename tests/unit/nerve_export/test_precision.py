@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nerve_export.graphs.precision import (
+from nerve_export.precision import (
     RANGE_LIMIT,
     PrecisionPlan,
     StagePrecision,

@@ -1,0 +1,1 @@
+"""A DeepStream application around the graph `frame`: configuration, constant inputs, and a small C++ library."""
