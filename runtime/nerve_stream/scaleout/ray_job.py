@@ -7,6 +7,7 @@ rows of a few hundred bytes come back.
 import json
 import logging
 import os
+import socket
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from nerve_stream.scaleout.worker import JobWorker
 MISSING_EXTRA = '--ray needs the extra "ray", {} not installed; run: pip install "nerve-deploy[stream,ray]"'
 OBJECT_STORE_BYTES = 150_000_000
 """Of a cluster that is started here: chunks and outcomes are kilobytes, and Ray would take 30 % of the memory."""
+ANSWER_TIMEOUT_S = 5.0
 Rows = Mapping[str, NDArray[np.object_]]
 
 
@@ -69,6 +71,24 @@ def refuse_without_ray() -> None:
         raise CompatibilityError(MISSING_EXTRA.format(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'}"))
 
 
+def refuse_silent_address(address: str) -> None:
+    """Refuse a cluster at whose address nobody answers; Ray itself tries for minutes.
+
+    Args:
+        address: as Ray takes it; without a port it is not looked at.
+
+    Raises:
+        CompatibilityError: nobody answers within 5 s.
+    """
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise CompatibilityError(f"no Ray cluster answers at {address}: {error}; check --ray-address") from error
+
+
 class RayCluster:
     """A connection to a cluster, or one that is started here; a context manager that ends what it started.
 
@@ -85,6 +105,7 @@ class RayCluster:
 
     def __init__(self, options: RayOptions) -> None:
         refuse_without_ray()
+        refuse_silent_address(options.address or os.environ.get("RAY_ADDRESS", ""))
         # Read when ray is imported.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray

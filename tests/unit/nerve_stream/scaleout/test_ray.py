@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -39,6 +40,16 @@ def test_without_its_packages_ray_is_refused_with_the_extra_that_brings_them(
     assert (
         '--ray needs the extra "ray", ray is not installed; run: pip install "nerve-deploy[stream,ray]"' in ended.stderr
     )
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        for written in (address, f"ray://{address}"):
+            with pytest.raises(CompatibilityError, match=f"no Ray cluster answers at {written}: .*refused; check"):
+                ray_job.refuse_silent_address(written)
+    ray_job.refuse_silent_address("auto")
 
 
 def _write_inputs(folder: Path) -> list[Path]:
