@@ -37,7 +37,7 @@ def _outcomes(job_and_inputs: tuple, workers: int = 2) -> dict[str, Outcome]:  #
     return {Path(outcome.source).name: outcome for outcome in outcomes}
 
 
-def test_row_51_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_of_its_chunk_is_done(
+def test_row_58_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_of_its_chunk_is_done(
     tmp_path: Path,
 ) -> None:
     for name in ("a", "b", "killer", "y", "z"):
@@ -50,7 +50,7 @@ def test_row_51_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_
     assert sorted(path.name for path in (tmp_path / "out" / "lines").iterdir()) == [f"{n}.jsonl" for n in "abyz"]
 
 
-def test_row_50_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Path) -> None:
+def test_row_57_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Path) -> None:
     for number in range(4):
         write_picture(tmp_path / "in" / f"{number}.png")
     slow = partial(DoubleSegmenter, encode_s=0.3)
@@ -176,7 +176,7 @@ def test_a_job_whose_workers_die_of_everything_ends_early(
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_row_52_a_job_that_is_interrupted_leaves_nothing_half_written_and_goes_on_later(
+def test_row_59_a_job_that_is_interrupted_leaves_nothing_half_written_and_goes_on_later(
     bundle: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     for index in range(60):
