@@ -89,6 +89,7 @@ def _refuse_options(read: SourceOptions, write: OutputOptions, run: RunOptions, 
         raise UsageError("--ray-address and --gpus-per-worker are for --ray; add it")
     unfit = {
         "--show": write.show, "--out": write.out is not None, "--follow": write.follow, "--realtime": run.realtime,
+        "--export": bool(write.export),
         "--isolate": run.isolate, "--status-json": run.status_json is not None, "--timings": run.timings,
         "--metrics-port": run.metrics_port is not None, "--wait-for-source": read.wait_for_source,
     }  # fmt: skip
