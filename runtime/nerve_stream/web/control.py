@@ -72,7 +72,7 @@ class RunControl:
         if self._worker is None:
             raise CompatibilityError("the graphs are being opened; try again in a moment")
         # One line, so that a pasted list of lines is a list of classes.
-        classes = ";".join(line.strip().strip(";") for line in text.splitlines() if line.strip())
+        classes = "; ".join(line.strip().strip(";") for line in text.splitlines() if line.strip())
         names = self._worker.set_classes(classes, self._background)
         with self._changed:
             self.words, self.revision = classes, self.revision + 1

@@ -4,6 +4,7 @@
 const TYPING_MS = 150;
 const SLIDING_MS = 80;
 const DESCRIBE_MS = 2000;
+const AREA_MEMORY = 0.95;
 const RETRY_MS = [500, 1000, 2000, 4000];
 const byId = (id) => document.getElementById(id);
 const canvas = byId("canvas");
@@ -110,8 +111,7 @@ async function show(message) {
 function describe() {
   const run = (state.runs || {})[state.source] || {};
   setText("connection", [run.state || state.worker, state.paused ? "paused" : "", `${state.viewers} looking`].filter(Boolean).join(", "));
-  const pause = byId("pause");
-  pause.setAttribute("aria-pressed", String(Boolean(state.paused)));
+  byId("pause").classList.toggle("on", Boolean(state.paused));
   setText("pause", state.paused ? "Go on" : "Pause");
   describeWords();
   describeLegend();
@@ -132,6 +132,8 @@ function setText(id, text) {
 const percent = (share) => `${share > 0 && share < 0.01 ? "<1" : Math.round(100 * share)} %`;
 
 let wordsOfServer = null;
+const usualShares = new Map();
+let order = [];
 
 function describeWords() {
   const field = byId("words");
@@ -144,7 +146,7 @@ function describeWords() {
 function describeLegend() {
   const list = byId("legend");
   const hidden = new Set(state.hidden);
-  const drawn = (state.classes || []).filter((one, label) => !(state.background && label === 0));
+  const drawn = inOrder((state.classes || []).filter((one, label) => !(state.background && label === 0)));
   const rows = new Map([...list.children].map((row) => [row.dataset.name, row]));
   drawn.forEach((one, place) => {
     const row = rows.get(one.name) || newRow(one.name);
@@ -158,6 +160,21 @@ function describeLegend() {
   });
   rows.forEach((row) => row.remove());
   byId("show-all").hidden = !drawn.some((one) => hidden.has(one.name));
+}
+
+// Largest first, as of the last seconds; the list rests while somebody points at it or is in it.
+function inOrder(classes) {
+  for (const { name, share } of classes) {
+    usualShares.set(name, AREA_MEMORY * (usualShares.get(name) ?? share) + (1 - AREA_MEMORY) * share);
+  }
+  const names = classes.map((one) => one.name);
+  const isOther = names.length !== order.length || names.some((name) => !order.includes(name));
+  const list = byId("legend");
+  if (isOther || (Date.now() - describedAt > DESCRIBE_MS && !list.matches(":hover, :focus-within"))) {
+    order = [...names].sort((a, b) => Math.round(100 * usualShares.get(b)) - Math.round(100 * usualShares.get(a)));
+  }
+  const places = new Map(order.map((name, place) => [name, place]));
+  return [...classes].sort((a, b) => places.get(a.name) - places.get(b.name));
 }
 
 function newRow(name) {
