@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,11 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """A Chromium with a new profile; a context manager."""
+    """A Chromium with a new profile; a context manager.
+
+    Attributes:
+        log: what pages logged or threw: refused by the policy, not found, errors of scripts.
+    """
 
     def __init__(self) -> None:
         program = chromium()
@@ -55,7 +60,10 @@ class Browser:
                 raise TimeoutError("Chromium did not open its DevTools port")
             time.sleep(0.05)
         self._numbers = itertools.count(1)
-        self._socket: ClientConnection = connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=None)
+        self._stack = ExitStack()
+        talking = connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", max_size=None)
+        self._socket: ClientConnection = self._stack.enter_context(talking)
+        self.log: list[str] = []
 
     def open(self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> "Tab":
         """A new tab with a page."""
@@ -67,6 +75,7 @@ class Browser:
             "Emulation.setEmulatedMedia",
             features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
         )
+        tab.ask("Emulation.setFocusEmulationEnabled", enabled=True)  # each looks as if it were in front
         tab.ask("Runtime.enable")
         tab.ask("Log.enable")
         tab.ask("Page.enable")
@@ -89,15 +98,10 @@ class Browser:
             if answer.get("method") == "Runtime.exceptionThrown":
                 self.log.append(json.dumps(answer["params"]["exceptionDetails"]))
 
-    @property
-    def log(self) -> list[str]:
-        """What pages logged or threw: refused by the policy, not found, errors of scripts."""
-        if not hasattr(self, "_log"):
-            self._log: list[str] = []
-        return self._log
-
     def close(self) -> None:
         """End the browser."""
+        if hasattr(self, "_stack"):
+            self._stack.close()
         self._process.terminate()
         try:
             self._process.wait(10)
