@@ -8,6 +8,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -268,19 +269,18 @@ def test_a_rate_is_granted_again_with_time() -> None:
     assert [limit.grant() for _ in range(4)] == [True, True, True, False]
 
 
-def test_a_thousand_connections_cost_64_descriptors_and_the_page_answers_afterwards(page: ServedPage) -> None:
-    held: list[socket.socket] = []
-    try:
-        for _ in range(1000):
-            client = socket.create_connection(("127.0.0.1", page.port), timeout=10)
-            held.append(client)
-            if len(held) > 100:
-                held.pop(0 if len(held) % 2 else -1).close()
-        assert wait_for(lambda: len(page.page._server._server.server_state.connections) <= server.CONNECTIONS_LIMIT)
-    finally:
-        for client in held:
-            client.close()
-    assert wait_for(lambda: not page.page._server._server.server_state.connections)
+def test_a_thousand_connections_at_once_cost_64_descriptors_and_the_page_answers_afterwards(page: ServedPage) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard == resource.RLIM_INFINITY else min(hard, 4096), hard))
+    connections = page.page._server._server.server_state.connections
+    with ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        clients = [
+            held.enter_context(socket.create_connection(("127.0.0.1", page.port), timeout=10)) for _ in range(1000)
+        ]
+        assert wait_for(lambda: len(connections) == server.CONNECTIONS_LIMIT)
+        assert is_closed(clients[-1])
+    assert wait_for(lambda: not connections)
     assert page.ask("/").status == 200
 
 
