@@ -75,7 +75,9 @@ NO_OUTPUT = (
     "no output is asked for, only times will be shown; --overlay FILE, --masks DIR, --jsonl FILE and --out URL keep "
     "results, --show and --web show them"
 )
-FIXED_WORDS = "classes.json says what all masks mean, so the words of a run that writes --masks stay as they are"
+PLAYED_AT_ONCE = 16
+"""Files that a page plays side by side, for ever; of more, each is shown once."""
+FIXED_WORDS = "outputs of --masks and --resume are of one list of words, so the words of this run stay as they are"
 
 
 def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions) -> None:
@@ -230,7 +232,7 @@ class _SourceRunner:
         """Let the viewers of the page change the words of the worker, if there is a page."""
         if self._page is not None:
             classes = worker.class_names if isinstance(options.classes, Path) else options.classes
-            fixed = FIXED_WORDS if self._outputs.masks is not None else None
+            fixed = FIXED_WORDS if self._outputs.masks is not None or self._outputs.resume else None
             self._page.begin(worker, classes, options.background, fixed)
 
     def __exit__(
@@ -256,7 +258,9 @@ class _SourceRunner:
         """Segment all sources; failures are kept for `raise_exit_code`. The read-out is the worker's, for the summaries."""
         self._readout = readout
         realtime = is_enabled(self._run.realtime, (plan.source for plan in planned))
-        if self._run.realtime is None and self._page is not None and not self._outputs.paths():
+        if self._page is not None and len(planned) > PLAYED_AT_ONCE and not self._read.loop:
+            self._loops = False
+        elif self._run.realtime is None and self._page is not None and not self._outputs.paths():
             realtime = True  # nothing but the page: files play as fast as they were recorded
         size = len(planned) if realtime or self._loops else FILES_AT_ONCE
         waiting = iter(planned)

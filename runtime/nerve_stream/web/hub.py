@@ -5,7 +5,7 @@ import contextlib
 import json
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,11 @@ class Hub:
             if source == self.view.source:
                 self._picture_due = True
                 self._changed.notify_all()
+
+    def keep_only(self, sources: Collection[str]) -> None:
+        """Forget the frames of other sources, which are over."""
+        with self._changed:
+            self._frames = {name: frame for name, frame in self._frames.items() if name in sources}
 
     def set_view(self, view: View) -> None:
         """Show something else, to all viewers."""

@@ -99,6 +99,7 @@ class LivePage:
         """What a run of these sources does besides: the pictures of viewers. Their choice is these sources."""
         self._uploads = UploadedPictures(UPLOAD)
         self._sources = tuple(names)
+        self._hub.keep_only(names)
         view = self._hub.view
         if view.source not in self._choices():
             self._hub.set_view(view.changed({"source": names[0]}, self._sources))

@@ -95,3 +95,17 @@ def test_every_turn_is_closed() -> None:
     assert [next(frames).index for _ in range(4)] == [0, 1, 2, 3]
     assert opened[0].closed
     assert not opened[1].closed
+
+
+def test_seeking_is_within_the_turn() -> None:
+    sought: list[Fraction] = []
+
+    class Sought(Three):
+        def seek(self, time_s: Fraction) -> None:
+            sought.append(time_s)
+
+    source = LoopedFrames(Sought)
+    list(islice(source, 4))  # one frame into the second turn
+    source.seek(Fraction(4, 25))
+    source.seek(Fraction(0))
+    assert sought == [Fraction(1, 25), Fraction(0)]

@@ -116,13 +116,14 @@ def test_a_slow_viewer_gets_the_newest_view(page: ServedPage) -> None:
 
 
 def test_the_stream_is_one_that_any_player_reads(page: ServedPage) -> None:
-    with socket.create_connection(("127.0.0.1", page.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", page.port), timeout=10) as client, page.viewer() as viewer:
         client.sendall(f"GET /stream.mjpg HTTP/1.1\r\nhost: {page.host}\r\n\r\n".encode())
         page.show()
         received = b""
         while received.count(b"--nerve-frame\r\n") < 2:
             received += client.recv(65536)
-        page.hub.refresh()  # says something else, and shows the same picture: no part is sent
+        page.post("/run", {"do": "pause"})  # the page says something else beside the same picture: no part is sent
+        viewer.next_where(lambda text: text["paused"])
         page.show(result=numbered(1))
         while received.count(b"--nerve-frame\r\n") < 3:
             received += client.recv(65536)
@@ -202,6 +203,26 @@ def test_an_uploaded_picture_becomes_a_frame_and_one_more_when_the_words_change(
     page.post("/words", {"words": "c; d"})
     again = next(frames)
     assert (again.rgb.shape, again.index) == ((20, 30, 3), 1)
+
+
+def test_a_clip_begins_again_while_somebody_looks_and_a_picture_when_the_words_change(page: ServedPage) -> None:
+    clip, still = page.page.wants_again(), page.page.wants_again()
+    assert not clip(0.01, False)
+    assert not still(0.01, True)
+    page.post("/words", {"words": "c; d"})
+    assert not clip(0.01, False)
+    assert [still(0.01, True), still(0.01, True)] == [True, False]
+    with page.viewer():
+        assert clip(5, False)
+        assert not still(0.01, True)
+
+
+def test_sources_that_are_over_are_forgotten(page: ServedPage) -> None:
+    page.show()
+    page.show("second")
+    page.page.jobs(["second", "third"])
+    assert set(page.hub._frames) == {"second"}
+    assert page.hub.view.source == "second"
 
 
 def test_uploads_end_when_they_are_closed() -> None:

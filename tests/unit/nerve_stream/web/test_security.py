@@ -110,7 +110,8 @@ def test_without_the_token_nothing_is_shown_or_changed(open_page: ServedPage) ->
         answer = open_page.ask(path)
         assert (answer.status, b"token" in answer.body, b"<" in answer.body) == (401, True, False)
     assert open_page.post("/run", {"do": "pause"}).status == 401
-    assert open_page.post("/run", {"do": "pause"}, cookie=f"nerve_{open_page.port}=wrong").status == 401
+    for cookie in (f"nerve_{open_page.port}=wrong", f"nerve_{open_page.port}=", "a[]=1;;=", "\xff=\xff"):
+        assert open_page.post("/run", {"do": "pause"}, cookie=cookie).status == 401
     with pytest.raises(InvalidStatus, match="403"):
         open_page.viewer()
     assert nothing_changed(open_page)
