@@ -29,6 +29,7 @@ ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive
 	tiles-256 tiles-384
 TIMED := video latency memory cost
 
+READERS := build/readers
 NATIVE := build/native
 CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc runtime/native/examples/*.cpp \
 	runtime/native/ros2/nerve_segmenter/src/*.cpp)
@@ -41,7 +42,7 @@ ARM_ONNXRUNTIME := $(ARM)/onnxruntime
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -111,6 +112,15 @@ $(ARM_ONNXRUNTIME)/.fetched: requirements/dev.txt | $(VENV)/.linked
 	@$(PIP) download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --python-version 3.11 \
 		--dest $(ARM_ONNXRUNTIME) $$(grep '^onnxruntime==' requirements/dev.txt)
 	@cd $(ARM_ONNXRUNTIME) && "$(CURDIR)/$(PY)" -m zipfile -e *.whl unpacked && rm *.whl
+	@touch $@
+
+test-exports: $(VENV)/.linked $(READERS)/.installed ## read exports back with the libraries of CVAT, COCO, YOLO and Label Studio
+	@$(PY) -m pytest -q $(PYTEST_ARGS) tests/unit/nerve_stream/exports
+
+# They want another OpenCV and pandas than ours.
+$(READERS)/.installed: requirements/readers.txt
+	@$(PYTHON) -m venv $(READERS)
+	@$(READERS)/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/readers.txt
 	@touch $@
 
 presets: $(VENV)/.linked ## build every kind of network that no preset names, with parity (about ten minutes)

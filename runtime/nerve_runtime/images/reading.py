@@ -6,8 +6,8 @@ import numpy as np
 
 from nerve_runtime.errors import SourceError
 from nerve_runtime.frames import UInt8Array
-from nerve_runtime.images.header import IMAGE_KINDS, image_size_hw, picture_count
-from nerve_runtime.opencv import IMAGE_PIXELS_LIMIT, cv2
+from nerve_runtime.images.header import IMAGE_KINDS, image_size_hw, picture_count, refuse_too_large
+from nerve_runtime.opencv import cv2
 
 IMAGE_FILE_LIMIT_BYTES = 500_000_000
 
@@ -60,19 +60,3 @@ def decode_image(content: bytes, where: str) -> UInt8Array:
             f"{where} holds {pictures} pictures, expected one; save each as a file, or all as a video or animated PNG"
         )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def refuse_too_large(where: str, size_hw: tuple[int, int]) -> None:
-    """Refuse a picture of more than 50 megapixels before memory is taken for it.
-
-    Args:
-        where: the picture in words, for the message.
-        size_hw: its height and width in pixels.
-
-    Raises:
-        SourceError: it is larger.
-    """
-    if size_hw[0] * size_hw[1] > IMAGE_PIXELS_LIMIT:
-        raise SourceError(
-            f"{where} is {size_hw[1]} x {size_hw[0]} pixels, expected at most {IMAGE_PIXELS_LIMIT} in all; make it smaller"
-        )

@@ -14,6 +14,7 @@ from nerve_runtime.drawing import OverlayStyle, overlay
 from nerve_runtime.errors import CompatibilityError, UsageError
 from nerve_runtime.labels import BACKGROUND_NAME, Labels, ignore_label
 from nerve_runtime.opencv import cv2
+from nerve_runtime.result.instance import Instances
 from nerve_runtime.result.records import coco_annotations, result_record, seen_labels
 from nerve_runtime.result.shapes import box, outlines
 
@@ -38,6 +39,7 @@ class FrameResult:
         affinity_age: frames between the keyframe whose attention was used and this one; 0 on a keyframe.
         valid: false when the scores were not finite; then every label is `ignore_label` and every confidence 0.
         rgb: the frame itself, uint8 (H, W, 3), RGB, no copy; None of a result that came from another process.
+        instances: of a result that an `InstanceTracker` numbered, else None.
 
     Labels are read out at the frame's size as long as k * H * W stays within `READOUT_ELEMENTS_LIMIT`
     (2**27, half a gigabyte of float32), k being the number of classes that can win anywhere in the frame; above that
@@ -55,6 +57,7 @@ class FrameResult:
     affinity_age: int
     valid: bool
     rgb: NDArray[np.uint8] | None = None
+    instances: Instances | None = None
 
     @property
     def ignore_label(self) -> int:
@@ -120,7 +123,10 @@ class FrameResult:
     def _encoded(self, path: Path) -> bytes:
         suffix = path.suffix.lower()
         if suffix == ".json":
-            return (json.dumps(result_record(self, rle=True), ensure_ascii=False, allow_nan=False) + "\n").encode()
+            return (
+                json.dumps(result_record(self, rle=True, instances=self.instances), ensure_ascii=False, allow_nan=False)
+                + "\n"
+            ).encode()
         if suffix not in PICTURE_SUFFIXES:
             raise UsageError(
                 f"{path} ends in {suffix!r}, expected {', '.join(PICTURE_SUFFIXES)} (the picture), .labels.png or .json"

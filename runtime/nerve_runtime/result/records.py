@@ -5,11 +5,18 @@ from typing import Any
 import numpy as np
 
 from nerve_runtime.drawing.labelled import LabelledFrame
+from nerve_runtime.result.instance import Instance, Instances
 from nerve_runtime.result.shapes import box, run_lengths
 
 
 def result_record(
-    result: LabelledFrame, *, rle: bool = False, source: str | None = None, file: str | None = None
+    result: LabelledFrame,
+    *,
+    rle: bool = False,
+    source: str | None = None,
+    file: str | None = None,
+    timings: bool = True,
+    instances: Instances | None = None,
 ) -> dict[str, Any]:
     """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels.
 
@@ -18,9 +25,11 @@ def result_record(
         rle: add the run lengths of every class.
         source: name of the source.
         file: name of the image file that the frame is, None for a frame of a video.
+        timings: add `timings_ms`.
+        instances: of the frame, to add.
     """
     height, width = result.labels.shape
-    return {
+    record: dict[str, Any] = {
         "source": source,
         "file": file,
         "index": result.index,
@@ -30,8 +39,12 @@ def result_record(
         "affinity_age": result.affinity_age,
         "valid": result.valid,
         "classes": _class_records(result, rle=rle) if result.valid else [],
-        "timings_ms": {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()},
     }
+    if instances is not None:
+        record["instances"] = [_instance_record(instance, instances, rle=rle) for instance in instances.instances]
+    if timings:
+        record["timings_ms"] = {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()}
+    return record
 
 
 def _class_records(result: LabelledFrame, *, rle: bool) -> list[dict[str, Any]]:
@@ -54,6 +67,20 @@ def _class_records(result: LabelledFrame, *, rle: bool) -> list[dict[str, Any]]:
             record["rle"] = run_lengths(result.labels == label)
         records.append(record)
     return records
+
+
+def _instance_record(instance: Instance, instances: Instances, *, rle: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "number": instance.number,
+        "label": instance.label,
+        "name": instance.name,
+        "pixels": instance.area,
+        "box": list(instance.box),
+        "mean_confidence": instance.confidence,
+    }
+    if rle:
+        record["rle"] = run_lengths(instances.mask(instance.number))
+    return record
 
 
 def coco_annotations(result: LabelledFrame, image_id: int) -> list[dict[str, Any]]:

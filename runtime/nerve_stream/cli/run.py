@@ -27,24 +27,26 @@ from nerve_runtime.bundle import Manifest, load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.cli.plan import (
+    chosen_outputs,
     demo_options,
     is_demo,
     is_enabled,
-    is_live,
     job_key,
     live_options,
     print_distances,
+    read_options,
     segmenter_options,
 )
 from nerve_stream.cli.progress import shown_progress
 from nerve_stream.cli.shutdown import Shutdown
-from nerve_stream.cli.source import OpenSource
 from nerve_stream.cli.summary import summary_line, summary_record, timings_table
 from nerve_stream.jobs import Job, JobKey, open_job, record_beside, sweep_temporaries
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.metrics import MetricsServer
+from nerve_stream.outputs.naming import common_root
+from nerve_stream.outputs.opened import OpenSource
+from nerve_stream.outputs.planning import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.pipeline import (
     LocalWorker,
     ProcessWorker,
@@ -59,6 +61,7 @@ from nerve_stream.pipeline import (
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sinks.window import Key, Window
+from nerve_stream.sources.addresses import is_live
 from nerve_stream.sources.expanding import expand_sources
 from nerve_stream.sources.looped import always
 from nerve_stream.sources.opening import refuse_unreadable
@@ -77,7 +80,7 @@ NO_OUTPUT = (
 )
 PLAYED_AT_ONCE = 16
 """Files that a page plays side by side, for ever; of more, each is shown once."""
-FIXED_WORDS = "outputs of --masks and --resume are of one list of words, so the words of this run stay as they are"
+FIXED_WORDS = "--masks, --export and --resume are of one list of words, so the words of this run stay as they are"
 
 
 def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions) -> None:
@@ -94,8 +97,10 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
             read, find, write, show_only=write.show or write.out is not None or run.web is not None
         )
     sources = expand_sources(list(read.sources))
-    outputs = Outputs.from_options(write)
-    planned = plan_sources(sources, outputs, run.status_json)
+    outputs = chosen_outputs(write)
+    words = [word for word in read.sources if not is_live(word)]
+    root = common_root(words) if words else None
+    planned = plan_sources(sources, outputs, run.status_json, root=root)
     options = segmenter_options(sources, find, run)
     if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show or run.web is not None):
         typer.echo(NO_OUTPUT, err=True)
@@ -232,7 +237,8 @@ class _SourceRunner:
         """Let the viewers of the page change the words of the worker, if there is a page."""
         if self._page is not None:
             classes = worker.class_names if isinstance(options.classes, Path) else options.classes
-            fixed = FIXED_WORDS if self._outputs.masks is not None or self._outputs.resume else None
+            of_one_list = self._outputs.masks is not None or self._outputs.exports or self._outputs.resume
+            fixed = FIXED_WORDS if of_one_list else None
             self._page.begin(worker, classes, options.background, fixed)
 
     def __exit__(
@@ -287,8 +293,9 @@ class _SourceRunner:
             again = None
             if self._loops and not is_live(plan.source):
                 again = always if self._page is None else self._page.wants_again()
+            read = read_options(self._read)
             self._open.append(
-                OpenSource(plan, self._read, self._live, self._job, self._window, on_closed_reader, shown, again)
+                OpenSource(plan, read, self._live, self._job, self._window, on_closed_reader, shown, again)
             )
         except NerveError as error:
             self._add_failure(error)

@@ -29,6 +29,7 @@ class JsonLines(Sink):
         source: name of the source, for every line.
         follow: write to the final name from the start.
         force: replace an existing file.
+        timings: say how long each stage of a frame took, which is different in every run.
 
     Raises:
         UsageError: the file exists and `force` is false.
@@ -38,11 +39,19 @@ class JsonLines(Sink):
     kind = "jsonl"
 
     def __init__(
-        self, path: Path, *, rle: bool = False, source: str | None = None, follow: bool = False, force: bool = False
+        self,
+        path: Path,
+        *,
+        rle: bool = False,
+        source: str | None = None,
+        follow: bool = False,
+        force: bool = False,
+        timings: bool = True,
     ) -> None:
         self.path = path
         self._rle = rle
         self._source = source
+        self._timings = timings
         self._temporary: Path | None = None
         self._stream = sys.stdout
         self._takes_unicode = path != STDOUT or "utf" in (sys.stdout.encoding or "").lower()
@@ -59,7 +68,14 @@ class JsonLines(Sink):
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one line; the frame itself is not used."""
         file = None if picture is None else readable(picture.path.name)
-        record = result_record(result, rle=self._rle, source=self._source, file=file)
+        record = result_record(
+            result,
+            rle=self._rle,
+            source=self._source,
+            file=file,
+            timings=self._timings,
+            instances=result.instances,
+        )
         line = json.dumps(record, allow_nan=False, ensure_ascii=not self._takes_unicode)
         try:
             with resource_errors(self.path):

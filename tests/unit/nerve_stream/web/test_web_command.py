@@ -147,7 +147,7 @@ def test_words_stay_where_masks_are_written(bundle: Path, tmp_path: Path) -> Non
         address = address_of(command)
         with viewer_of(address) as viewer:
             assert (
-                "outputs of --masks and --resume are of one list"
+                "--masks, --export and --resume are of one list"
                 in viewer.next_where(lambda text: text["names"])[0]["words_fixed"]
             )
 

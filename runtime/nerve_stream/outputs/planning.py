@@ -1,15 +1,17 @@
 """What `nerve-segment` writes for each source, and what it refuses to overwrite."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
 from nerve_runtime.drawing import OverlayStyle
-from nerve_stream.cli.options import OutputOptions
+from nerve_stream.exports import export_sink
+from nerve_stream.outputs.naming import common_root, names_below, path_below
 from nerve_stream.sinks import (
     JsonLines,
     MaskFile,
@@ -26,7 +28,7 @@ from nerve_stream.sinks.base import refuse_png_folder
 from nerve_stream.sinks.masks import CLASSES_FILE, refuse_mask_folder, refuse_mask_format
 from nerve_stream.sinks.pictures import PICTURE_SUFFIXES
 from nerve_stream.sinks.video import CONTAINERS, refuse_size
-from nerve_stream.sources.addresses import is_address
+from nerve_stream.sources.addresses import is_address, is_live
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.opening import is_picture
 
@@ -49,51 +51,49 @@ class Outputs:
     style: OverlayStyle
     force: bool
     resume: bool
+    reproducible: bool = False
     shared_masks: bool = False
-
-    @classmethod
-    def from_options(cls, write: OutputOptions) -> "Outputs":
-        """The outputs that the options name.
-
-        Raises:
-            UsageError: `--resume` has no output to resume, or two outputs share stdout.
-        """
-        if write.resume and not (write.overlay or write.masks or write.jsonl):
-            raise UsageError("--resume has no output to go on with; name one with --overlay, --masks or --jsonl")
-        if write.out == STDOUT and str(write.jsonl) == STDOUT:
-            raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
-        text = not write.plain
-        style = OverlayStyle(write.opacity, write.contours, write.dim, legend=text, status=text, names=text)
-        outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
-        return cls(*outputs, write.rle, write.follow, style, write.force, write.resume)
+    exports: tuple[tuple[str, Path], ...] = ()
+    instances: bool = False
 
     @property
     def takes_stdout(self) -> bool:
         """Whether stdout carries results, so that paths have to be printed to stderr."""
         return self.out == STDOUT or str(self.jsonl) == STDOUT
 
-    def for_source(self, name: str, kind: SourceKind, *, of_several: bool, all_pictures: bool) -> "Outputs":
-        """The outputs of one source: of several, each has the source's name in it; in an overlay folder a picture too.
+    def for_source(self, name: str, place: str, kind: SourceKind, *, of_several: bool) -> "Outputs":
+        """The outputs of one source.
 
-        Several sources that are all pictures share the folder of masks.
+        Of several sources, an output that is named as a folder holds each source's at its place below that folder, and
+        one that is named as a file has the source's name in its own. A picture's overlay lies in a folder in any case.
+
+        Args:
+            name: short, without folders.
+            place: path without suffix below the folders of the outputs.
+            kind: of the source.
+            of_several: the run has several sources.
         """
         overlay, masks, jsonl = self.overlay, self.masks, self.jsonl
         in_folder = masks is not None and masks.suffix.lower() != ".png"
         if of_several:
-            jsonl = jsonl if jsonl is None or str(jsonl) == STDOUT else _with_name(jsonl, name)
-            inside = f"{name}.png" if all_pictures else name
+            jsonl = jsonl if jsonl is None or str(jsonl) == STDOUT else _of_several(jsonl, name, f"{place}.jsonl")
+            inside = f"{place}.png" if kind == "picture" else place
             masks = masks and (masks / inside if in_folder else _with_name(masks, name))
         if overlay is not None and not overlay.suffix and kind == "picture":
-            overlay = overlay / f"{name}.png"
+            overlay = overlay / f"{place}.png"
         elif overlay is not None and of_several:
-            overlay = _with_name(overlay, name) if overlay.suffix else overlay / name
-        shared = of_several and all_pictures and in_folder
-        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl, shared_masks=shared)
+            overlay = _of_several(overlay, name, place if kind == "pictures" else f"{place}.mp4")
+        shared = of_several and kind == "picture" and in_folder
+        exports = self.exports
+        if of_several:
+            exports = tuple((form, _of_several(path, name, place)) for form, path in exports)
+        return replace(self, overlay=overlay, masks=masks, jsonl=jsonl, exports=exports, shared_masks=shared)
 
     def paths(self) -> list[Path]:
         """Files and folders that are written."""
         jsonl = None if str(self.jsonl) == STDOUT else self.jsonl
-        return [path for path in (self.overlay, self.masks, jsonl) if path is not None]
+        exports = (path for _, path in self.exports)
+        return [path for path in (self.overlay, self.masks, jsonl, *exports) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,16 @@ def source_kind(source: str) -> SourceKind:
     return "pictures" if Path(source).is_dir() else "picture" if is_picture(Path(source)) else "video"
 
 
-def plan_sources(sources: Sequence[str], outputs: Outputs, status_json: Path | None = None) -> list[PlannedSource]:
+def plan_sources(
+    sources: Sequence[str], outputs: Outputs, status_json: Path | None = None, *, root: Path | None = None
+) -> list[PlannedSource]:
     """Give each source a short name and outputs of its own; with several sources the outputs' names contain it.
+
+    Args:
+        sources: as the user named them; patterns and folders of videos are expanded.
+        outputs: of all.
+        status_json: the status file.
+        root: the folder below which folders of outputs keep the paths of the sources (default: one that holds all).
 
     Raises:
         UsageError: an output or the status file would overwrite another output or a source.
@@ -124,14 +132,29 @@ def plan_sources(sources: Sequence[str], outputs: Outputs, status_json: Path | N
     names: dict[str, str] = {}
     for source in sources:
         names[safe_name(_short_name(source), names)] = source
-    kinds = {source: source_kind(source) for source in sources}
-    several, all_pictures = len(sources) > 1, set(kinds.values()) == {"picture"}
+    places = _places(sources, root) if len(sources) > 1 else {}
     planned = []
     for name, source in names.items():
-        own = outputs.for_source(name, kinds[source], of_several=several, all_pictures=all_pictures)
-        planned.append(PlannedSource(source, name, kinds[source], own))
+        kind = source_kind(source)
+        # A source that was named twice has its place once, and its other name beside that.
+        place = places.pop(source, name)
+        own = outputs.for_source(name, place, kind, of_several=len(sources) > 1)
+        planned.append(PlannedSource(source, name, kind, own))
     refuse_conflicts(sources, [plan.outputs for plan in planned], status_json)
     return planned
+
+
+def _places(sources: Sequence[str], root: Path | None) -> dict[str, str]:
+    """Where the outputs of each file or folder lie below the folders that all share; cameras and addresses have no place."""
+    paths = list(dict.fromkeys(source for source in sources if not is_live(source)))
+    if not paths:
+        return {}
+    below = root or common_root(paths)
+    return dict(zip(paths, names_below([path_below(below, path) for path in paths]), strict=True))
+
+
+def _of_several(path: Path, name: str, inside: str) -> Path:
+    return _with_name(path, name) if path.suffix else path / inside
 
 
 def _with_name(path: Path, name: str) -> Path:
@@ -157,7 +180,7 @@ def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs], status_
     if status_json is not None:
         refuse_existing(status_json, force=True)
         written.append(link_target(status_json))
-    duplicates = sorted({str(path) for path in written if written.count(path) > 1})
+    duplicates = sorted(str(path) for path, times in Counter(written).items() if times > 1)
     if duplicates:
         raise UsageError(f"two outputs would be written to {', '.join(duplicates)}; give each a path of its own")
     existing = [link_target(Path(source)) for source in sources if Path(source).exists()]
@@ -165,8 +188,9 @@ def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs], status_
     among_masks = [path for path in written if path.suffix.lower() == ".png" and path.parent in mask_folders]
     if among_masks:
         raise UsageError(f"{among_masks[0]} would lie among the masks of that folder; give each a folder of its own")
+    overwritten = set(written)
     for source in existing:
-        if source in written:
+        if source in overwritten:
             raise UsageError(f"output {source} is the source itself; choose another name")
         if source.parent in mask_folders:
             raise UsageError(f"the masks folder {source.parent} holds the source {source.name}; choose another folder")
@@ -221,12 +245,21 @@ def open_sinks(outputs: Outputs, frames: FrameSource, source: str) -> Iterator[l
     with ExitStack() as stack:
         sinks: list[Sink] = []
         if outputs.jsonl:
-            lines = JsonLines(outputs.jsonl, rle=outputs.rle, source=source, follow=outputs.follow, force=outputs.force)
+            lines = JsonLines(
+                outputs.jsonl,
+                rle=outputs.rle,
+                source=source,
+                follow=outputs.follow,
+                force=outputs.force,
+                timings=not outputs.reproducible,
+            )
             sinks.append(stack.enter_context(lines))
         if outputs.masks:
             sinks.append(stack.enter_context(_mask_sink(outputs, outputs.masks)))
         if outputs.overlay:
             sinks.append(stack.enter_context(_overlay_sink(outputs, outputs.overlay, frames)))
+        for form, path in outputs.exports:
+            sinks.append(stack.enter_context(export_sink(form, path, force=outputs.force)))
         if outputs.out:
             if frames.size_hw == (0, 0):
                 raise UsageError("--out has to know the size of the picture; leave out --wait-for-source")
@@ -249,4 +282,11 @@ def _overlay_sink(outputs: Outputs, path: Path, frames: FrameSource) -> Sink:
         return OverlayFolder(path, style=outputs.style, force=outputs.force)
     if suffix in PICTURE_SUFFIXES:
         return OverlayPicture(path, style=outputs.style, force=outputs.force)
-    return OverlayVideo(path, frames.size_hw, fps=frames.fps, style=outputs.style, force=outputs.force)
+    return OverlayVideo(
+        path,
+        frames.size_hw,
+        fps=frames.fps,
+        style=outputs.style,
+        force=outputs.force,
+        reproducible=outputs.reproducible,
+    )

@@ -1,22 +1,22 @@
-"""One source of `nerve-segment` while it is open: its frames, its sinks and its record of finished work."""
+"""One source of a run while it is open: its frames, its sinks and its record of finished work."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from nerve_runtime import Frame, FrameResult, UsageError
+from nerve_runtime import Frame, FrameResult, InstanceTracker, UsageError
 from nerve_runtime.drawing import overlay
-from nerve_stream.cli.options import SourceOptions
-from nerve_stream.cli.outputs import PlannedSource, open_sinks
 from nerve_stream.jobs import Job
+from nerve_stream.outputs.planning import PlannedSource, open_sinks
 from nerve_stream.sinks import FpsMeter, ReaderGoneError, Sink, mask_name
 from nerve_stream.sinks.window import Window
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Picture, files_ending_in
 from nerve_stream.sources.looped import LoopedFrames, WantsAgain
 from nerve_stream.sources.opening import open_frames
-from nerve_stream.sources.options import LiveOptions
+from nerve_stream.sources.options import LiveOptions, ReadOptions
 from nerve_stream.sources.selected import SelectedFrames
 
 
@@ -44,7 +44,7 @@ class OpenSource:
     def __init__(
         self,
         plan: PlannedSource,
-        read: SourceOptions,
+        read: ReadOptions,
         live: LiveOptions,
         job: Job | None,
         window: Window | None,
@@ -55,6 +55,7 @@ class OpenSource:
         self.source, self.name, self.outputs = plan.source, plan.name, plan.outputs
         self._job, self._window, self._on_closed_reader = job, window, on_closed_reader
         self._fps = FpsMeter()
+        self._tracker = InstanceTracker() if plan.outputs.instances else None
         self._latest_s = Fraction(0)
         self._pictures = self._recorded_pictures()
         finished = self._finished_pictures()
@@ -63,8 +64,8 @@ class OpenSource:
             frames = open_frames(
                 self.source,
                 allow_partial=read.allow_partial,
-                start_s=read.start,
-                duration_s=read.duration,
+                start_s=read.start_s,
+                duration_s=read.duration_s,
                 every=read.every,
                 live=live,
             )
@@ -91,6 +92,9 @@ class OpenSource:
 
     def write(self, frame: Frame, result: FrameResult) -> None:
         """Hand a result to every sink; called by the source's writer thread."""
+        if self._tracker is not None:
+            known = replace(result, rgb=frame.rgb)  # that of another process came without
+            result = replace(known, instances=self._tracker.update(known))
         for sink in self._sinks:
             self._write_to(sink, frame, result)
         if self._window is not None:
