@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 CLIP = ROOT / "runtime" / "nerve_stream" / "demo" / "clip.mp4"
-JPEG_ERROR = 12.0
+JPEG_ERROR = 4.0
 """Grey levels by which a JPEG of quality 85 may differ from its picture, on average, at borders of vivid colours."""
 WORDS_TO_PICTURE_MS = 500.0
 FRAME = "document.body?.dataset.frame"
