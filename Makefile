@@ -53,6 +53,7 @@ demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segm
 	@$(PY) runtime/segment.py $(DEMO)/world.mp4 --bundle bundles/tiny --classes-file $(DEMO_CLASSES) --force \
 		--overlay $(DEMO)/overlay.mp4 --masks $(DEMO)/masks --jsonl $(DEMO)/results.jsonl
 	@echo "overlay: $(DEMO)/overlay.mp4"
+	@echo "live page: $(BIN)/nerve-segment $(DEMO)/world.mp4 --classes-file $(DEMO_CLASSES) --web"
 
 test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)

@@ -28,6 +28,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "openvino": ("OpenVINO in nerve-bench", ("openvino",)),
     "rtx": ("engines of TensorRT-RTX", ("cuda-bindings", "tensorrt-rtx")),
     "trt": ("engines of TensorRT", ("cuda-bindings", "tensorrt")),
+    "web": ("nerve-segment --web, the live page", ("starlette", "uvicorn", "websockets")),
     "ray": ("nerve-segment --ray", ("fsspec", "ray")),
     "triton": ("the client of a Triton server", ("tritonclient",)),
     "native": ("make native, the C library", ("cmake",)),

@@ -8,6 +8,9 @@ TIFF 6.0, section 2.
 
 import struct
 
+from nerve_runtime.errors import SourceError
+from nerve_runtime.opencv import IMAGE_PIXELS_LIMIT
+
 IMAGE_KINDS = "PNG, JPEG, BMP, WebP or TIFF"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 TIFF_MAGIC = (b"II*\0", b"MM\0*")  # of both byte orders; BigTIFF, for files beyond 4 GB, is refused
@@ -58,6 +61,22 @@ def looks_like_image(start: bytes) -> bool:
 def is_animated_png(start: bytes) -> bool:
     """Whether a file is a PNG with an animation control chunk, which stands before its pixels."""
     return start.startswith(PNG_MAGIC) and b"acTL" in start.partition(b"IDAT")[0]
+
+
+def refuse_too_large(where: str, size_hw: tuple[int, int]) -> None:
+    """Refuse a picture of more than 50 megapixels before memory is taken for it.
+
+    Args:
+        where: the picture in words, for the message.
+        size_hw: its height and width in pixels.
+
+    Raises:
+        SourceError: it is larger.
+    """
+    if size_hw[0] * size_hw[1] > IMAGE_PIXELS_LIMIT:
+        raise SourceError(
+            f"{where} is {size_hw[1]} x {size_hw[0]} pixels, expected at most {IMAGE_PIXELS_LIMIT} in all; make it smaller"
+        )
 
 
 def _png(content: bytes) -> tuple[int, int]:

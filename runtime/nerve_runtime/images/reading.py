@@ -6,8 +6,8 @@ import numpy as np
 
 from nerve_runtime.errors import SourceError
 from nerve_runtime.frames import UInt8Array
-from nerve_runtime.images.header import IMAGE_KINDS, image_size_hw, picture_count
-from nerve_runtime.opencv import IMAGE_PIXELS_LIMIT, cv2
+from nerve_runtime.images.header import IMAGE_KINDS, image_size_hw, picture_count, refuse_too_large
+from nerve_runtime.opencv import cv2
 
 IMAGE_FILE_LIMIT_BYTES = 500_000_000
 
@@ -27,39 +27,36 @@ def read_image(path: Path) -> UInt8Array:
         content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"image {path} cannot be read: {error.strerror or error}; check its rights") from error
+    return decode_image(content, f"image {path}")
+
+
+def decode_image(content: bytes, where: str) -> UInt8Array:
+    """Decode an image in memory, as `read_image` does.
+
+    Args:
+        content: the bytes of its file.
+        where: the image in words, for messages.
+
+    Raises:
+        SourceError: as `read_image`.
+    """
     size_hw = image_size_hw(content)
     if size_hw is None:
-        raise SourceError(f"image {path} is no {IMAGE_KINDS} image, or is cut off in its header")
-    refuse_too_large(f"image {path}", size_hw)
+        raise SourceError(f"{where} is no {IMAGE_KINDS} image, or is cut off in its header")
+    refuse_too_large(where, size_hw)
     buffer = np.frombuffer(content, dtype=np.uint8)
     try:
         bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise SourceError(f"image {path} cannot be decoded: {error.err}") from error
+        raise SourceError(f"{where} cannot be decoded: {error.err}") from error
     if bgr is None:
         raise SourceError(
-            f"image {path} cannot be decoded: its data are damaged, or its samples are not of 8 or 16 bit; "
+            f"{where} cannot be decoded: its data are damaged, or its samples are not of 8 or 16 bit; "
             "copy it again, or convert it"
         )
     pictures = picture_count(content)
     if pictures > 1:
         raise SourceError(
-            f"image {path} holds {pictures} pictures, expected one; save each as a file, or all as a video or animated PNG"
+            f"{where} holds {pictures} pictures, expected one; save each as a file, or all as a video or animated PNG"
         )
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def refuse_too_large(where: str, size_hw: tuple[int, int]) -> None:
-    """Refuse a picture of more than 50 megapixels before memory is taken for it.
-
-    Args:
-        where: the picture in words, for the message.
-        size_hw: its height and width in pixels.
-
-    Raises:
-        SourceError: it is larger.
-    """
-    if size_hw[0] * size_hw[1] > IMAGE_PIXELS_LIMIT:
-        raise SourceError(
-            f"{where} is {size_hw[1]} x {size_hw[0]} pixels, expected at most {IMAGE_PIXELS_LIMIT} in all; make it smaller"
-        )

@@ -105,6 +105,14 @@ class SourceOptions:
         float | None,
         typer.Option(help="Seconds that a camera or URL may stay away before it has failed (default: for ever)."),
     ] = None
+    loop: Annotated[
+        bool | None,
+        typer.Option(
+            "--loop/--no-loop",
+            help="Begin a file again when it has ended, until the run is stopped (default: with --web where no file is written).",
+            show_default=False,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +307,15 @@ class RunOptions:
     ] = None
     metrics_port: Annotated[
         int | None, typer.Option(help="Answer Prometheus on this port of this machine, 0 for any free one.")
+    ] = None
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="Serve a page with the live overlay, where words can be typed (default: port 8080 of this machine, or a "
+            "free one); any other address than this machine's own asks for a token that is printed.",
+            show_default=False,
+        ),
     ] = None
     json_lines: Annotated[
         bool,

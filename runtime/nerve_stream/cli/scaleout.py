@@ -92,6 +92,7 @@ def _refuse_options(read: SourceOptions, write: OutputOptions, run: RunOptions, 
         "--export": bool(write.export),
         "--isolate": run.isolate, "--status-json": run.status_json is not None, "--timings": run.timings,
         "--metrics-port": run.metrics_port is not None, "--wait-for-source": read.wait_for_source,
+        "--web": run.web is not None, "--loop": read.loop,
     }  # fmt: skip
     given = [name for name, is_given in unfit.items() if is_given]
     if given:

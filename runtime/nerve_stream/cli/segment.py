@@ -2,17 +2,21 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.input import exit_codes
 from nerve_stream.cli.options import ClassOptions, JobOptions, OutputOptions, RunOptions, SourceOptions
+from nerve_stream.web.address import with_page_address
 
 EXAMPLES = """Examples:
 
   nerve-segment demo
+
+  nerve-segment demo --web
 
   nerve-segment photo.jpg --classes "dog, puppy; grass" --overlay seen.png
 
@@ -52,10 +56,18 @@ class VersionOptions:
     version: Version = False
 
 
+class _SegmentCommand(TyperCommand):
+    """The command whose `--web` may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        return super().parse_args(ctx, with_page_address(args))
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=EXAMPLES, cls=_SegmentCommand)
 @grouped
 def segment(
     read: SourceOptions,

@@ -1,6 +1,6 @@
 """One source of a run while it is open: its frames, its sinks and its record of finished work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
@@ -12,7 +12,9 @@ from nerve_stream.jobs import Job
 from nerve_stream.outputs.planning import PlannedSource, open_sinks
 from nerve_stream.sinks import FpsMeter, ReaderGoneError, Sink, mask_name
 from nerve_stream.sinks.window import Window
+from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Picture, files_ending_in
+from nerve_stream.sources.looped import LoopedFrames, WantsAgain
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.options import LiveOptions, ReadOptions
 from nerve_stream.sources.selected import SelectedFrames
@@ -27,6 +29,8 @@ class OpenSource:
         live: timeouts of cameras and addresses.
         job: of a run that may be resumed.
         window: shows the overlay.
+        shown: another sink that the caller has; it is not closed.
+        wants_again: of a file that begins again when it has ended, None to end with it.
         on_closed_reader: called when nobody reads an output any more.
 
     Raises:
@@ -45,6 +49,8 @@ class OpenSource:
         job: Job | None,
         window: Window | None,
         on_closed_reader: Callable[[], None],
+        shown: Sequence[Sink] = (),
+        wants_again: WantsAgain | None = None,
     ) -> None:
         self.source, self.name, self.outputs = plan.source, plan.name, plan.outputs
         self._job, self._window, self._on_closed_reader = job, window, on_closed_reader
@@ -53,8 +59,9 @@ class OpenSource:
         self._latest_s = Fraction(0)
         self._pictures = self._recorded_pictures()
         finished = self._finished_pictures()
-        with ExitStack() as stack:
-            opened = open_frames(
+
+        def opened() -> FrameSource:
+            frames = open_frames(
                 self.source,
                 allow_partial=read.allow_partial,
                 start_s=read.start_s,
@@ -62,9 +69,12 @@ class OpenSource:
                 every=read.every,
                 live=live,
             )
-            self.title = opened.name
-            self.frames = SelectedFrames(stack.enter_context(opened), limit=read.limit, without=finished)
-            self._sinks = stack.enter_context(open_sinks(self.outputs, self.frames, self.title))
+            return SelectedFrames(frames, limit=read.limit, without=finished)
+
+        with ExitStack() as stack:
+            self.frames = stack.enter_context(opened() if wants_again is None else LoopedFrames(opened, wants_again))
+            self.title = self.frames.name
+            self._sinks = [*stack.enter_context(open_sinks(self.outputs, self.frames, self.title)), *shown]
             self._stack = stack.pop_all()
 
     def _recorded_pictures(self) -> list[Path]:

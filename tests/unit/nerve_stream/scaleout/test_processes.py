@@ -132,6 +132,7 @@ def test_failed_inputs_are_named_and_counted_everywhere(bundle: Path, tmp_path: 
     (["--workers", "2", "--masks", "o", "--overlay", "o"], 2, "lies within"),
     (["--workers", "2", "--masks", "o", "--show"], 2, "--show cannot go with --workers or --ray"),
     (["--workers", "2", "--masks", "o", "--export", "yolo=y"], 2, "--export cannot go with --workers or --ray"),
+    (["--workers", "2", "--masks", "o", "--web", "--loop"], 2, "--web, --loop cannot go with --workers or --ray"),
     (["--report", "r.json", "--masks", "o"], 2, "go with --workers or --ray; add one of them"),
     (["--workers", "2", "--gpus-per-worker", "1", "--masks", "o"], 2, "are for --ray; add it"),
 ])  # fmt: skip
