@@ -27,8 +27,9 @@ TRUE_SIZE := build/true-size
 EVIDENCE := out/evidence
 ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive groups transfer things better exact solo \
 	tiles-256 tiles-384
-TIMED := video latency memory cost
+TIMED := video latency memory cost load capacity capacity-assumed
 
+READERS := build/readers
 NATIVE := build/native
 CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc tests/native/nvinfer/*.cc runtime/native/examples/*.cpp \
 	export/nerve_export/deepstream/templates/*.cc export/nerve_export/deepstream/templates/*.h \
@@ -45,7 +46,7 @@ TRITON := build/triton
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -54,6 +55,7 @@ demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segm
 	@$(PY) runtime/segment.py $(DEMO)/world.mp4 --bundle bundles/tiny --classes-file $(DEMO_CLASSES) --force \
 		--overlay $(DEMO)/overlay.mp4 --masks $(DEMO)/masks --jsonl $(DEMO)/results.jsonl
 	@echo "overlay: $(DEMO)/overlay.mp4"
+	@echo "live page: $(BIN)/nerve-segment $(DEMO)/world.mp4 --classes-file $(DEMO_CLASSES) --web"
 
 test: $(VENV)/.linked bundle ## run every test that takes seconds
 	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
@@ -122,6 +124,15 @@ $(TRITON)/.fetched: requirements/triton-server.txt | $(VENV)/.linked
 	@rm -rf $(TRITON) && mkdir -p $(TRITON)
 	@$(PIP) download $(PIP_ARGS) --no-deps --only-binary=:all: --dest $(TRITON) -r requirements/triton-server.txt
 	@cd $(TRITON) && for name in nvidia_pytriton numpy; do "$(CURDIR)/$(PY)" -m zipfile -e $$name-*.whl $$name; done && rm *.whl
+	@touch $@
+
+test-exports: $(VENV)/.linked $(READERS)/.installed ## read exports back with the libraries of CVAT, COCO, YOLO and Label Studio
+	@$(PY) -m pytest -q $(PYTEST_ARGS) tests/unit/nerve_stream/exports
+
+# They want another OpenCV and pandas than ours.
+$(READERS)/.installed: requirements/readers.txt
+	@$(PYTHON) -m venv $(READERS)
+	@$(READERS)/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/readers.txt
 	@touch $@
 
 presets: $(VENV)/.linked ## build every kind of network that no preset names, with parity (about ten minutes)
@@ -198,7 +209,7 @@ train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 core
 	@$(PY) benchmarks/run.py train-tiny
 
 # A figure that is there is not measured again: make clean, or remove its file. What is timed runs alone, at the end.
-evidence: $(VENV)/.linked bundle ## measure all figures of README and docs/evidence.md but walk and true size (about two hours)
+evidence: $(VENV)/.linked bundle ## measure all figures of README and docs but walk and true size (about two and a half hours)
 	@OMP_NUM_THREADS=1 $(MAKE) -j2 $(ON_SCENES:%=$(EVIDENCE)/%.jsonl)
 	@$(MAKE) -j1 $(TIMED:%=$(EVIDENCE)/%.jsonl)
 	@$(BIN)/nerve-bench figures
@@ -216,6 +227,9 @@ COMMAND_video := video --limit 40 --plot docs/images/video.png
 COMMAND_latency := latency --limit 128
 COMMAND_memory := memory
 COMMAND_cost := cost bundles/tiny
+COMMAND_load := load
+COMMAND_capacity := capacity --plot docs/images/capacity.png
+COMMAND_capacity-assumed := capacity --service-ms keyframe=5,follow=1
 $(foreach name,$(filter-out accuracy tiles-%,$(ON_SCENES)),$(eval COMMAND_$(name) := experiment $(name) $(if $(filter steps sweep exact,$(name)),--plots docs/images)))
 
 clean: ## remove all that was made, but keep the environment

@@ -20,7 +20,7 @@ if sys.version_info < (3, 11):
 import tomllib
 
 FOLDER = Path(__file__).resolve().parent
-DEV_EXTRAS = ("stream", "export", "ort", "parity", "bench", "openvino", "native")
+DEV_EXTRAS = ("stream", "export", "ort", "parity", "bench", "openvino", "native", "web")
 SCALE_EXTRAS = ("ray", "triton")
 # Of extra `rtx` only what runs without a GPU: the compiler, and bindings whose signatures the fake is compared with.
 DEV_ADDED = ("cuda-bindings", "tensorrt-rtx")

@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from tests.data.processes import command_of, end, own_children
 
+collect_ignore = ["data/read_exports.py"]  # runs in an environment of its own, with the libraries that it imports
+
 # Derandomised: a red test stays red until somebody mends it. No deadline: the first call of a model is slow.
 settings.register_profile("nerve", deadline=None, derandomize=True, max_examples=25, print_blob=True)
 

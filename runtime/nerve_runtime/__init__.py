@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from nerve_runtime.bundle.spec import Readout
     from nerve_runtime.frames import Frame
     from nerve_runtime.graphs import Transfers
+    from nerve_runtime.instances import InstanceTracker
     from nerve_runtime.labels import BACKGROUND_NAME, IGNORE_LABEL, Labels, ignore_label, label_dtype
-    from nerve_runtime.result import FrameResult
+    from nerve_runtime.result import FrameResult, Instance, Instances
     from nerve_runtime.segmenter import Constants, Segmenter
     from nerve_runtime.temporal import EVERY_FRAME, Between, Temporal
     from nerve_runtime.vocabulary.class_list import ClassList
 
 __all__ = [
     "BACKGROUND_NAME", "EVERY_FRAME", "IGNORE_LABEL", "Between", "BundleError", "ClassList", "CompatibilityError",
-    "Constants", "Frame", "FrameResult", "HungError", "Labels", "NerveError", "NumericError", "Readout", "ResourceError",
+    "Constants", "Frame", "FrameResult", "HungError", "Instance", "InstanceTracker", "Instances", "Labels", "NerveError", "NumericError", "Readout", "ResourceError",
     "Segmenter", "SourceError", "Temporal", "Transfers", "UsageError", "__version__", "ignore_label", "label_dtype",
 ]  # fmt: skip
 
@@ -41,8 +42,9 @@ _MODULES = {
     "bundle.spec": ("Readout",),
     "frames": ("Frame",),
     "graphs": ("Transfers",),
+    "instances": ("InstanceTracker",),
     "labels": ("BACKGROUND_NAME", "IGNORE_LABEL", "Labels", "ignore_label", "label_dtype"),
-    "result": ("FrameResult",),
+    "result": ("FrameResult", "Instance", "Instances"),
     "segmenter": ("Constants", "Segmenter"),
     "temporal": ("EVERY_FRAME", "Between", "Temporal"),
     "vocabulary.class_list": ("ClassList",),

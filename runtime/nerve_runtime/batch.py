@@ -17,11 +17,11 @@ from nerve_runtime.result import FrameResult
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """A frame to be segmented: its number, presentation time, size, and uint8 (1, h, w, 3) at the bundle's size."""
+    """A frame to be segmented: its number, presentation time, pixels, RGB, and uint8 (1, h, w, 3) at the bundle's size."""
 
     index: int
     time_s: Fraction | None
-    size_hw: tuple[int, int]
+    rgb: UInt8Array
     working: UInt8Array
 
 
@@ -76,7 +76,7 @@ def _segment_run(
 def _picture(graphs: Graphs, frame: Frame | UInt8Array, pixels: UInt8Array, place: int, *, bgr: bool) -> _Picture:
     working = working_frame(pixels, graphs.manifest.geometry.working_hw, bgr=bgr)
     index, time_s = (frame.index, frame.time_s) if isinstance(frame, Frame) else (place, None)
-    return _Picture(index, time_s, (pixels.shape[0], pixels.shape[1]), working)
+    return _Picture(index, time_s, pixels[..., ::-1] if bgr else pixels, working)
 
 
 def _labelled(
@@ -90,15 +90,17 @@ def _labelled(
 ) -> FrameResult:
     """The rest of a frame's work, which no other frame shares; `inputs` are its outputs of `attention` and `scores`."""
     started = time.perf_counter()
+    size_hw = picture.rgb.shape[0], picture.rgb.shape[1]
     seeds = inputs["seed_scores"]
     heads = {"head_affinity": inputs["head_affinity"], "head_temperature": vocabulary.scalars["head_temperature"]}
     affinity = graphs.run("mix", {**heads, "seed_scores": seeds}, timings_ms)["affinity"]
     graph = {"seed_scores": seeds, "affinity": affinity, "local_weights": inputs["local_weights"]}
     label_scores = graphs.run("walk", {**graph, **vocabulary.walk_scalars}, timings_ms)["label_scores"]
-    readings = graphs.read_out(label_scores, working, vocabulary, picture.size_hw, timings_ms)
-    labels, confidence = readings or no_labels(picture.size_hw, vocabulary.label_dtype)
+    readings = graphs.read_out(label_scores, working, vocabulary, size_hw, timings_ms)
+    labels, confidence = readings or no_labels(size_hw, vocabulary.label_dtype)
     timings_ms["total"] = 1000 * (shared_s + time.perf_counter() - started)
     return FrameResult(
         labels=labels, confidence=confidence, class_names=vocabulary.bank.class_names, index=picture.index,
         time_s=picture.time_s, timings_ms=timings_ms, keyframe=True, affinity_age=0, valid=readings is not None,
+        rgb=picture.rgb,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from nerve_runtime.backends.base import Tensor
 from nerve_runtime.bundle.spec import StageName
+from nerve_runtime.frames import UInt8Array
 from nerve_runtime.graphs import PATCH_FEATURES, ActiveVocabulary, Graphs, Timings
 from nerve_runtime.temporal import Decision, Temporal
 
@@ -19,7 +20,7 @@ class EncodedFrame:
     Attributes:
         index: number of the frame in its source.
         time_s: its presentation time, None for a bare array.
-        size_hw: its size in pixels.
+        rgb: the frame itself, uint8 (H, W, 3).
         working: uint8 (1, h, w, 3), at the bundle's size, with the back end.
         decision: what the temporal policy decided.
         keyframe: number of the keyframe that `motion` refers to.
@@ -35,7 +36,7 @@ class EncodedFrame:
 
     index: int
     time_s: Fraction | None
-    size_hw: tuple[int, int]
+    rgb: UInt8Array
     working: Tensor
     decision: Decision
     keyframe: int
@@ -46,6 +47,11 @@ class EncodedFrame:
     patch_features: Tensor | None
     timings_ms: Timings
     spent_s: float
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the frame in pixels."""
+        return self.rgb.shape[0], self.rgb.shape[1]
 
 
 @dataclass(frozen=True, slots=True)

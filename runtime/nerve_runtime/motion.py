@@ -67,14 +67,14 @@ class MotionTracker:
 
     def follow(self, rgb: UInt8Array) -> Motion | None:
         """Take the next frame, uint8 (H, W, 3) of the working size; None when there is none before it."""
-        grey, previous, self._previous = _grey(rgb), self._previous, None
+        grey, previous, self._previous = grey_picture(rgb), self._previous, None
         if previous is None or self._keyframe is None or self._origins is None:
             self._previous = grey
             return None
         places = self._identity_map(grey) + self._flow.calc(grey, previous, None)  # type: ignore[call-overload]  # None: no first guess
         self._origins = _sampled(self._origins, places)
-        seen_before = _matches(grey, previous, places)
-        seen_in_keyframe = _matches(grey, self._keyframe, self._origins)
+        seen_before = matches(grey, previous, places)
+        seen_in_keyframe = matches(grey, self._keyframe, self._origins)
         self._previous = grey
         tokens, weights = self._around(places, seen_before)
         return Motion(self._nearest(self._origins), self._shares(seen_in_keyframe), tokens, weights)
@@ -131,7 +131,8 @@ class MotionTracker:
         return tokens, np.asarray(weights * self._shares(seen), dtype=np.float32)
 
 
-def _grey(rgb: UInt8Array) -> UInt8Array:
+def grey_picture(rgb: UInt8Array) -> UInt8Array:
+    """A frame (H, W, 3) as motion is measured on it: grey, at most `FLOW_SIDE_PX` a side."""
     shrink = FLOW_SIDE_PX / max(rgb.shape[:2])
     if shrink < 1:
         size_wh = max(1, round(rgb.shape[1] * shrink)), max(1, round(rgb.shape[0] * shrink))
@@ -144,8 +145,8 @@ def _sampled(picture: NDArray[np.generic], places: FloatArray) -> FloatArray:
     return np.asarray(found, dtype=np.float32)
 
 
-def _matches(grey: UInt8Array, other: UInt8Array, places: FloatArray) -> NDArray[np.bool_]:
-    """Which pixels of `grey` look like the places of `other` that the flow maps them to, inside the picture."""
+def matches(grey: UInt8Array, other: UInt8Array, places: FloatArray) -> NDArray[np.bool_]:
+    """Which pixels of `grey` look like the places (H, W, 2) of `other` that the flow maps them to, inside the picture."""
     difference = cv2.blur(np.abs(grey - _sampled(other, places)), WINDOW_PX)
     height, width = grey.shape
     inside = (places > -0.5).all(axis=2) & (places[..., 0] < width - 0.5) & (places[..., 1] < height - 0.5)

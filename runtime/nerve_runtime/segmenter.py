@@ -1,6 +1,6 @@
 """Frames in, labels out: `Segmenter` opens a bundle once; each `Video` of it keeps what its next frame needs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from nerve_runtime.backends import Backend, BackendOptions, open_backend
 from nerve_runtime.batch import segment_frames
+from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.bundle.manifest import Manifest, Method, load_manifest
 from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
 from nerve_runtime.graphs import Graphs, Transfers
+from nerve_runtime.images import read_image
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
@@ -31,6 +33,8 @@ RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 UInt8Array = NDArray[np.uint8]
+Picture = str | Path | Frame | UInt8Array
+"""A picture by itself: an image file, or its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """Verify a bundle, embed the class list and open the graphs.
 
         Args:
-            bundle: folder with `manifest.json`.
+            bundle: folder with `manifest.json`, or `hf://owner/name@revision` (see `nerve_runtime.bundle.bundle_folder`).
             classes: an iterable with one string a class, each may list synonyms after commas; or `"a; b, c"`; or a
                 ClassList; or the Path of a vocabulary file. Labels count in this order, from 0.
             background: words for everything else, an iterable or one string with commas or semicolons; they become class 0 and the
@@ -154,7 +158,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             BundleError: the bundle, or a file in it, is not what its manifest says.
             CompatibilityError: the back end cannot run here.
         """
-        folder = Path(bundle)
+        folder = bundle_folder(bundle, strict=strict)
         manifest = load_manifest(folder)
         cache = default_cache_dir() if cache_dir == "default" else Path(cache_dir) if cache_dir else None
         with ExitStack() as undo:
@@ -222,6 +226,23 @@ class Segmenter(AbstractContextManager["Segmenter"]):
         """
         self._refuse_if_closed()
         return self._video.segment(frame, bgr=bgr)
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[FrameResult]:
+        """Segment pictures, as `segment_batch` does; one result each, in their order.
+
+        Args:
+            pictures: the path of an image file, pixels uint8 (H, W, 3), RGB, or a Frame; or a sequence of those.
+
+        Raises:
+            SourceError: a file is no image, or is damaged; see `nerve_runtime.images.read_image`.
+            UsageError: pixels are not uint8 (H, W, 3), or the segmenter is closed.
+            ResourceError: memory ran out.
+        """
+        if isinstance(pictures, (str, Path, Frame, np.ndarray)):
+            return self([pictures])
+        return self.segment_batch(
+            read_image(Path(picture)) if isinstance(picture, (str, Path)) else picture for picture in pictures
+        )
 
     def segment_batch(self, frames: Iterable[Frame | UInt8Array], *, bgr: bool = False) -> list[FrameResult]:
         """Label every pixel of unrelated frames of any sizes, such as pictures, or one frame of each camera.

@@ -81,13 +81,14 @@ class Video:
         with self._frame_transaction(index, size_hw):
             started = time.perf_counter()
             timings_ms: Timings = {}
-            pixels = self._working_frame(pixels, timings_ms, bgr=bgr)
-            motion = self._measure_motion(pixels, timings_ms)
+            rgb = pixels[..., ::-1] if bgr else pixels
+            working_pixels = self._working_frame(pixels, timings_ms, bgr=bgr)
+            motion = self._measure_motion(working_pixels, timings_ms)
             decision = self._decide(size_hw, time_s, motion)
-            working = self._graphs.upload(pixels)
+            working = self._graphs.upload(working_pixels)
             attention = self._run_attention(working, decision, timings_ms)
             return EncodedFrame(
-                index=index, time_s=time_s, size_hw=size_hw, working=working, decision=decision,
+                index=index, time_s=time_s, rgb=rgb, working=working, decision=decision,
                 keyframe=self._keyframes, age=self._age or 0, motion=self._followed(motion, decision),
                 head_affinity=attention.get("head_affinity"), local_weights=attention.get("local_weights"),
                 patch_features=attention.get(PATCH_FEATURES), timings_ms=timings_ms,
@@ -122,7 +123,7 @@ class Video:
         return FrameResult(
             labels=labels, confidence=confidence, class_names=vocabulary.bank.class_names, index=encoded.index,
             time_s=encoded.time_s, timings_ms=timings_ms, keyframe=keyframe,
-            affinity_age=0 if keyframe else encoded.age, valid=readings is not None,
+            affinity_age=0 if keyframe else encoded.age, valid=readings is not None, rgb=encoded.rgb,
         )  # fmt: skip
 
     @contextmanager

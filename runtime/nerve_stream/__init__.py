@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nerve_runtime.images import read_image
     from nerve_stream.sources.base import FrameSource
     from nerve_stream.sources.expanding import expand_sources
-    from nerve_stream.sources.images import read_image
     from nerve_stream.sources.opening import open_frames
     from nerve_stream.sources.options import LiveOptions
     from nerve_stream.sources.registry import register_source

@@ -91,10 +91,10 @@ class Job:
 
         A camera or URL is never finished; of a folder the names, sizes and times of its files are compared.
         """
-        fingerprint, line = _fingerprint(Path(source)), self._sources.get(str(source))
+        fingerprint, line = file_fingerprint(Path(source)), self._sources.get(str(source))
         if fingerprint is None or line is None or not line.items() >= fingerprint.items():
             return False
-        return all(_size_bytes(Path(path)) == size_bytes for path, size_bytes in line["outputs"].items())
+        return all(stored_bytes(Path(path)) == size_bytes for path, size_bytes in line["outputs"].items())
 
     def finish(self, source: str | Path, frames: int, outputs: Sequence[Path]) -> None:
         """Record that a source is finished; call it after its outputs are in place.
@@ -107,10 +107,15 @@ class Job:
         Raises:
             ResourceError: the record cannot be written.
         """
-        sizes = {str(path): _size_bytes(path) for path in outputs if path.exists()}
+        sizes = {str(path): stored_bytes(path) for path in outputs if path.exists()}
         # A URL is never looked up again; it is recorded without its password.
         self._add(
-            {"source": redacted(str(source)), **(_fingerprint(Path(source)) or {}), "frames": frames, "outputs": sizes}
+            {
+                "source": redacted(str(source)),
+                **(file_fingerprint(Path(source)) or {}),
+                "frames": frames,
+                "outputs": sizes,
+            }
         )
 
     def finished_pictures(self, source: str | Path, pictures: Sequence[Path], masks: Path) -> frozenset[int]:
@@ -133,10 +138,10 @@ class Job:
     def _picture_finished(self, line: Mapping[str, Any] | None, picture: Path, masks: Path) -> bool:
         if line is None or line["picture"] != picture.name:
             return False
-        fingerprint = _fingerprint(picture)
+        fingerprint = file_fingerprint(picture)
         if fingerprint is None or not line.items() >= fingerprint.items():
             return False
-        return _size_bytes(masks / line["mask"]) == line["mask_bytes"]
+        return stored_bytes(masks / line["mask"]) == line["mask_bytes"]
 
     def finish_picture(self, source: str | Path, index: int, picture: Path, mask: Path) -> None:
         """Record that the mask of one picture of a folder is in place.
@@ -145,7 +150,7 @@ class Job:
             ResourceError: the record cannot be written.
         """
         names = {"source": str(source), "index": index, "picture": picture.name}
-        self._add({**names, **(_fingerprint(picture) or {}), "mask": mask.name, "mask_bytes": _size_bytes(mask)})
+        self._add({**names, **(file_fingerprint(picture) or {}), "mask": mask.name, "mask_bytes": stored_bytes(mask)})
 
     def _add(self, line: Mapping[str, Any]) -> None:
         with self._lock, resource_errors(self._path):
@@ -213,7 +218,7 @@ def _usable_lines(record: Path, key: JobKey, *, resume: bool, force: bool) -> li
         if force:
             return None
         raise UsageError(
-            f"{record} is of a job with other settings ({_differences(header, key.record())}); "
+            f"{record} is of a job with other settings ({key_differences(header, key.record())}); "
             "use the same settings, choose another folder, or add --force to start over"
         )
     if complete != content:
@@ -238,7 +243,7 @@ def _parsed(record: Path, content: bytes, *, force: bool) -> list[dict[str, Any]
     raise UsageError(f"{record} is damaged; add --force to start over")
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def key_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Which fields of two keys differ, and how."""
     differences = []
     for name in now:
@@ -256,14 +261,14 @@ def _shortened_json(value: object) -> str:
     return text if len(text) <= SHORT_CHARACTERS else f"{text[: SHORT_CHARACTERS - 3]}..."
 
 
-def _size_bytes(path: Path) -> int | None:
+def stored_bytes(path: Path) -> int | None:
     """Size of a file, or of all files in a folder, None if there is none."""
     if path.is_dir():
         return sum(inside.stat().st_size for inside in path.iterdir() if inside.is_file() and inside.name[0] != ".")
     return path.stat().st_size if path.exists() else None
 
 
-def _fingerprint(source: Path) -> dict[str, Any] | None:
+def file_fingerprint(source: Path) -> dict[str, Any] | None:
     """Size and modification time of a file, or of all files in a folder; None for a URL."""
     try:
         if not source.is_dir():

@@ -107,6 +107,11 @@ def test_help_needs_no_extra_but_that_of_the_command_line(words: str, tmp_path: 
     assert (ended.returncode, "Usage" in ended.stdout) == (0, True), ended.stderr
 
 
+def test_without_the_extra_of_the_page_the_command_starts(tmp_path: Path) -> None:
+    ended = run_without(("starlette", "uvicorn", "websockets"), "nerve-segment", "--help", folder=tmp_path)
+    assert (ended.returncode, "--web" in ended.stdout) == (0, True), ended.stderr
+
+
 def test_a_report_of_records_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "figures.json").write_bytes((ROOT / "docs" / "figures.json").read_bytes())

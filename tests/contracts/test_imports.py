@@ -29,7 +29,9 @@ STREAM_LIBRARIES = {
     "rich",
     "typer",
 }
-RUNTIME_ON_DEMAND = {"cuda", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
+PAGE_LIBRARIES = {"starlette", "uvicorn"}
+RUNTIME_ON_DEMAND = {"cuda", "huggingface_hub", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
+STREAM_ON_DEMAND = {"fsspec", "ray", "triton_python_backend_utils", "tritonclient"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 for name in {poisoned!r}:
@@ -79,9 +81,19 @@ def test_the_runtime_uses_only_what_it_declares() -> None:
 
 
 def test_the_application_uses_only_what_it_declares() -> None:
-    allowed = STREAM_LIBRARIES | set(sys.stdlib_module_names) | {"nerve_runtime", "nerve_stream"}
+    allowed = STREAM_LIBRARIES | STREAM_ON_DEMAND | set(sys.stdlib_module_names) | {"nerve_runtime", "nerve_stream"}
     foreign = {name.partition(".")[0] for path in sources("nerve_stream") for name, _ in imported_modules(path)}
-    assert foreign - allowed == set()
+    assert foreign - allowed == PAGE_LIBRARIES
+
+
+def test_the_libraries_of_the_page_are_imported_by_the_page_alone() -> None:
+    importers = {
+        path.parent
+        for path in sources("nerve_stream")
+        for name, _ in imported_modules(path)
+        if name.partition(".")[0] in PAGE_LIBRARIES
+    }
+    assert importers == {PACKAGES["nerve_stream"] / "web"}
 
 
 def test_tensorrt_is_imported_in_two_files_only() -> None:

@@ -21,7 +21,10 @@ PUBLIC_MODULES = {
     "nerve_runtime.atomic",
     "nerve_runtime.backends",
     "nerve_runtime.bundle",
+    "nerve_runtime.drawing",
+    "nerve_runtime.images",
     "nerve_runtime.opencv",
+    "nerve_runtime.result",
     "nerve_runtime.vocabulary",
 }
 

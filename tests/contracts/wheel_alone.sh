@@ -53,6 +53,14 @@ refuse_libraries "$run" torch transformers diffusers onnx
     echo "nerve-segment demo left no overlay" >&2
     exit 1
 }
+code=0
+(cd "$results" && "$run/nerve-segment" demo --web >/dev/null 2>"$results/said") || code=$?
+if [ $code -ne 4 ] || ! grep -q 'nerve-deploy\[web\]' "$results/said"; then
+    echo "--web without the extra web ended with $code and said: $(cat "$results/said")" >&2
+    exit 1
+fi
+"$run/python" -c 'from importlib.resources import files; page = files("nerve_stream.web") / "page"
+assert {"index.html", "page.css", "page.js"} <= {path.name for path in page.iterdir()}, "the wheel has no page"'
 frames=$(wc -l <"$results/results.jsonl")
 if [ "$frames" -eq 0 ]; then
     echo "nerve-segment wrote no result for $video" >&2

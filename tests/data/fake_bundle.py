@@ -10,7 +10,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from nerve_runtime.bundle.manifest import Manifest, file_sha256
+from nerve_runtime.bundle.manifest import EngineRecord, Manifest, file_sha256, load_manifest
 from nerve_runtime.bundle.spec import BATCHED_STAGES, StageName, StageSpec, TensorSpec
 from nerve_runtime.labels import label_dtype
 
@@ -40,6 +40,21 @@ def write_manifest(folder: Path, *, max_classes: int = 254, max_batch: int = 1, 
     manifest = {**manifest_lines(max_classes, max_batch), "files": files, **changes}
     Manifest.model_validate_json(json.dumps(manifest))
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def list_engine(folder: Path, **changes: Any) -> str:
+    """Add an engine to the manifest of a bundle, and five bytes for it; returns its path. `changes` as of the bundle."""
+    path = "engines/rtx-sm89/walk.engine"
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_bytes(b"\x7fELF!")
+    engine = EngineRecord(
+        stage="walk", target="rtx-sm89", path=path, key=_SHA, onnx_sha256=_SHA, backend_version="1", gpu="sm89",
+        os_arch="linux-x86_64", precision="fp32", profile={}, builder_options={},
+    )  # fmt: skip
+    files = {name: record.model_dump() for name, record in load_manifest(folder).files.items()}
+    files[path] = {"bytes": 5, "sha256": file_sha256(folder / path)}
+    write_manifest(folder, engines=[engine.model_dump()], files=files, **changes)
+    return path
 
 
 def write_tokenizer(path: Path) -> None:

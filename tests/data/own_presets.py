@@ -112,7 +112,7 @@ RADIO = (
 RADIO = RADIO.replace(
     "num_register_tokens = 4\nuse_gated_mlp = true\n", "num_registers = 5\nmax_img_size = 512\nuse_swiglu_ffn = true\n"
 )
-LINEAR = DINOV3.replace("[method]", '[method]\naffinity = "linear"')
+LINEAR = DINOV3.replace("[method]", '[method]\naffinity = "linear"\nsharpen = 1.0\nkey_norm = false')
 """Affinity by factors, of a network without a latent."""
 EVERY_KIND = {
     "diffusion": DIFFUSION,

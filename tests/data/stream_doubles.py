@@ -66,7 +66,7 @@ class DoubleSegmenter:
     """
 
     backend = "a double"
-    class_names = ("a", "b")
+    class_names: tuple[str, ...] = ("a", "b")
 
     def __init__(
         self,
@@ -93,6 +93,15 @@ class DoubleSegmenter:
     def new_video(self) -> DoubleVideo:
         self.videos += 1
         return DoubleVideo(self)
+
+    def set_classes(self, classes: str | tuple[str, ...], background: tuple[str, ...] | str = ()) -> None:
+        """Two classes are taken, the word `unknown` is refused, `crash` ends the process."""
+        names = tuple(name.strip() for name in (classes.split(";") if isinstance(classes, str) else classes))
+        if "unknown" in names:
+            raise errors.UsageError("the word 'unknown' is unknown; use another")
+        if "crash" in names:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.class_names = names
 
     def stop(self) -> None:
         if not self._deaf:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import pytest
 
-from nerve_runtime.motion import FloatArray, Motion, MotionTracker, UInt8Array, _grey
+from nerve_runtime.motion import FloatArray, Motion, MotionTracker, UInt8Array, grey_picture
 from nerve_runtime.opencv import cv2
 from tests.native import pictures
 
@@ -73,7 +73,7 @@ def test_a_clip_with_measured_flow_gives_the_same_motion(size_hw: tuple[int, int
     before: UInt8Array | None = None
     traced = []
     for index, frame in enumerate(clip(rng, size_hw, 14)):
-        grey = _grey(frame)
+        grey = grey_picture(frame)
         flow = np.zeros((*grey.shape, 2), np.float32) if before is None else measure.calc(grey, before, None)  # type: ignore[call-overload]  # None: no first guess
         python = tracker.follow(frame)
         assert_same(native.follow(grey, flow), python)
@@ -96,7 +96,7 @@ def test_any_flow_gives_the_same_motion(seed: int, monkeypatch: pytest.MonkeyPat
     for _ in range(30):
         given.flow = rng.normal(0, rng.choice([0.01, 1, 5, 2000]), (*grey_hw, 2)).astype(np.float32)
         frame = np.clip(frame + rng.normal(0, rng.choice([0, 12, 25]), frame.shape), 0, 255).astype(np.uint8)
-        assert_same(native.follow(_grey(frame), given.flow), tracker.follow(frame))
+        assert_same(native.follow(grey_picture(frame), given.flow), tracker.follow(frame))
         match rng.integers(0, 8):
             case 0 | 1:
                 tracker.begin()

@@ -163,10 +163,10 @@ def test_the_grey_picture_is_the_one_that_python_measures_motion_on(
     library: ctypes.CDLL, onnxruntime_library: Path, tiny_bundle: Path, frames: list[UInt8Array]
 ) -> None:
     from nerve_runtime.frames import resize_frame
-    from nerve_runtime.motion import _grey
+    from nerve_runtime.motion import grey_picture
 
     with NativeSegmenter.open(library, tiny_bundle, params_for(library, onnxruntime_library)) as native:
-        np.testing.assert_array_equal(native.grey(frames[0]), _grey(resize_frame(frames[0], (128, 128))))
+        np.testing.assert_array_equal(native.grey(frames[0]), grey_picture(resize_frame(frames[0], (128, 128))))
         info = native.info()
     assert (info.working_height, info.motion_width, info.max_classes, info.random_weights) == (128, 128, 254, 0)
 

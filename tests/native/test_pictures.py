@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nerve_runtime.frames import resize_frame
-from nerve_runtime.motion import FloatArray, UInt8Array, _grey, _sampled
+from nerve_runtime.motion import FloatArray, UInt8Array, _sampled, grey_picture
 from nerve_runtime.opencv import cv2
 from tests.native import pictures
 
@@ -95,12 +95,12 @@ def test_motion_is_measured_on_the_same_grey_picture() -> None:
     sizes += [(int(height), int(width)) for height, width in rng.integers(1, 700, (60, 2))]
     for size_hw in sizes:
         rgb = picture_of(rng, *size_hw, 3)
-        np.testing.assert_array_equal(pictures.grey_picture(rgb), _grey(rgb), err_msg=str(size_hw))
+        np.testing.assert_array_equal(pictures.grey_picture(rgb), grey_picture(rgb), err_msg=str(size_hw))
 
 
 def test_the_size_of_motion_is_rounded_as_python_rounds() -> None:
     expected = {
-        size: _grey(np.zeros((*size, 3), np.uint8)).shape
+        size: grey_picture(np.zeros((*size, 3), np.uint8)).shape
         for size in product((1, 3, 96, 512, 513, 1024), range(1, 1100, 7))
     }
     assert {size: pictures.motion_size_hw(size) for size in expected} == expected

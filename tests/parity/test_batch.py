@@ -186,7 +186,7 @@ def pictures() -> list[UInt8Array]:
 def test_labels_equal_those_of_the_bundle_for_one_frame(
     readout: str, background: str, bundle: Path, batch_bundle: Path
 ) -> None:
-    options = {"backend": "ort", "readout": readout, "background": background, "cache_dir": None}
+    options = {"backend": "ort", "readout": readout, "background": background or (), "cache_dir": None}
     with (
         Segmenter.open(bundle, CLASSES, **options) as one,  # type: ignore[arg-type]  # a Literal
         Segmenter.open(batch_bundle, CLASSES, **options) as several,  # type: ignore[arg-type]  # a Literal

@@ -16,11 +16,11 @@ from nerve_export.plan import make_plan
 from nerve_runtime import Segmenter, Temporal
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.bundle.manifest import Manifest, load_manifest
+from nerve_runtime.drawing.overlays import overlay
 from nerve_runtime.frames import resize_frame
 from nerve_runtime.result import FrameResult
 from nerve_stream import open_frames
 from nerve_stream.cli import segment as cli
-from nerve_stream.drawing.overlay import overlay
 from tests.data.many_names import many_names
 from tests.parity.test_device_path import CrossingBackend
 

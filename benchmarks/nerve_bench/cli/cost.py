@@ -17,8 +17,10 @@ from nerve_bench.cli.shared import (
     JsonOption,
     OffsetOption,
     PresetOption,
+    all_fetched,
     clip_seed,
     emit,
+    fetched,
     open_world,
     plotting,
     progress_bars,
@@ -37,7 +39,12 @@ FrameSizeOption = Annotated[
         metavar="HEIGHT WIDTH", min=16, help="Size of the frames, such as 720 1280.", show_default="the preset's"
     ),
 ]
-BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.", show_default=False)]
+BundleArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of the bundle, of any preset, or hf://owner/name@revision.", show_default=False, callback=fetched
+    ),
+]
 ClipOption = Annotated[Path | None, typer.Option("--clip", rich_help_panel=WEIGHTS, help="CLIP, as for building.")]
 SdOption = Annotated[
     Path | None, typer.Option("--sd", rich_help_panel=WEIGHTS, help="Stable Diffusion, as for building.")
@@ -113,9 +120,13 @@ def latency(
 
 @app.command("batch", rich_help_panel=COST)
 def batch_command(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle of any preset, built with --max-batch.")] = Path(
-        "bundles/tiny-batch"
-    ),
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a bundle of any preset, built with --max-batch, or hf://owner/name@revision.",
+            callback=fetched,
+        ),
+    ] = Path("bundles/tiny-batch"),
     limit: Annotated[int, typer.Option("--limit", min=2, help="How many frames are labelled in a round.")] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="Timed rounds; figures are their medians.")] = 9,
     backend: Annotated[str, typer.Option(help="What runs the bundle: auto, ort, rtx or tensorrt.")] = "auto",
@@ -183,7 +194,12 @@ def walk_command(
 
 @app.command(rich_help_panel=COST)
 def cost(
-    bundles: Annotated[list[Path] | None, typer.Argument(help="Folders of bundles.", show_default=False)] = None,
+    bundles: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders of bundles, or hf://owner/name@revision.", show_default=False, callback=all_fetched
+        ),
+    ] = None,
     sizes: Annotated[
         str, typer.Option(help="Sides of square pictures in pixels, ',' between them.")
     ] = "256,384,512,768",
@@ -240,7 +256,9 @@ def _size_records(sizes_px: Sequence[int], presets: Sequence[str]) -> Iterator[d
 
 @app.command(rich_help_panel=COST)
 def memory(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")] = Path("bundles/tiny"),
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, of any preset, or hf://owner/name@revision.", callback=fetched)
+    ] = Path("bundles/tiny"),
     runners: Annotated[
         str,
         typer.Option(

@@ -16,6 +16,7 @@ from nerve_bench.cli.shared import (
     OffsetOption,
     PresetOption,
     emit,
+    fetched,
     open_world,
     progress_bars,
     require_reference,
@@ -33,7 +34,13 @@ SomeOption = Annotated[
     int | None, typer.Option("--limit", min=1, help="Only the first so many pictures.", show_default="all")
 ]
 BundleChoice = Annotated[
-    Path | None, typer.Option("--bundle", help="Folder of a bundle to run.", show_default="the reference of --preset")
+    Path | None,
+    typer.Option(
+        "--bundle",
+        help="Folder of a bundle to run, or hf://owner/name@revision.",
+        show_default="the reference of --preset",
+        callback=fetched,
+    ),
 ]
 ReferenceFlag = Annotated[
     bool, typer.Option("--reference", help="With --bundle: run the reference with the bundle's weights instead.")

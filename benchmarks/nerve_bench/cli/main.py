@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nerve_bench.cli import capacity as cli_capacity
 from nerve_bench.cli import cost as cli_cost
 from nerve_bench.cli import data as cli_data
 from nerve_bench.cli import experiments as cli_experiments
@@ -21,6 +22,7 @@ from nerve_bench.cli.shared import (
     PresetOption,
     clip_seed,
     emit,
+    fetched,
     open_world,
     plotting,
     progress_bars,
@@ -124,7 +126,9 @@ def accuracy(
 
 @app.command(rich_help_panel=COST)
 def true_size(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, of any preset.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of the bundle, of any preset, or hf://owner/name@revision.", callback=fetched)
+    ],
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs of the frame are timed.")] = 3,
     threads: Annotated[int, typer.Option(min=0, help="Threads of either runner; 0 lets the libraries choose.")] = 0,
     clip: Annotated[Path | None, typer.Option(help="CLIP, as for building.")] = None,
@@ -338,6 +342,7 @@ def demo_video(
 
 
 app.registered_commands += cli_cost.app.registered_commands
+app.registered_commands += cli_capacity.app.registered_commands
 app.registered_commands += cli_data.app.registered_commands
 app.registered_commands += cli_experiments.app.registered_commands
 app.registered_commands += cli_report.app.registered_commands

@@ -9,11 +9,30 @@ import typer
 
 from nerve_bench.cli.tables import print_tables, table_console
 from nerve_export.cli.extras import REFERENCE, require
+from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.errors import UsageError
 
 PresetOption = Annotated[str, typer.Option("--preset", help="Whose constants and networks: tiny.")]
+
+
+def fetched(bundle: Path | None) -> Path | None:
+    """The folder of a bundle that was named, fetched where it is an address on the hub; see `bundle_folder`."""
+    return bundle and bundle_folder(bundle)
+
+
+def all_fetched(bundles: list[Path] | None) -> list[Path]:
+    """The same of several."""
+    return [bundle_folder(bundle) for bundle in bundles or ()]
+
+
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="Folder of the bundle.", show_default="bundles/PRESET")
+    Path | None,
+    typer.Option(
+        "--bundle",
+        help="Folder of the bundle, or hf://owner/name@revision.",
+        show_default="bundles/PRESET",
+        callback=fetched,
+    ),
 ]
 ACCURACY, COST, FIELD, REPORTS, MAKING = (
     "Accuracy on the tiny world",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from nerve_bench.doubles.engines import FAKE_CUDA
+from nerve_bench.machine import processor
 from nerve_bench.measure.accuracy import World
 from nerve_bench.measure.openvino import INSTALL, label_agreement, openvino_version
 from nerve_bench.world import CLASS_NAMES
@@ -222,7 +223,7 @@ def machine_facts() -> dict[str, Any]:
     """The machine and the versions of what is timed."""
     return {
         "bench": "header",
-        "machine": f"{platform.machine()} {_processor()}",
+        "machine": f"{platform.machine()} {processor()}",
         "cores": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "onnxruntime", "numpy")},
@@ -338,10 +339,3 @@ def median_cycle_ms(measured_ms: Sequence[float], cycle: int) -> float:
     """
     whole = len(measured_ms) // cycle * cycle
     return float(np.median(np.reshape(measured_ms[:whole], (-1, cycle)).mean(axis=1)))
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

@@ -112,6 +112,20 @@ SECTIONS: tuple[Section, ...] = (
         "nerve_bench.report.plots_cost:draw_memory",
     ),
     Section(
+        "How many streams a node serves",
+        "Measured load on one node (points), the simulation from service times alone (lines) and a queueing estimate (dotted); plans "
+        "and failures from the simulation. Lines whose service is assumed are what-ifs, of no machine.",
+        ("capacity_curve", "capacity_assumptions", "capacity_plan", "capacity_storm"),
+        "nerve-bench capacity --json",
+        "nerve_bench.report.plots_capacity:draw_capacity",
+    ),
+    Section(
+        "What a node was measured to do",
+        "Frames alone on the machine, the node saturated, and what became of the frames at each load.",
+        ("load", "load_service", "load_capacity", "load_cadence", "load_saturated", "load_state", "load_network"),
+        "nerve-bench load --json",
+    ),
+    Section(
         "Wide scenes",
         "Stretched to one frame, in tiles of their own, and in tiles with one set of pooled keys for the whole picture.",
         ("tiles",),

@@ -1,4 +1,4 @@
-"""Which tables the README and docs/evidence.md show, and of which records: `tables.toml`."""
+"""Which tables the README, docs/evidence.md and docs/capacity.md show, and of which records: `tables.toml`."""
 
 import sys
 from collections.abc import Mapping

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from nerve_bench.world.clips import MovingFrame, moving_scene
 from nerve_bench.world.scenes import CLASS_NAMES, SEEDS, Scene, make_scene
+from nerve_runtime.drawing import class_colours
 from nerve_runtime.opencv import cv2, opencv_path
-from nerve_stream.drawing.colours import class_colours
 
 UInt8Image = NDArray[np.uint8]
 

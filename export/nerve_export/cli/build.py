@@ -18,6 +18,7 @@ from nerve_export.cli.engines import engines
 from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
+from nerve_export.cli.push import push
 from nerve_export.cli.triton import triton
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
@@ -27,6 +28,7 @@ from nerve_runtime.errors import NerveError, ResourceError
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 app.command()(engines)
 app.command()(parity)
+app.command()(push)
 app.command()(deepstream)
 app.command()(triton)
 app.command()(doctor)

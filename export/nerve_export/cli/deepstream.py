@@ -6,10 +6,16 @@ from typing import Annotated
 import typer
 
 from nerve_export.cli.extras import require
+from nerve_runtime.bundle.hub import bundle_folder
 
 
 def deepstream(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, with its graph `frame`.", show_default=False)],
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of the bundle, with its graph `frame`, or hf://owner/name@revision.", show_default=False
+        ),
+    ],
     vocabulary: Annotated[
         Path, typer.Option(help="The classes: a file that nerve-vocab wrote with this bundle.", show_default=False)
     ],
@@ -32,4 +38,4 @@ def deepstream(
     require("nerve-build deepstream", "export", "onnx", "safetensors")
     from nerve_export.deepstream.application import write_application
 
-    typer.echo(write_application(bundle, vocabulary, out, url=url, force=force))
+    typer.echo(write_application(bundle_folder(bundle), vocabulary, out, url=url, force=force))

@@ -16,6 +16,7 @@ from nerve_export.cli.console import stderr_console
 from nerve_export.engines.build import EngineFacts, EnginePlan, build_engines, plan_engines
 from nerve_export.engines.compile import ProgressCallback, available_memory, resolve_targets
 from nerve_runtime.atomic import write_bytes_whole
+from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.bundle.manifest import (
     MANIFEST_NAME,
     EngineRecord,
@@ -31,7 +32,10 @@ GIGABYTE = 1e9
 
 
 def engines(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle, with manifest.json and its graphs.")],
+    bundle: Annotated[
+        Path,
+        typer.Argument(help="Folder of the bundle, with manifest.json and its graphs, or hf://owner/name@revision."),
+    ],
     target: Annotated[
         str,
         typer.Option(
@@ -55,6 +59,7 @@ def engines(
 
     Exit codes: 0 built or up to date, 2 usage, 3 bad bundle, 4 missing library or unsupported GPU, 6 no memory or space.
     """
+    bundle = bundle_folder(bundle)
     console = stderr_console()
     targets, why = resolve_targets(target)
     console.print(f"{bundle}: {why}")

@@ -28,6 +28,7 @@ from nerve_export.parity.runners import (
 )
 from nerve_ref.weights.files import WeightChoice
 from nerve_runtime.atomic import refuse_existing, write_bytes_whole
+from nerve_runtime.bundle.hub import bundle_folder
 from nerve_runtime.bundle.manifest import MANIFEST_NAME, Manifest, load_manifest, manifest_bytes
 from nerve_runtime.errors import NumericError, UsageError
 
@@ -63,7 +64,9 @@ Frames = Annotated[
 
 
 def parity(
-    bundle: Annotated[Path, typer.Argument(help="Folder of an installed bundle.", show_default=False)],
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder of an installed bundle, or hf://owner/name@revision.", show_default=False)
+    ],
     backend: Runs = "ort",
     against: Against = None,
     html: Html = None,
@@ -86,7 +89,7 @@ def parity(
 
     Exit codes: 0 all agree, 2 usage, 3 bad bundle, 4 missing library or GPU, 6 no space or memory, 7 something breaks.
     """
-    bundles = [bundle, *(against or [])]
+    bundles = [bundle_folder(named) for named in (bundle, *(against or []))]
     for path in filter(None, (html, markdown)):
         refuse_existing(path, force=force, pipes=True)
     _check_request(bundles, backend, frames)

@@ -19,9 +19,10 @@ from typing import Annotated
 
 import typer
 
-from nerve_export.doctor.inventory import BundleState, ExtraState, found_bundles, found_extras, found_weights
+from nerve_export.doctor.inventory import BUNDLES, BundleState, ExtraState, found_bundles, found_extras, found_weights
 from nerve_export.doctor.rules import GB, REPORTED, Ability, Facts, Finding, Gpu, abilities, findings
 from nerve_ref.weights.files import HubNetwork
+from nerve_runtime.bundle.hub import fetched_bundles
 from nerve_runtime.errors import CompatibilityError
 
 ASK_GPU = ("nvidia-smi", "--query-gpu=name,compute_cap,memory.total,driver_version", "--format=csv,noheader,nounits")
@@ -48,7 +49,9 @@ def doctor(
     Exit codes: 0 something can be built or run here, 4 nothing can.
     """
     facts = gather_facts()
-    bundles, weights, extras = tuple(found_bundles(verify=verify)), found_weights(), found_extras()
+    folders = (BUNDLES, *sorted(fetched_bundles().glob("*/")))
+    bundles = tuple(state for folder in folders for state in found_bundles(folder, verify=verify))
+    weights, extras = found_weights(), found_extras()
     able, problems = abilities(facts), findings(facts)
     lines = _json_lines(facts, able, problems) if as_json else _lines(facts, able, problems)
     lines += _inventory_json(bundles, weights, extras) if as_json else _inventory(bundles, weights, extras)
@@ -234,7 +237,10 @@ def _json_lines(facts: Facts, able: tuple[Ability, ...], problems: tuple[Finding
 def _inventory(
     bundles: tuple[BundleState, ...], weights: tuple[HubNetwork, ...], extras: tuple[ExtraState, ...]
 ) -> list[str]:
-    lines = ["", "Bundles in bundles/" if bundles else "No bundles in bundles/; make one with: nerve-build"]
+    lines = [
+        "",
+        "Bundles in bundles/ and from the hub" if bundles else "No bundles in bundles/; make one with: nerve-build",
+    ]
     lines += [f"  {'yes' if bundle.is_whole else 'no '}  {bundle.path}: {bundle.says}" for bundle in bundles]
     lines += ["", "Weights on disk", "  yes  tiny: packaged"]
     for network in weights:

@@ -10,6 +10,7 @@ from nerve_export.doctor.rules import EXPORT_PACKAGES
 from nerve_export.plan import BuildPlan, make_plan, networks_on_the_hub, plan_key, plan_weights
 from nerve_export.presets.files import bundle_preset, presets
 from nerve_ref.weights.files import HubNetwork, WeightChoice
+from nerve_runtime.bundle.hub import UNFINISHED
 from nerve_runtime.bundle.manifest import MANIFEST_NAME, Manifest, load_manifest, verify_bundle
 from nerve_runtime.errors import BundleError, NerveError
 
@@ -27,6 +28,7 @@ EXTRAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "openvino": ("OpenVINO in nerve-bench", ("openvino",)),
     "rtx": ("engines of TensorRT-RTX", ("cuda-bindings", "tensorrt-rtx")),
     "trt": ("engines of TensorRT", ("cuda-bindings", "tensorrt")),
+    "web": ("nerve-segment --web, the live page", ("starlette", "uvicorn", "websockets")),
     "ray": ("nerve-segment --ray", ("fsspec", "ray")),
     "triton": ("the client of a Triton server", ("tritonclient",)),
     "native": ("make native, the C library", ("cmake",)),
@@ -55,7 +57,8 @@ class ExtraState:
 def found_bundles(folder: Path = BUNDLES, *, verify: bool = False) -> Iterator[BundleState]:
     """The bundles in a folder; files are looked at by size, and hashed if asked."""
     for manifest in sorted(folder.glob(f"*/{MANIFEST_NAME}")):
-        yield _bundle_state(manifest.parent, verify=verify)
+        if manifest.parent.suffix != UNFINISHED:
+            yield _bundle_state(manifest.parent, verify=verify)
 
 
 def found_weights() -> tuple[HubNetwork, ...]:

@@ -141,9 +141,7 @@ const TensorPtr& Tensors::at(std::string_view name) const {
     return found;
 }
 
-bool has_extra_axis(const TensorSpec& spec) {
-    return !spec.axes.empty() && spec.axes[0].letter == "b" && spec.name != "frame";
-}
+bool has_extra_axis(const TensorSpec& spec) { return !spec.axes.empty() && spec.axes[0].letter == "b" && spec.name != "frame"; }
 
 Shape graph_shape(const TensorSpec& spec, const Shape& shape) {
     Shape taken;

@@ -88,7 +88,8 @@ void check_axes(const Field& document, const std::string& stage, const TensorSpe
     const bool batched = geometry.batches(stage), begins = !tensor.axes.empty() && tensor.axes[0].letter == "b";
     std::string expected;
     if (begins != batched)
-        expected = concat({"with max_batch ", decimal(geometry.max_batch), batched ? " they" : " they do not", " begin with 'b'"});
+        expected =
+            concat({"with max_batch ", decimal(geometry.max_batch), batched ? " they" : " they do not", " begin with 'b'"});
     for (const KnownShape& shape : known_shapes(geometry, batched)) {
         if (tensor.name != shape.name || begins != batched) continue;
         if (agree(tensor.axes, shape.sizes)) return;

@@ -273,7 +273,8 @@ std::vector<NvinferSession::BoundTensor> NvinferSession::made_outputs(const Tens
     for (size_t place = 0; place < record_.outputs.size(); ++place) {
         const TensorSpec& spec = record_.outputs[place];
         const Shape& shape = output_shapes_[place];
-        made.push_back({spec.name, state_->gpu->tensor(element_type(spec.dtype), {shape.begin() + has_extra_axis(spec), shape.end()})});
+        made.push_back(
+            {spec.name, state_->gpu->tensor(element_type(spec.dtype), {shape.begin() + has_extra_axis(spec), shape.end()})});
     }
     return made;
 }

@@ -316,8 +316,7 @@ Error OrtBackend::open_error(const std::string& file, const std::string& message
 
 TensorPtr OrtBackend::upload(std::shared_ptr<const HostTensor> tensor) {
     const OrtApi& api = state_->api;
-    if (!state_->on_gpu())
-        return tensor;
+    if (!state_->on_gpu()) return tensor;
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!gpu_allocator_) {
         OrtAllocator* made = nullptr;

@@ -58,14 +58,16 @@ def as_options(message: str) -> str:
     )
 
 
-def bundle_or_default(bundle: Path | None) -> Path:
-    """The bundle that was named, or the tiny one: of the current folder, else that of the installation.
+def bundle_or_default(bundle: Path | None, *, strict: bool) -> Path:
+    """The folder of the bundle that was named, or the tiny one: of the current folder, else that of the installation.
 
     Raises:
-        BundleError: none was named and there is no tiny one.
+        NerveError: none was named and there is no tiny one, or one of the hub cannot be fetched (see `bundle_folder`).
     """
     if bundle is not None:
-        return bundle
+        from nerve_runtime.bundle import bundle_folder
+
+        return bundle_folder(bundle, strict=strict)
     packaged = Path(str(files("nerve_stream"))) / "tiny"
     for default in (DEFAULT_BUNDLE, packaged):
         if default.is_dir():

@@ -1,4 +1,4 @@
-"""The options of `nerve-segment` in four groups, and those that `nerve-vocab` shares."""
+"""The options of `nerve-segment` in five groups, and those that `nerve-vocab` shares."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,9 @@ DEFAULT_BUNDLE = Path("bundles/tiny")
 Bundle = Annotated[
     Path | None,
     typer.Option(
-        "--bundle", help=f"Folder of the bundle (default: {DEFAULT_BUNDLE}, else the tiny one of the package)."
+        "--bundle",
+        help="Folder of the bundle, or hf://owner/name@revision of the hub, which is fetched once (default: "
+        f"{DEFAULT_BUNDLE}, else the tiny one of the package).",
     ),
 ]
 ClassesText = Annotated[
@@ -59,7 +61,10 @@ Force = Annotated[
 ]
 Strict = Annotated[
     bool,
-    typer.Option("--strict", help="Refuse what is otherwise a warning: cut prompts, look-alike letters."),
+    typer.Option(
+        "--strict",
+        help="Refuse what is otherwise a warning: cut prompts, look-alike letters, a bundle of the hub without its commit.",
+    ),
 ]
 Verbose = Annotated[
     bool,
@@ -99,6 +104,14 @@ class SourceOptions:
     give_up_after: Annotated[
         float | None,
         typer.Option(help="Seconds that a camera or URL may stay away before it has failed (default: for ever)."),
+    ] = None
+    loop: Annotated[
+        bool | None,
+        typer.Option(
+            "--loop/--no-loop",
+            help="Begin a file again when it has ended, until the run is stopped (default: with --web where no file is written).",
+            show_default=False,
+        ),
     ] = None
 
 
@@ -167,6 +180,22 @@ class OutputOptions:
             "through.",
         ),
     ] = None
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORMAT=PATH",
+            help="For tools and training: coco-instances=F.json, coco-panoptic=DIR, yolo=DIR, cvat=F.xml or "
+            "label-studio=F.json; may be given several times.",
+        ),
+    ] = None
+    instances: Annotated[
+        bool,
+        typer.Option(
+            "--instances",
+            help="Number the connected regions of each class; numbers follow them from frame to frame, in --jsonl and "
+            "--export.",
+        ),
+    ] = False
     out: Annotated[
         str | None,
         typer.Option(
@@ -188,6 +217,14 @@ class OutputOptions:
     show: Annotated[
         bool,
         typer.Option("--show", help="Show the overlay in a window: q ends, space pauses, left and right move 5 s."),
+    ] = False
+    reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--reproducible",
+            help="Leave out what differs from run to run: timings_ms in --jsonl, the pace in overlay videos. The same input "
+            "then gives the same bytes. Always on with --workers and --ray.",
+        ),
     ] = False
     force: Force = False
     resume: Annotated[
@@ -271,6 +308,15 @@ class RunOptions:
     metrics_port: Annotated[
         int | None, typer.Option(help="Answer Prometheus on this port of this machine, 0 for any free one.")
     ] = None
+    web: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="Serve a page with the live overlay, where words can be typed (default: port 8080 of this machine, or a "
+            "free one); any other address than this machine's own asks for a token that is printed.",
+            show_default=False,
+        ),
+    ] = None
     json_lines: Annotated[
         bool,
         typer.Option(
@@ -281,3 +327,31 @@ class RunOptions:
         bool, typer.Option("--timings", help="Show the milliseconds of every stage at the end of each source.")
     ] = False
     verbose: Verbose = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """Many files: processes, or a cluster with Ray."""
+
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Do all videos and pictures of the sources, of folders in folders and of URLs that fsspec knows too, by so "
+            "many processes; with --ray by so many actors at most. Outputs are folders, and what is done is left out.",
+        ),
+    ] = None
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="As --workers, by Ray Data: on this machine or a cluster. Needs the extra ray."),
+    ] = False
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Of the cluster for --ray (default: RAY_ADDRESS, else a cluster of this machine)."),
+    ] = None
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0.0, help="GPUs that each actor of --ray is given; 0.5 lets two share one.")
+    ] = 0.0
+    report: Annotated[
+        Path | None, typer.Option(help="File for what became of every input of --workers or --ray, as JSON.")
+    ] = None

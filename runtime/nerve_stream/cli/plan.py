@@ -1,7 +1,7 @@
 """From command-line options to the settings of the segmenter, of live sources, of the demo and of a resumable job."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -9,31 +9,27 @@ from typing import cast
 
 import typer
 
-from nerve_runtime import EVERY_FRAME, Between, Constants, Readout, Temporal, __version__
+from nerve_runtime import EVERY_FRAME, Between, Constants, Readout, Temporal, UsageError, __version__
 from nerve_runtime.backends import BackendOptions, Providers
 from nerve_runtime.bundle import load_manifest
+from nerve_runtime.drawing import OverlayStyle
 from nerve_stream.cli.input import bundle_or_default, named_classes, template_lines
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import source_kind
 from nerve_stream.cli.progress import EmbeddingBar
+from nerve_stream.exports import parse_exports
 from nerve_stream.jobs import JobKey
+from nerve_stream.outputs.planning import STDOUT, Outputs, SourceKind, source_kind
 from nerve_stream.pipeline import SegmenterOptions
 from nerve_stream.redaction import readable
-from nerve_stream.sources.addresses import is_address
-from nerve_stream.sources.options import LiveOptions, RtspTransport
+from nerve_stream.sinks import MaskFormat
+from nerve_stream.sources.addresses import is_live
+from nerve_stream.sources.options import LiveOptions, ReadOptions, RtspTransport
 
 NOT_IN_JOB_KEY = frozenset({"overlay", "masks", "jsonl", "out", "show", "force", "resume", "follow"})
 """Output options that say where results go, not what they contain."""
-CAMERA_DEVICE = "/dev/video"
 DEMO = "demo"
 DEMO_OVERLAY = Path("nerve-demo.mp4")
 CLIP, CLASSES = "clip.mp4", "classes.txt"
-
-
-def is_live(source: str) -> bool:
-    """Whether a source is a camera or an address."""
-    camera = source.isdecimal() and not Path(source).exists()
-    return is_address(source) or camera or source.startswith(CAMERA_DEVICE)
 
 
 def is_enabled(setting: bool | None, sources: Iterable[str]) -> bool:
@@ -47,11 +43,16 @@ def chosen_temporal(sources: Iterable[str], run: RunOptions) -> Temporal:
     Raises:
         UsageError: a setting is out of its range.
     """
-    still = [source_kind(source) != "video" for source in sources]
+    return temporal_of_kinds({source_kind(source) for source in sources}, run)
+
+
+def temporal_of_kinds(kinds: Collection[SourceKind], run: RunOptions) -> Temporal:
+    """As `chosen_temporal`, for sources of these kinds."""
     every = run.keyframe_every
-    if every is None and any(still):
+    # A single picture is a keyframe in any case; the pictures of a folder would follow each other.
+    if every is None and ("video" not in kinds or "pictures" in kinds):
         every = 1
-        if not all(still):
+        if "video" in kinds:
             typer.echo("pictures and videos together: each frame is segmented by itself; run them apart", err=True)
     if every == 1 and run.smoothing is None:
         return EVERY_FRAME
@@ -71,7 +72,7 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
     classes = named_classes(find.classes, find.classes_file, find.vocabulary)
     templates = template_lines(find.templates)
     return SegmenterOptions(
-        bundle=str(bundle_or_default(find.bundle)),
+        bundle=str(bundle_or_default(find.bundle, strict=find.strict)),
         classes=tuple(classes) if isinstance(classes, list) else classes,
         background=(readable(find.background),) if find.background.strip() else (),
         backend=run.backend,
@@ -89,6 +90,31 @@ def segmenter_options(sources: Iterable[str], find: ClassOptions, run: RunOption
         progress=EmbeddingBar(),
         temporal=chosen_temporal(sources, run),
     )
+
+
+def chosen_outputs(write: OutputOptions) -> Outputs:
+    """The outputs that the options name.
+
+    Raises:
+        UsageError: `--resume` has no output to resume, or two outputs share stdout.
+    """
+    if write.resume and not (write.overlay or write.masks or write.jsonl or write.export):
+        raise UsageError("--resume has no output to go on with; name one with --overlay, --masks, --jsonl or --export")
+    if write.out == STDOUT and str(write.jsonl) == STDOUT:
+        raise UsageError("--out - and --jsonl - would share stdout; give one of them a path or an address")
+    text = not write.plain
+    style = OverlayStyle(write.opacity, write.contours, write.dim, legend=text, status=text, names=text)
+    outputs = write.overlay, write.masks, cast("MaskFormat", write.mask_format), write.jsonl, write.out
+    exports = parse_exports(write.export or ())
+    return Outputs(
+        *outputs, write.rle, write.follow, style, write.force, write.resume, write.reproducible,
+        exports=exports, instances=write.instances,
+    )  # fmt: skip
+
+
+def read_options(read: SourceOptions) -> ReadOptions:
+    """Which part of each source is read."""
+    return ReadOptions(read.allow_partial, read.start, read.duration, read.every, read.limit)
 
 
 def live_options(read: SourceOptions) -> LiveOptions:
@@ -148,14 +174,14 @@ def demo_options(
     read = replace(read, sources=[str(folder / CLIP)])
     if find.classes is None and find.classes_file is None and find.vocabulary is None:
         find = replace(find, classes_file=folder / CLASSES)
-    if not (write.overlay or write.masks or write.jsonl or show_only):
+    if not (write.overlay or write.masks or write.jsonl or write.export or show_only):
         write = replace(write, overlay=DEMO_OVERLAY, force=True)
     return read, find, write
 
 
 def print_distances(class_names: Sequence[str], opacity: float) -> None:
     """Print to stderr how far apart the two most alike colours of the overlay are, to all kinds of eyes."""
-    from nerve_stream.drawing.colours import least_distance
+    from nerve_runtime.drawing import least_distance
 
     distances = ", ".join(f"{sight} {value:.0f}" for sight, value in least_distance(class_names, opacity).items())
     typer.echo(

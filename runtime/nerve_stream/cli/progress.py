@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from nerve_stream.cli.source import OpenSource
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.status import StatusReporter
+from nerve_stream.outputs.opened import OpenSource
 
 REFRESH_S = 0.2
 EMBEDDING_SHOWN_AFTER_S = 2.0

@@ -9,33 +9,44 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from nerve_runtime import NerveError, NumericError, Readout, SourceError, ignore_label, label_dtype
+from nerve_runtime import (
+    NerveError,
+    NumericError,
+    Readout,
+    SourceError,
+    UsageError,
+    ignore_label,
+    label_dtype,
+)
 from nerve_runtime.bundle import Manifest, load_manifest
 from nerve_stream.cli.estimate import slow_frame_notice
 from nerve_stream.cli.input import print_error
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.cli.plan import (
+    chosen_outputs,
     demo_options,
     is_demo,
     is_enabled,
-    is_live,
     job_key,
     live_options,
     print_distances,
+    read_options,
     segmenter_options,
 )
 from nerve_stream.cli.progress import shown_progress
 from nerve_stream.cli.shutdown import Shutdown
-from nerve_stream.cli.source import OpenSource
 from nerve_stream.cli.summary import summary_line, summary_record, timings_table
 from nerve_stream.jobs import Job, JobKey, open_job, record_beside, sweep_temporaries
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.metrics import MetricsServer
+from nerve_stream.outputs.naming import common_root
+from nerve_stream.outputs.opened import OpenSource
+from nerve_stream.outputs.planning import Outputs, PlannedSource, plan_sources, refuse_outputs
 from nerve_stream.pipeline import (
     LocalWorker,
     ProcessWorker,
@@ -50,17 +61,26 @@ from nerve_stream.pipeline import (
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sinks.window import Key, Window
+from nerve_stream.sources.addresses import is_live
 from nerve_stream.sources.expanding import expand_sources
+from nerve_stream.sources.looped import always
 from nerve_stream.sources.opening import refuse_unreadable
 from nerve_stream.sources.options import Part
+from nerve_stream.web.opening import open_page
+
+if TYPE_CHECKING:
+    from nerve_stream.web.live_page import LivePage
 
 FILES_AT_ONCE = 4
 """Files processed side by side: enough to hide decoding and encoding, few enough to keep open."""
 SEEK_S = 5
 NO_OUTPUT = (
     "no output is asked for, only times will be shown; --overlay FILE, --masks DIR, --jsonl FILE and --out URL keep "
-    "results, --show shows them"
+    "results, --show and --web show them"
 )
+PLAYED_AT_ONCE = 16
+"""Files that a page plays side by side, for ever; of more, each is shown once."""
+FIXED_WORDS = "--masks, --export and --resume are of one list of words, so the words of this run stay as they are"
 
 
 def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions) -> None:
@@ -73,12 +93,16 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
     """
     demo = is_demo(read.sources)
     if demo:
-        read, find, write = demo_options(read, find, write, show_only=write.show or write.out is not None)
+        read, find, write = demo_options(
+            read, find, write, show_only=write.show or write.out is not None or run.web is not None
+        )
     sources = expand_sources(list(read.sources))
-    outputs = Outputs.from_options(write)
-    planned = plan_sources(sources, outputs, run.status_json)
+    outputs = chosen_outputs(write)
+    words = [word for word in read.sources if not is_live(word)]
+    root = common_root(words) if words else None
+    planned = plan_sources(sources, outputs, run.status_json, root=root)
     options = segmenter_options(sources, find, run)
-    if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show):
+    if not (outputs.paths() or outputs.out or outputs.takes_stdout or write.show or run.web is not None):
         typer.echo(NO_OUTPUT, err=True)
     shutdown = Shutdown()
     with ExitStack() as stack:
@@ -91,7 +115,7 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
             return
         if job is not None:
             _delete_temporaries(unfinished)
-        runner = stack.enter_context(_SourceRunner(job, read, write, run, shutdown))
+        runner = stack.enter_context(_SourceRunner(job, read, write, run, shutdown, outputs))
         readable_sources = runner.without_unreadable(unfinished)
         if readable_sources:
             with shutdown.interruptible():
@@ -102,6 +126,7 @@ def run_command(read: SourceOptions, find: ClassOptions, write: OutputOptions, r
             _print_backend(worker, manifest)
             if demo:
                 print_distances(worker.class_names, write.opacity)
+            runner.show_on_page(worker, options)
             runner.run(readable_sources, worker, options.readout or manifest.method.readout)
         runner.raise_exit_code()
 
@@ -128,6 +153,18 @@ def _delete_temporaries(planned: Sequence[PlannedSource]) -> None:
     for plan in planned:
         for path in plan.outputs.paths():
             sweep_temporaries(path)
+
+
+def _loops(read: SourceOptions, outputs: Outputs, run: RunOptions) -> bool:
+    """Whether files begin again when they have ended.
+
+    Raises:
+        UsageError: they should, and files are written, which would never be complete.
+    """
+    written = bool(outputs.paths() or outputs.takes_stdout)
+    if read.loop and written:
+        raise UsageError("--loop never ends, so that outputs would never be complete; leave out --loop, or the outputs")
+    return run.web is not None and not written if read.loop is None else read.loop
 
 
 @contextmanager
@@ -159,8 +196,17 @@ class _SourceRunner:
     """
 
     def __init__(
-        self, job: Job | None, read: SourceOptions, write: OutputOptions, run: RunOptions, shutdown: Shutdown
+        self,
+        job: Job | None,
+        read: SourceOptions,
+        write: OutputOptions,
+        run: RunOptions,
+        shutdown: Shutdown,
+        outputs: Outputs,
     ) -> None:
+        self._outputs = outputs
+        self._loops = _loops(read, outputs, run)
+        self._page: LivePage | None = None
         self._job, self._read, self._write, self._run, self._shutdown = job, read, write, run, shutdown
         self._live = live_options(read)
         Part(read.start, read.duration, read.every)
@@ -181,7 +227,19 @@ class _SourceRunner:
         if self._run.metrics_port is not None:
             server = self._stack.enter_context(MetricsServer(self._run.metrics_port, self._health))
             typer.echo(f"metrics: http://127.0.0.1:{server.port}/metrics", err=True)
+        if self._run.web is not None:
+            style, stop = self._outputs.style, self._shutdown.stop
+            self._page = self._stack.enter_context(open_page(self._run.web, style, self._health, self._control, stop))
+            typer.echo(f"page: {self._page.url}", err=True)
         return self
+
+    def show_on_page(self, worker: Worker, options: SegmenterOptions) -> None:
+        """Let the viewers of the page change the words of the worker, if there is a page."""
+        if self._page is not None:
+            classes = worker.class_names if isinstance(options.classes, Path) else options.classes
+            of_one_list = self._outputs.masks is not None or self._outputs.exports or self._outputs.resume
+            fixed = FIXED_WORDS if of_one_list else None
+            self._page.begin(worker, classes, options.background, fixed)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -206,7 +264,11 @@ class _SourceRunner:
         """Segment all sources; failures are kept for `raise_exit_code`. The read-out is the worker's, for the summaries."""
         self._readout = readout
         realtime = is_enabled(self._run.realtime, (plan.source for plan in planned))
-        size = len(planned) if realtime else FILES_AT_ONCE
+        if self._page is not None and len(planned) > PLAYED_AT_ONCE and not self._read.loop:
+            self._loops = False
+        elif self._run.realtime is None and self._page is not None and not self._outputs.paths():
+            realtime = True  # nothing but the page: files play as fast as they were recorded
+        size = len(planned) if realtime or self._loops else FILES_AT_ONCE
         waiting = iter(planned)
         while (batch := list(islice(waiting, size))) and not self._shutdown.stop.is_set():
             self._batch(batch, worker, realtime=realtime)
@@ -227,7 +289,14 @@ class _SourceRunner:
     def _open_source(self, plan: PlannedSource) -> None:
         try:
             on_closed_reader = self._shutdown.stop_for_closed_reader
-            self._open.append(OpenSource(plan, self._read, self._live, self._job, self._window, on_closed_reader))
+            shown = () if self._page is None else (self._page.sink(plan.name),)
+            again = None
+            if self._loops and not is_live(plan.source):
+                again = always if self._page is None else self._page.wants_again()
+            read = read_options(self._read)
+            self._open.append(
+                OpenSource(plan, read, self._live, self._job, self._window, on_closed_reader, shown, again)
+            )
         except NerveError as error:
             self._add_failure(error)
 
@@ -235,6 +304,8 @@ class _SourceRunner:
         jobs = [
             StreamJob(opened.name, opened.frames, opened.write, partial(self._finish, opened)) for opened in self._open
         ]
+        if self._page is not None:
+            jobs += self._page.jobs([opened.name for opened in self._open])
         options = replace(self._lossless, realtime=realtime)
         idle = self._window.refresh if self._window is not None else None
         with shown_progress(self._open, self._health, self._console, self._run.status_json, realtime=realtime):
@@ -247,7 +318,7 @@ class _SourceRunner:
                 health=self._health,
                 idle=idle,
             )
-        for opened, report in zip(self._open, reports, strict=True):
+        for opened, report in zip(self._open, reports, strict=False):  # the last are the page's own
             opened.close(report.error)
             self._report(opened, report, worker)
 

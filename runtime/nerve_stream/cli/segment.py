@@ -2,17 +2,21 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.input import exit_codes
-from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
+from nerve_stream.cli.options import ClassOptions, JobOptions, OutputOptions, RunOptions, SourceOptions
+from nerve_stream.web.address import with_page_address
 
 EXAMPLES = """Examples:
 
   nerve-segment demo
+
+  nerve-segment demo --web
 
   nerve-segment photo.jpg --classes "dog, puppy; grass" --overlay seen.png
 
@@ -21,6 +25,8 @@ EXAMPLES = """Examples:
   nerve-segment photos/ --classes-file names.txt --masks m/ --overlay o/
 
   nerve-segment 'clips/*.mp4' --classes-file names.txt --masks m/ --resume
+
+  nerve-segment archive/ --classes-file names.txt --masks m/ --workers 4
 
   nerve-segment rtsp://door/live --classes "car; road" --jsonl l.jsonl --follow
 
@@ -50,18 +56,36 @@ class VersionOptions:
     version: Version = False
 
 
+class _SegmentCommand(TyperCommand):
+    """The command whose `--web` may stand without an address."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line."""
+        return super().parse_args(ctx, with_page_address(args))
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=EXAMPLES, cls=_SegmentCommand)
 @grouped
 def segment(
-    read: SourceOptions, find: ClassOptions, write: OutputOptions, run: RunOptions, _about: VersionOptions
+    read: SourceOptions,
+    find: ClassOptions,
+    write: OutputOptions,
+    run: RunOptions,
+    many: JobOptions,
+    _about: VersionOptions,
 ) -> None:
     """Label every pixel of each SOURCE with class names given in words. Progress goes to stderr, paths written to stdout."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.DEBUG if run.verbose else logging.WARNING)
     with exit_codes(verbose=run.verbose):
         # Imported here so that --help answers without OpenCV and PyAV.
+        if many != JobOptions():
+            from nerve_stream.cli.scaleout import run_job_command
+
+            run_job_command(read, find, write, run, many)
+            return
         from nerve_stream.cli.run import run_command
 
         run_command(read, find, write, run)

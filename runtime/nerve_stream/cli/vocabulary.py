@@ -44,7 +44,7 @@ def write_vocabulary(
         from nerve_stream.vocabulary_file import save_vocabulary
 
         refuse_existing(output, force=force)
-        folder = bundle_or_default(bundle)
+        folder = bundle_or_default(bundle, strict=strict)
         manifest = load_manifest(folder)
         if manifest.random_weights:
             typer.echo("random weights: labels mean nothing", err=True)

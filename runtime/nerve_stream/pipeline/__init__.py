@@ -9,9 +9,10 @@ from nerve_stream.pipeline.local_worker import LocalWorker
 from nerve_stream.pipeline.process_worker import ProcessWorker
 from nerve_stream.pipeline.run import run_streams
 from nerve_stream.pipeline.segmenter_options import SegmenterOptions
-from nerve_stream.pipeline.worker import FrameLostError, Worker
+from nerve_stream.pipeline.worker import Classes, FrameLostError, Worker
 
 __all__ = [
+    "Classes",
     "FrameLostError",
     "LocalWorker",
     "ProcessWorker",

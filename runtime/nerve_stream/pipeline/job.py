@@ -20,12 +20,14 @@ class StreamJob:
         write: called with each frame and its result, in order, in a thread of this source's own.
         finished: called in that thread, after the last write, when the source gave all its frames and none was lost to
             an error or a stop; the other sources may go on for hours. What it raises ends this source with an error.
+        accompanies: it is closed once all sources have ended that do not accompany others.
     """
 
     name: str
     frames: Iterable[Frame]
     write: Callable[[Frame, FrameResult], None]
     finished: "Callable[[StreamReport], None] | None" = None
+    accompanies: bool = False
 
     @property
     def live(self) -> bool:
@@ -68,6 +70,7 @@ class StreamControl:
         self._lock = threading.Lock()
         self._paused = False
         self._listeners: list[Callable[[bool], None]] = []
+        self._steppers: list[Callable[[], None]] = []
 
     @property
     def paused(self) -> bool:
@@ -82,15 +85,30 @@ class StreamControl:
         """Go on with the newest frame of a live source, and with the next one of any other."""
         self._set_paused(paused=False)
 
-    def listen(self, listener: Callable[[bool], None]) -> Callable[[], None]:
-        """Call `listener` now and at each change with whether the run is paused; the function returned ends that."""
+    def step(self) -> None:
+        """Let one frame of each source through a pause: the next one of a file, the next to come of a live source."""
+        with self._lock:
+            for stepper in self._steppers if self._paused else ():
+                stepper()
+
+    def listen(
+        self, listener: Callable[[bool], None], stepper: Callable[[], None] = lambda: None
+    ) -> Callable[[], None]:
+        """Call `listener` now and at each change with whether the run is paused; the function returned ends that.
+
+        Args:
+            listener: called by whichever thread pauses the run or lets it go on.
+            stepper: called at each step.
+        """
         with self._lock:
             self._listeners.append(listener)
+            self._steppers.append(stepper)
             listener(self._paused)
 
         def end() -> None:
             with self._lock:
                 self._listeners.remove(listener)
+                self._steppers.remove(stepper)
 
         return end
 

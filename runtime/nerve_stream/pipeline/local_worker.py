@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nerve_runtime import Frame, FrameResult, HungError, UsageError
-from nerve_stream.pipeline.worker import FrameLostError, SegmentedVideo, Settle, VideoSegmenter, Worker, hung_error
+from nerve_stream.pipeline.worker import (
+    Classes,
+    FrameLostError,
+    SegmentedVideo,
+    Settle,
+    VideoSegmenter,
+    Worker,
+    hung_error,
+)
 
 WATCH_S = 0.05
 STOP_TIMEOUT_S = 2.0
@@ -52,6 +60,7 @@ class LocalWorker(Worker):
         self._decoding: _Task | None = None
         self._tasks: set[_Task] = set()
         self._aborted = False
+        self._naming = threading.Lock()
         self._closed = threading.Event()
         loops = {"encoder": self._encode_loop, "watchdog": self._watch_loop}
         if overlap:
@@ -98,6 +107,12 @@ class LocalWorker(Worker):
                 self._changed.notify_all()
                 return
         settle(refused)
+
+    def set_classes(self, classes: Classes, background: tuple[str, ...] | str = ()) -> tuple[str, ...]:
+        """Use another class list; words are embedded in the calling thread, frames are not held up."""
+        with self._naming:
+            self._segmenter.set_classes(classes, background)
+            return self._segmenter.class_names
 
     def forget(self, video: str) -> None:
         """Release the state of a video that is over."""

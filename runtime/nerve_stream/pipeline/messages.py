@@ -7,15 +7,28 @@ from typing import Any
 
 from nerve_runtime import Frame, FrameResult, NerveError
 from nerve_stream.child import Connection
-from nerve_stream.pipeline.worker import VideoSegmenter
+from nerve_stream.pipeline.worker import Classes, VideoSegmenter
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """The first message to a worker process: what opens the segmenter, and whether its halves overlap."""
+    """The first message to a worker process: what opens the segmenter, and whether its halves overlap.
+
+    Attributes:
+        classes: the list that replaced the opener's before an earlier process ended; None if none did.
+    """
 
     opener: Callable[[], VideoSegmenter]
     overlap: bool
+    classes: "ClassesRequest | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassesRequest:
+    """Use another class list; one at a time."""
+
+    classes: Classes
+    background: tuple[str, ...] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,13 @@ class Opened:
 
     backend: str
     class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassesAnswer:
+    """The name of each label after a ClassesRequest, or why the list was refused."""
+
+    class_names: tuple[str, ...] | Exception
 
 
 @dataclass(frozen=True, slots=True)

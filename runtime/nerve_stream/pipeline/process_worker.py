@@ -5,13 +5,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nerve_runtime import CompatibilityError, Frame, FrameResult, HungError, NerveError, ResourceError
 from nerve_stream.backoff import Backoff, RestartBudget
 from nerve_stream.child import TERMINATE_TIMEOUT_S, Child, MessageError
 from nerve_stream.monitoring.health import WorkerState
 from nerve_stream.pipeline.messages import (
+    ClassesAnswer,
+    ClassesRequest,
     ForgetRequest,
     FrameRequest,
     NotOpened,
@@ -21,7 +23,7 @@ from nerve_stream.pipeline.messages import (
     receive_message,
     send_message,
 )
-from nerve_stream.pipeline.worker import FrameLostError, Settle, VideoSegmenter, Worker, hung_error
+from nerve_stream.pipeline.worker import Classes, FrameLostError, Settle, VideoSegmenter, Worker, hung_error
 
 TARGET = "nerve_stream.pipeline.worker_child:main"
 WATCH_S = 0.05
@@ -86,6 +88,8 @@ class ProcessWorker(Worker):
         self._number = 0
         self._backend = ""
         self._class_names: tuple[str, ...] = ()
+        self._naming = threading.Lock()
+        self._classes_answer: ClassesAnswer | None = None
         # One thread starts all children: the kernel ends a child with the thread that started it.
         self._supervisor = threading.Thread(target=self._run_guarded, name="nerve-worker", daemon=True)
         self._supervisor.start()
@@ -142,10 +146,33 @@ class ProcessWorker(Worker):
                 number, self._room = self._number, False
                 self._tasks[number] = _Task(video, frame, settle, self._awake.awake_s)
         if child is None:
-            words = "was closed; make another" if self._closing else "is being started again"
-            settle(self.error or FrameLostError(f"the worker process {words}"))
+            settle(self.error or self._gone())
             return
         _send(child, FrameRequest(number, video, frame))
+
+    def set_classes(self, classes: Classes, background: tuple[str, ...] | str = ()) -> tuple[str, ...]:
+        """Have the child use another class list, and every child after it."""
+        with self._naming:
+            with self._changed:
+                child, self._classes_answer = self._child, None
+            if child is None:
+                raise self._gone()
+            request = ClassesRequest(classes, background)
+            _send(child, request)
+            with self._changed:
+                self._changed.wait_for(lambda: self._classes_answer is not None or self._child is not child)
+                answer = self._classes_answer
+            if answer is None:
+                raise self._gone()
+            if isinstance(answer.class_names, Exception):
+                raise answer.class_names
+            self._class_names = answer.class_names
+            self._open_request = replace(self._open_request, classes=request)
+            return answer.class_names
+
+    def _gone(self) -> NerveError:
+        words = "was closed; make another" if self._closing else "is being started again"
+        return FrameLostError(f"the worker process {words}")
 
     def forget(self, video: str) -> None:
         """Have the child release the state of a video."""
@@ -197,6 +224,7 @@ class ProcessWorker(Worker):
             with self._changed:
                 self._child = None
                 self.state = "restarting" if self.state == "ready" else self.state
+                self._changed.notify_all()
             child.close(timeout_s=0)
             receiver.join()
         return None if self._closing else failure
@@ -241,6 +269,8 @@ class ProcessWorker(Worker):
                 if isinstance(message, Opened):
                     self._backend, self._class_names = message.backend, message.class_names
                     self.state, self._finite = "ready", True
+                elif isinstance(message, ClassesAnswer):
+                    self._classes_answer = message
                 else:
                     self._room = True
                 self._changed.notify_all()

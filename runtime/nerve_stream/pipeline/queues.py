@@ -34,6 +34,7 @@ class _SourceQueue:
         segmented: results for the writer.
         in_flight: every frame that came in and was neither written nor dropped.
         reading_over: no frame will come any more.
+        steps: one frame may go to the worker although the run is paused.
         room: notified when a frame may come in.
         result_waits: notified when the writer may have something to do.
     """
@@ -46,6 +47,7 @@ class _SourceQueue:
     segmented: deque[QueuedFrame] = field(default_factory=deque)
     in_flight: set[QueuedFrame] = field(default_factory=set)
     reading_over: bool = False
+    steps: bool = False
     frames_in: int = 0
     done: int = 0
     dropped: dict[DropReason, int] = field(default_factory=dict)
@@ -89,7 +91,7 @@ class FrameQueues:
             queued = QueuedFrame(source, frame)
             queue.frames_in += 1
             queue.in_flight.add(queued)
-            if self._paused and queue.live:
+            if self._paused and queue.live and not queue.steps:
                 self._drop(queued, "paused")
                 return True
             if self._realtime and queue.waiting:
@@ -100,7 +102,7 @@ class FrameQueues:
 
     def _must_wait(self, source: _SourceQueue) -> bool:
         if self._paused and not source.live:
-            return True
+            return not source.steps or bool(source.waiting)
         return not self._realtime and len(source.waiting) >= self._depth and not (self._paused and source.live)
 
     def pop(self, timeout_s: float) -> QueuedFrame | None:
@@ -113,15 +115,15 @@ class FrameQueues:
             return queued
 
     def _next_by_turns(self) -> QueuedFrame | None:
-        if self._paused:
-            return None
-        for step in range(1, len(self._sources) + 1):
-            number = (self._served + step) % len(self._sources)
+        for turn in range(1, len(self._sources) + 1):
+            number = (self._served + turn) % len(self._sources)
             source = self._sources[number]
+            if self._paused and not source.steps:
+                continue
             # Results must find room, or one slow writer would hold the worker up for all.
             full = not self._realtime and len(source.at_worker) + len(source.segmented) >= self._depth
             if source.waiting and not full:
-                self._served = number
+                self._served, source.steps = number, False
                 queued = source.waiting.popleft()
                 source.at_worker.add(queued)
                 source.room.notify()
@@ -195,8 +197,17 @@ class FrameQueues:
         with self._lock:
             self._paused = paused
             for source in self._sources:
+                source.steps = False
                 while paused and source.live and source.waiting:
                     self._drop(source.waiting.popleft(), "paused")
+                source.room.notify_all()
+            self._frame_waits.notify_all()
+
+    def step(self) -> None:
+        """Let one frame of each source go to the worker although the run is paused."""
+        with self._lock:
+            for source in self._sources:
+                source.steps = True
                 source.room.notify_all()
             self._frame_waits.notify_all()
 

@@ -74,7 +74,7 @@ def run_streams(
     run = _Run(jobs, worker, options or StreamOptions(), stop)
     if health is not None:
         health.begin([source.observed() for source in run.sources], worker)
-    unlisten = (control or StreamControl()).listen(lambda paused: run.queues.set_paused(paused=paused))
+    unlisten = (control or StreamControl()).listen(lambda paused: run.queues.set_paused(paused=paused), run.queues.step)
     try:
         run.start()
         run.wait(idle)
@@ -131,6 +131,7 @@ class _Run:
             if self._worker.state in ("failed", "closed"):
                 self._fail_run(self._worker.error or UsageError("the worker was closed; make another"))
             self._watch_readers()
+            self._end_companions()
             if idle is not None:
                 idle()
 
@@ -150,10 +151,21 @@ class _Run:
             asked_s = source.asked_s
             if asked_s is None or source.job.live or source.error is not None or awake_s - asked_s <= limit_s:
                 continue
+            if getattr(source.job.frames, "resting", False):
+                continue
             source.frozen = True
             self._fail(
                 source, HungError(f"{source.name} delivered no frame for {limit_s:g} s; its disk or decoder hangs")
             )
+
+    def _end_companions(self) -> None:
+        """Close the sources that only accompany others once those have ended."""
+        if not all(self.queues.finished(source.number) for source in self.sources if not source.job.accompanies):
+            return
+        for source in self.sources:
+            if source.job.accompanies and not source.dismissed:
+                source.dismissed = True
+                closed_soon(source.job.frames, source.name)
 
     def _read(self, source: RunningSource) -> None:
         paced = self._options.realtime and isinstance(source.job.frames, FrameSource) and not source.job.live

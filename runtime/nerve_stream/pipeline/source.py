@@ -30,6 +30,7 @@ class RunningSource:
         asked_s: when its next frame was asked for, while that is not there; None otherwise.
         frozen: it delivered no frame in time; its reader thread may never end.
         read_to_end: it gave all its frames.
+        dismissed: it was closed because the sources that it accompanies have ended.
     """
 
     def __init__(self, job: StreamJob, number: int, queues: FrameQueues) -> None:
@@ -43,6 +44,7 @@ class RunningSource:
         self.asked_s: float | None = None
         self.frozen = False
         self.read_to_end = False
+        self.dismissed = False
         self._queues = queues
         self._started_s = time.monotonic()
         self._ended_s: float | None = None

@@ -15,6 +15,8 @@ from nerve_stream.pipeline.hang_limit import HangLimit
 logger = logging.getLogger("nerve_runtime")
 
 OneWorker = TypeVar("OneWorker", bound="Worker")
+Classes = str | tuple[str, ...]
+"""`"a; b, c"`, or one string a class."""
 Settle = Callable[[FrameResult | BaseException], None]
 """Called once for each frame, with its result or with what went wrong, from one of the worker's threads."""
 
@@ -55,6 +57,9 @@ class VideoSegmenter(Protocol):
 
     def new_video(self) -> SegmentedVideo:
         """State for one more video."""
+
+    def set_classes(self, classes: Classes, background: tuple[str, ...] | str = ()) -> None:
+        """Use another class list from the next frame on; a list that is refused changes nothing."""
 
     def stop(self) -> None:
         """End the frame under way with an error soon; the segmenter is of no use afterwards."""
@@ -117,6 +122,22 @@ class Worker(ABC):
             frame: frames of one video in order.
             settle: called exactly once, soon or later: with the result, with the error of this frame, or with a
                 FrameLostError or HungError when the worker had to be ended or started again.
+        """
+
+    @abstractmethod
+    def set_classes(self, classes: Classes, background: tuple[str, ...] | str = ()) -> tuple[str, ...]:
+        """Use another class list for every frame that is decoded from now on, while frames go on; from any thread.
+
+        Args:
+            classes: `"a; b, c"`, or one string a class.
+            background: words for everything else.
+
+        Returns:
+            the name of each label.
+
+        Raises:
+            UsageError: the list is not usable; the old one stays in use.
+            FrameLostError: the worker process was ended meanwhile; the next one uses the old list.
         """
 
     @abstractmethod

@@ -7,12 +7,15 @@ import signal
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from functools import partial
 
 from nerve_runtime import FrameResult, NerveError
 from nerve_stream.child import Connection
 from nerve_stream.pipeline.local_worker import LocalWorker
 from nerve_stream.pipeline.messages import (
+    ClassesAnswer,
+    ClassesRequest,
     FrameRequest,
     NotOpened,
     Opened,
@@ -56,6 +59,8 @@ def main(connection: Connection) -> int:
         return 1
     try:
         segmenter = request.opener()
+        if request.classes is not None:
+            segmenter.set_classes(request.classes.classes, request.classes.background)
     except Exception as error:  # noqa: BLE001 - the parent raises it
         sender.send(NotOpened(_portable(error)))
         return 0 if isinstance(error, NerveError) else 1
@@ -77,16 +82,30 @@ def _serve(connection: Connection, sender: _Sender, worker: LocalWorker, segment
         sender.send(Room())
         try:
             while not isinstance(request := receive_message(connection), FrameRequest):
-                worker.forget(request.video)
+                if isinstance(request, ClassesRequest):
+                    # In a thread of its own: long lists take seconds, and frames go on.
+                    threading.Thread(target=_set_classes, args=(sender, worker, request), daemon=True).start()
+                else:
+                    worker.forget(request.video)
         except OSError:
             return
         worker.submit(request.video, request.frame, partial(_send_outcome, sender, segmenter, request.number))
 
 
+def _set_classes(sender: _Sender, worker: LocalWorker, request: ClassesRequest) -> None:
+    answer: tuple[str, ...] | Exception
+    try:
+        answer = worker.set_classes(request.classes, request.background)
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        answer = _portable(error)
+    sender.send(ClassesAnswer(answer))
+
+
 def _send_outcome(
     sender: _Sender, segmenter: VideoSegmenter, number: int, outcome: FrameResult | BaseException
 ) -> None:
-    result = outcome if isinstance(outcome, FrameResult) else _portable(outcome)
+    # The parent has the frame already.
+    result = replace(outcome, rgb=None) if isinstance(outcome, FrameResult) else _portable(outcome)
     sender.send(Outcome(number, segmenter.ready, result))
 
 

@@ -4,7 +4,7 @@ Files appear whole at the end, or not at all; what is live (a stream, lines that
 """
 
 from nerve_stream.sinks.base import FpsMeter, ReaderGoneError, Sink, safe_name
-from nerve_stream.sinks.lines import STDOUT, JsonLines, result_record, run_lengths
+from nerve_stream.sinks.lines import STDOUT, JsonLines
 from nerve_stream.sinks.masks import MaskFile, MaskFolder, MaskFormat, indexed_png, mask_name
 from nerve_stream.sinks.outgoing import OUTGOING_SCHEMES, OutgoingStream
 from nerve_stream.sinks.pictures import OverlayFolder, OverlayPicture
@@ -27,7 +27,5 @@ __all__ = [
     "fit_to_canvas",
     "indexed_png",
     "mask_name",
-    "result_record",
-    "run_lengths",
     "safe_name",
 ]

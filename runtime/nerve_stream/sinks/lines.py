@@ -4,13 +4,10 @@ import json
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from nerve_runtime import FrameResult, ResourceError
 from nerve_runtime.atomic import move_into_place, refuse_existing, resource_errors, temporary_beside
+from nerve_runtime.result import result_record
 from nerve_stream.redaction import readable
 from nerve_stream.sinks.base import ReaderGoneError, Sink, UInt8Array, discard_buffer
 from nerve_stream.sources.images import Picture
@@ -32,6 +29,7 @@ class JsonLines(Sink):
         source: name of the source, for every line.
         follow: write to the final name from the start.
         force: replace an existing file.
+        timings: say how long each stage of a frame took, which is different in every run.
 
     Raises:
         UsageError: the file exists and `force` is false.
@@ -41,11 +39,19 @@ class JsonLines(Sink):
     kind = "jsonl"
 
     def __init__(
-        self, path: Path, *, rle: bool = False, source: str | None = None, follow: bool = False, force: bool = False
+        self,
+        path: Path,
+        *,
+        rle: bool = False,
+        source: str | None = None,
+        follow: bool = False,
+        force: bool = False,
+        timings: bool = True,
     ) -> None:
         self.path = path
         self._rle = rle
         self._source = source
+        self._timings = timings
         self._temporary: Path | None = None
         self._stream = sys.stdout
         self._takes_unicode = path != STDOUT or "utf" in (sys.stdout.encoding or "").lower()
@@ -62,7 +68,14 @@ class JsonLines(Sink):
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write one line; the frame itself is not used."""
         file = None if picture is None else readable(picture.path.name)
-        record = result_record(result, rle=self._rle, source=self._source, file=file)
+        record = result_record(
+            result,
+            rle=self._rle,
+            source=self._source,
+            file=file,
+            timings=self._timings,
+            instances=result.instances,
+        )
         line = json.dumps(record, allow_nan=False, ensure_ascii=not self._takes_unicode)
         try:
             with resource_errors(self.path):
@@ -92,63 +105,3 @@ class JsonLines(Sink):
             self._stream.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
-
-
-def result_record(
-    result: FrameResult, *, rle: bool = False, source: str | None = None, file: str | None = None
-) -> dict[str, Any]:
-    """A result as plain numbers and words, for JSON; `mean_confidence` is 0 to 1, `share` is of the frame's pixels.
-
-    Args:
-        result: of one frame.
-        rle: add the run lengths of every class.
-        source: name of the source.
-        file: name of the image file that the frame is, None for a frame of a video.
-    """
-    height, width = result.labels.shape
-    return {
-        "source": source,
-        "file": file,
-        "index": result.index,
-        "time_s": None if result.time_s is None else float(result.time_s),
-        "size_hw": [height, width],
-        "keyframe": result.keyframe,
-        "affinity_age": result.affinity_age,
-        "valid": result.valid,
-        "classes": _class_records(result, rle=rle) if result.valid else [],
-        "timings_ms": {stage: round(duration_ms, 3) for stage, duration_ms in result.timings_ms.items()},
-    }
-
-
-def _class_records(result: FrameResult, *, rle: bool) -> list[dict[str, Any]]:
-    classes = len(result.class_names)
-    pixels = np.bincount(result.labels.ravel(), minlength=classes)
-    confidence = np.bincount(result.labels.ravel(), weights=result.confidence.ravel(), minlength=classes)
-    records = []
-    for label, name in enumerate(result.class_names):
-        count = int(pixels[label])
-        if not count:
-            continue
-        record: dict[str, Any] = {
-            "label": label,
-            "name": name,
-            "pixels": count,
-            "share": round(count / result.labels.size, 6),
-            "mean_confidence": round(float(confidence[label]) / count / 255.0, 4),
-        }
-        if rle:
-            record["rle"] = run_lengths(result.labels == label)
-        records.append(record)
-    return records
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """COCO's uncompressed run lengths of a mask (H, W): column order, counts alternate, the first counts False.
-
-    >>> run_lengths(np.array([[True, False], [True, True]]))
-    {'size': [2, 2], 'counts': [0, 2, 1, 1]}
-    """
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}

@@ -11,8 +11,8 @@ import numpy as np
 
 from nerve_runtime import FrameResult, Labels, UsageError, label_dtype
 from nerve_runtime.atomic import link_target, refuse_existing, resource_errors, write_bytes_whole
+from nerve_runtime.drawing import class_colours
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.colours import class_colours
 from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
 from nerve_stream.sources.images import Picture
 

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from nerve_runtime import CompatibilityError, FrameResult, ResourceError, UsageError
+from nerve_runtime.drawing import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_runtime.opencv import cv2
 from nerve_stream.backoff import Backoff
 from nerve_stream.child import Child
-from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.redaction import redacted
 from nerve_stream.sinks.base import FpsMeter, Sink, UInt8Array
 from nerve_stream.sinks.outgoing_child import CLOCK_HZ, PTS

@@ -7,9 +7,8 @@ import numpy as np
 
 from nerve_runtime import FrameResult, UsageError
 from nerve_runtime.atomic import refuse_existing, write_bytes_whole
+from nerve_runtime.drawing import DEFAULT_STYLE, OverlayStyle, overlay, with_legend
 from nerve_runtime.opencv import cv2
-from nerve_stream.drawing.legend import with_legend
-from nerve_stream.drawing.overlay import DEFAULT_STYLE, OverlayStyle, overlay
 from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
 from nerve_stream.sinks.masks import mask_name
 from nerve_stream.sources.images import Picture

@@ -1,6 +1,7 @@
 """Which URLs are opened, and what FFmpeg is allowed to do with each."""
 
 import re
+from pathlib import Path
 
 from nerve_runtime import SourceError
 from nerve_stream.redaction import redacted
@@ -33,6 +34,7 @@ ALLOWED_FORMATS = {
 # Enough for 20 frames at 25 a second, from which FFmpeg tells the rate; the default of 5 s is felt at each reconnection.
 # Not `fflags nobuffer`: it throws away what was looked at, with the first keyframe, and waits for the next.
 PROBED_US = 1_000_000
+CAMERA_DEVICE = "/dev/video"
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x20\x7f]")
 _ADDRESS_OF_PATH = re.compile(rf"(?P<scheme>{'|'.join(ALLOWED_PROTOCOLS)}):/(?!/)", re.IGNORECASE)
 
@@ -40,6 +42,12 @@ _ADDRESS_OF_PATH = re.compile(rf"(?P<scheme>{'|'.join(ALLOWED_PROTOCOLS)}):/(?!/
 def is_address(text: str) -> bool:
     """Whether a source is a URL rather than a path; also one that went through pathlib, which leaves one slash."""
     return "://" in text or _ADDRESS_OF_PATH.match(text) is not None
+
+
+def is_live(source: str) -> bool:
+    """Whether a source is a camera or an address."""
+    camera = source.isdecimal() and not Path(source).exists()
+    return is_address(source) or camera or source.startswith(CAMERA_DEVICE)
 
 
 def parse_address(text: str, live: LiveOptions) -> StreamInput:

@@ -54,6 +54,7 @@ class FrameSource(ABC):
         size_hw: size of the first frame in pixels; later ones may differ. (0, 0) while a live source that is waited for
             has not come.
         live: a camera or a URL: frames come at their own pace and can be lost.
+        resting: no frame is due, because it waits for somebody who wants one; its disk or decoder does not hang.
         state: what the source does now; changes while it is read, and may be looked at from any thread.
         reconnects: how often a live source was lost and came back.
         skipped: pictures of a folder that were damaged and left out.
@@ -66,6 +67,7 @@ class FrameSource(ABC):
     fps: Fraction | None = None
     size_hw: tuple[int, int]
     live: bool = False
+    resting: bool = False
     state: SourceState = "streaming"
     reconnects: int = 0
     skipped: int = 0

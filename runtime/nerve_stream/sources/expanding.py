@@ -29,12 +29,18 @@ def expand_sources(sources: list[str]) -> list[str]:
         if is_address(source) or Path(source).exists() or not glob.has_magic(source):
             expanded += _of_folder(source)
             continue
-        matches = [one for match in _matches(source) for one in _of_folder(match)]
-        expanded += [match for match in matches if match not in expanded]
+        matches = [one for match in pattern_matches(source) for one in _of_folder(match)]
+        known = set(expanded)
+        expanded += [match for match in matches if match not in known]
     return expanded
 
 
-def _matches(pattern: str) -> list[str]:
+def pattern_matches(pattern: str) -> list[str]:
+    """What a pattern matches: the videos and images if there are any, else the files, else the folders.
+
+    Raises:
+        SourceError: it matches nothing.
+    """
     # Path.glob refuses absolute patterns, and `**` of it gives folders only before Python 3.13.
     paths = [Path(match) for match in glob.glob(pattern, recursive=True)]  # noqa: PTH207
     files = [path for path in paths if path.is_file()]

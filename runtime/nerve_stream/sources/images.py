@@ -9,58 +9,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nerve_runtime import Frame, SourceError
-from nerve_runtime.opencv import cv2
+from nerve_runtime.images import read_image
 from nerve_stream.sources.base import FrameSource
-from nerve_stream.sources.image_header import IMAGE_KINDS, image_size_hw, picture_count
-from nerve_stream.sources.limits import refuse_too_large
 from nerve_stream.sources.options import Part
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-IMAGE_FILE_LIMIT_BYTES = 500_000_000
 IMAGES_PER_SECOND = 25  # pictures of a folder carry no time; they are counted as frames of an ordinary video
 
 logger = logging.getLogger("nerve_runtime")
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to RGB uint8 (H, W, 3), upright; its size is checked before anything is decoded.
-
-    Samples of 16 bit are divided by 256, grey becomes three equal channels, transparency is dropped.
-
-    Raises:
-        SourceError: it is no PNG, JPEG, BMP, WebP or TIFF image, is damaged, holds several pictures, or has more than
-            50 megapixels.
-    """
-    try:
-        if path.stat().st_size > IMAGE_FILE_LIMIT_BYTES:
-            raise SourceError(f"image {path} is {path.stat().st_size} bytes, expected at most {IMAGE_FILE_LIMIT_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"image {path} cannot be read: {error.strerror or error}; check its rights") from error
-    size_hw = image_size_hw(content)
-    if size_hw is None:
-        raise SourceError(f"image {path} is no {IMAGE_KINDS} image, or is cut off in its header")
-    refuse_too_large(f"image {path}", size_hw)
-    buffer = np.frombuffer(content, dtype=np.uint8)
-    try:
-        bgr = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise SourceError(f"image {path} cannot be decoded: {error.err}") from error
-    if bgr is None:
-        raise SourceError(
-            f"image {path} cannot be decoded: its data are damaged, or its samples are not of 8 or 16 bit; "
-            "copy it again, or convert it"
-        )
-    pictures = picture_count(content)
-    if pictures > 1:
-        raise SourceError(
-            f"image {path} holds {pictures} pictures, expected one; save each as a file, or all as a video or animated PNG"
-        )
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def files_ending_in(suffixes: frozenset[str], folder: Path) -> list[Path]:

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 from nerve_runtime import SourceError
+from nerve_runtime.images import is_animated_png, looks_like_image
 from nerve_stream.redaction import readable, redacted
 from nerve_stream.sources.addresses import is_address, parse_address
 from nerve_stream.sources.base import FrameSource
 from nerve_stream.sources.decoding.inputs import CameraInput
-from nerve_stream.sources.image_header import is_animated_png, looks_like_image
 from nerve_stream.sources.images import IMAGE_SUFFIXES, Images, files_ending_in
 from nerve_stream.sources.live import open_live
 from nerve_stream.sources.options import LiveOptions, Part, Seconds

@@ -91,6 +91,17 @@ class Part:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Which part of every source of a run is read; the meanings are those of `open_frames`, `limit` is in frames."""
+
+    allow_partial: bool = False
+    start_s: Seconds = 0.0
+    duration_s: Seconds | None = None
+    every: int = 1
+    limit: int | None = None
+
+
 def _is_number(value: object) -> bool:
     """Callers without a type checker give what they like."""
     return isinstance(value, (int, float, Fraction)) and not isinstance(value, bool) and math.isfinite(value)

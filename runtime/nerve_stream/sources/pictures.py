@@ -10,8 +10,8 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from nerve_runtime import SourceError
+from nerve_runtime.images import refuse_too_large
 from nerve_runtime.opencv import IMAGE_PIXELS_LIMIT
-from nerve_stream.sources.limits import refuse_too_large
 
 # An allow-list: playlists name other files, and a live one makes opening wait for ever; even plain text has a demuxer.
 # The last five hold sound only and are opened to say so.

@@ -1,6 +1,7 @@
 """TensorRT itself from C, on stand-ins: ONNX Runtime's labels, and tensors that stay on the GPU."""
 
 import ctypes
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ from nerve_bench.doubles.engines import FAKE_CUDA, TENSORRT_VERSION
 from nerve_runtime import NerveError, Segmenter, Temporal
 from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.frames import UInt8Array
+from tests.data.tiny_bundle import batch_bundle_folder
 from tests.native.binding import READOUTS, NativeSegmenter, params_for
 from tests.native.parity_set import CLASSES, WAYS, case_steps, parity_frames
 from tests.native.standin import (
@@ -44,6 +46,20 @@ def test_labels_equal_those_of_onnxruntime_on_every_pixel(
             # Sums over 32 class slots round otherwise than sums over the classes that can win.
             np.testing.assert_allclose(result.confidence.astype(int), step.result.confidence, rtol=0, atol=1)
             assert (result.keyframe, result.affinity_age) == (step.result.keyframe, step.result.affinity_age)
+
+
+def test_engines_for_several_frames_give_the_labels_of_one(
+    library: ctypes.CDLL, onnxruntime_library: Path, standin: Standin, ledger: Ledger, tiny_bundle: Path, tmp_path: Path,
+    vocabularies: dict[str, Path], frames: list[UInt8Array],
+) -> None:  # fmt: skip
+    bundle = Path(shutil.copytree(batch_bundle_folder(), tmp_path / "batch"))
+    add_engines(bundle, ledger)
+    params = params_for(library, onnxruntime_library, WAYS["follow"], provider=TENSORRT_NATIVE)
+    with NativeSegmenter.open(library, bundle, params) as native:
+        for step in case_steps(tiny_bundle, WAYS["follow"], vocabularies, frames):
+            native.set_vocabulary(vocabularies[step.vocabulary])
+            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+            np.testing.assert_array_equal(result.labels, step.result.labels)
 
 
 @pytest.mark.parametrize("readout", ["bilinear", "guided"])

@@ -11,19 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from nerve_runtime.drawing.colours import class_colours, least_distance
+from nerve_runtime.drawing.legend import label_areas, legend_entries, with_legend
+from nerve_runtime.drawing.overlays import OverlayStyle, overlay
+from nerve_runtime.drawing.region_names import place_names
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
 from nerve_runtime.labels import Labels
-from nerve_runtime.result import FrameResult
+from nerve_runtime.result import FrameResult, result_record
 from nerve_stream.cli import segment as cli
 from nerve_stream.cli.progress import EmbeddingBar
-from nerve_stream.drawing.colours import class_colours, least_distance
-from nerve_stream.drawing.legend import label_areas, legend_entries, with_legend
-from nerve_stream.drawing.overlay import OverlayStyle, overlay
-from nerve_stream.drawing.region_names import place_names
 from nerve_stream.pipeline import ProcessWorker, SegmenterOptions
 from nerve_stream.sinks import MaskFile, MaskFolder, indexed_png, mask_name
-from nerve_stream.sinks.lines import result_record
 from tests.data.clips import write_clip
 from tests.data.fake_bundle import WORDS, make_fake_bundle
 from tests.data.label_maps import noise, result_of

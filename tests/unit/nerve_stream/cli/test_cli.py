@@ -73,9 +73,9 @@ def test_several_sources_have_their_names_in_their_outputs(bundle: Path, clip: P
     out = tmp_path / "out"
     ended = segment(bundle, clip, picture, clip, "--masks", out / "masks", "--jsonl", out / "a.jsonl")
     assert ended.exit_code == 0, ended.output
-    names = ["clip", "photo_1", "clip_2"]
+    places = {"clip": "clip", "photo_1": "photo 1.png", "clip_2": "clip_2"}
     assert ended.stdout.splitlines() == [
-        str(out / place) for name in names for place in (f"a.{name}.jsonl", f"masks/{name}")
+        str(out / path) for name, place in places.items() for path in (f"a.{name}.jsonl", f"masks/{place}")
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nerve_stream.drawing.colours import class_colours
+from nerve_runtime.drawing.colours import class_colours
 from tests.data.clips import halves, write_clip
 from tests.data.running_command import CLASSES, error_of, everything_below, json_lines, outputs_in, segment, summary_of
 

@@ -12,15 +12,16 @@ from nerve_runtime.frames import Frame
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_stream.cli.groups import grouped
 from nerve_stream.cli.options import ClassOptions, OutputOptions, RunOptions, SourceOptions
-from nerve_stream.cli.outputs import Outputs, plan_sources, source_kind
-from nerve_stream.cli.plan import chosen_temporal, is_enabled, is_live, job_key, segmenter_options
+from nerve_stream.cli.plan import chosen_outputs, chosen_temporal, is_enabled, job_key, segmenter_options
+from nerve_stream.outputs.planning import Outputs, plan_sources, source_kind
+from nerve_stream.sources.addresses import is_live
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.selected import SelectedFrames
 from tests.data.clips import halves, write_clip
 
 
 def outputs_for(**words: object) -> Outputs:
-    return Outputs.from_options(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
+    return chosen_outputs(OutputOptions(**words))  # type: ignore[arg-type]  # names of options
 
 
 def test_a_plain_overlay_has_no_text() -> None:
@@ -72,7 +73,7 @@ def test_names_of_sources_hold_no_credentials_and_are_unique() -> None:
         ["rtsp://me:secret@door/live?token=x", "a/clip.mp4", "b/clip.mp4"], outputs_for(masks=Path("m"))
     )
     assert [plan.name for plan in planned] == ["door_live", "clip", "clip_2"]
-    assert [plan.outputs.masks for plan in planned] == [Path("m/door_live"), Path("m/clip"), Path("m/clip_2")]
+    assert [plan.outputs.masks for plan in planned] == [Path("m/door_live"), Path("m/a/clip"), Path("m/b/clip")]
 
 
 def test_one_stream_out_takes_one_source() -> None:

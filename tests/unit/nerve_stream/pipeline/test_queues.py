@@ -171,3 +171,48 @@ def test_frames_in_are_done_dropped_or_in_flight_after_every_step(seed: int) -> 
         assert counts.failed == expected[source]["failed"]
         assert counts.dropped == sum(getattr(counts, reason) for reason in DROP_REASONS)
         assert counts.frames_in == counts.done + counts.dropped
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_step_lets_one_frame_of_a_file_through_a_pause(realtime: bool) -> None:
+    queues = FrameQueues([False], realtime=realtime)
+    queues.push(0, blank(0))
+    queues.set_paused(paused=True)
+    assert queues.reader_waits(0)
+    queues.step()
+    assert taken(queues).frame.index == 0
+    assert queues.pop(0) is None
+    queues.step()
+    assert not queues.reader_waits(0)
+    assert queues.push(0, blank(1))
+    assert queues.reader_waits(0)
+    assert taken(queues).frame.index == 1
+    assert queues.pop(0) is None
+    assert queues.counts(0).dropped == 0
+
+
+def test_a_step_lets_the_next_frame_of_a_live_source_through_and_drops_those_after_it() -> None:
+    queues = FrameQueues([True], realtime=True)
+    queues.set_paused(paused=True)
+    queues.push(0, blank(0))
+    queues.step()
+    for index in (1, 2):
+        queues.push(0, blank(index))
+    assert taken(queues).frame.index == 2
+    queues.push(0, blank(3))
+    assert queues.pop(0) is None
+    counts = queues.counts(0)
+    assert (counts.paused, counts.superseded, counts.in_flight, counts.conserved) == (2, 1, 1, True)
+
+
+def test_the_end_of_a_pause_ends_its_step() -> None:
+    queues = FrameQueues([True], realtime=True)
+    for paused in (True, False, True):
+        queues.set_paused(paused=paused)
+        if not queues.counts(0).frames_in:
+            queues.step()
+            queues.push(0, blank(0))
+            assert taken(queues).frame.index == 0
+            queues.step()
+    queues.push(0, blank(1))
+    assert queues.counts(0).paused == 1

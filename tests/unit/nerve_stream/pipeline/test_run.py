@@ -284,6 +284,55 @@ def test_a_pause_lets_files_wait_and_live_sources_go_on() -> None:
     assert not control.paused
 
 
+def test_a_paused_run_goes_on_step_by_step() -> None:
+    control = StreamControl()
+    control.step()  # nothing is paused, so there is nothing to step through
+    control.pause()
+    written = Written()
+    stepped: list[int] = []
+
+    def step() -> None:
+        if len(stepped) == len(written) < 3:
+            stepped.append(len(written))
+            control.step()
+        elif len(written) == 3:
+            control.resume()
+
+    run_all({"file": numbered(6)}, control=control, idle=step, written={"file": written})
+    assert stepped == [0, 1, 2]
+    assert written == list(range(6))
+
+
+def test_a_source_that_accompanies_others_is_closed_when_they_have_ended() -> None:
+    companion = Camera(10**6, live=False)
+    companion.resting = True
+    written = Written(), Written()
+    jobs = [
+        StreamJob("file", numbered(20), written[0]),
+        StreamJob("companion", companion, written[1], accompanies=True),
+    ]
+    with LocalWorker(DoubleSegmenter()) as worker:
+        reports = run_streams(jobs, worker, stop=threading.Event())
+    assert companion.closed.is_set()
+    assert written[0] == list(range(20))
+    assert [report.error for report in reports] == [None, None]
+    assert all(report.counts.conserved and not report.counts.in_flight for report in reports)
+
+
+def test_a_source_that_rests_does_not_count_as_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FROZEN_TIMEOUTS", 1)
+
+    class Resting(Camera):
+        resting = True
+
+        def read_frames(self) -> Iterator[Frame]:
+            self.closed.wait(0.5)
+            yield blank(0)
+
+    reports, written = run_all({"a": Resting(1, live=False)}, options=StreamOptions(hang_timeout_s=0.1))
+    assert (reports[0].error, written["a"]) == (None, [0])
+
+
 def test_on_a_stop_what_is_segmented_is_written_and_the_rest_is_counted() -> None:
     stop = threading.Event()
     camera = Camera(10**6)

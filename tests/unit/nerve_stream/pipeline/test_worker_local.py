@@ -225,3 +225,32 @@ def test_an_aborted_worker_ends_its_frames_and_takes_no_more() -> None:
 def test_the_error_of_a_lost_frame_has_the_exit_code_of_its_cause() -> None:
     assert FrameLostError("lost").exit_code == NerveError.exit_code
     assert FrameLostError("lost", ResourceError("memory")).exit_code == 6
+
+
+def test_words_change_between_frames_and_a_list_that_is_refused_changes_nothing() -> None:
+    segmenter, outcomes = DoubleSegmenter(), list[Outcome]()
+    with LocalWorker(segmenter) as worker:
+        submit(worker, 0, outcomes)
+        assert worker.set_classes("c; d") == ("c", "d") == worker.class_names
+        with pytest.raises(UsageError, match="the word 'unknown' is unknown"):
+            worker.set_classes("c; unknown")
+        assert worker.class_names == ("c", "d")
+        submit(worker, 1, outcomes)
+        assert wait_for(lambda: len(outcomes) == 2)
+
+
+def test_frames_go_on_while_words_are_embedded() -> None:
+    class Thoughtful(DoubleSegmenter):
+        def set_classes(self, classes: str | tuple[str, ...], background: tuple[str, ...] | str = ()) -> None:
+            assert go_on.wait(10)
+
+    go_on, outcomes = threading.Event(), list[Outcome]()
+    with LocalWorker(Thoughtful()) as worker:
+        naming = threading.Thread(target=worker.set_classes, args=("c; d",))
+        naming.start()
+        for index in range(5):
+            submit(worker, index, outcomes)
+        assert wait_for(lambda: len(outcomes) == 5)
+        assert naming.is_alive()
+        go_on.set()
+        naming.join(5)

@@ -271,3 +271,34 @@ def test_an_error_of_a_users_own_type_arrives_as_the_nearest_of_ours() -> None:
 
     assert type(without_traceback(EngineMissingError("no engine"))) is ResourceError
     assert str(without_traceback(EngineMissingError("no engine"))) == "no engine"
+
+
+def test_words_of_another_process_change_and_stay_when_it_is_started_again() -> None:
+    outcomes: list[Outcome] = []
+    with opened() as worker:
+        submit(worker, 0, outcomes)
+        assert worker.set_classes("c; d; e") == ("c", "d", "e") == worker.class_names
+        with pytest.raises(errors.UsageError, match="the word 'unknown' is unknown"):
+            worker.set_classes(("c", "unknown"))
+        assert worker.class_names == ("c", "d", "e")
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        assert wait_for(lambda: worker.restarts == 1 and worker.state == "ready")
+        assert worker.class_names == ("c", "d", "e")
+        submit(worker, 1, outcomes)
+        assert isinstance(outcomes[-1], FrameResult)
+
+
+def test_a_process_that_ends_over_new_words_keeps_the_old_ones() -> None:
+    with opened() as worker:
+        with pytest.raises(FrameLostError, match="is being started again"):
+            worker.set_classes("c; crash")
+        assert wait_for(lambda: worker.restarts == 1 and worker.state == "ready")
+        assert worker.class_names == ("a", "b")
+
+
+def test_a_closed_worker_takes_no_words() -> None:
+    with opened() as worker:
+        pass
+    with pytest.raises(FrameLostError, match="was closed"):
+        worker.set_classes("c; d")

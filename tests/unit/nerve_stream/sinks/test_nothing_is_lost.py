@@ -14,14 +14,15 @@ from nerve_runtime.errors import BundleError, SourceError, UsageError
 from nerve_runtime.vocabulary.text_encoder import default_cache_dir
 from nerve_stream.cli.input import exit_codes
 from nerve_stream.cli.options import OutputOptions
-from nerve_stream.cli.outputs import Outputs, refuse_conflicts
+from nerve_stream.cli.plan import chosen_outputs
+from nerve_stream.outputs.planning import Outputs, refuse_conflicts
 from nerve_stream.sources.opening import open_frames
 
 TOO_LONG = "x" * 300
 
 
 def _outputs(overlay: Path | None = None, masks: Path | None = None, jsonl: Path | None = None) -> Outputs:
-    return Outputs.from_options(OutputOptions(overlay, masks, jsonl=jsonl, force=True))
+    return chosen_outputs(OutputOptions(overlay, masks, jsonl=jsonl, force=True))
 
 
 def test_masks_do_not_replace_the_pictures_they_are_made_from(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nerve_runtime.atomic import write_bytes_whole
+from nerve_runtime.drawing.colours import class_colours
 from nerve_runtime.errors import ResourceError, UsageError
-from nerve_runtime.result import FrameResult
-from nerve_stream.drawing.colours import class_colours
+from nerve_runtime.result import FrameResult, run_lengths
 from nerve_stream.sinks import (
     FpsMeter,
     JsonLines,
@@ -33,7 +33,6 @@ from nerve_stream.sinks import (
     fit_to_canvas,
     indexed_png,
     mask_name,
-    run_lengths,
     safe_name,
 )
 from tests.data.clips import halves

@@ -17,8 +17,9 @@ from PIL import Image
 
 from nerve_runtime.errors import SourceError, UsageError
 from nerve_runtime.frames import Frame, resize_frame
+from nerve_runtime.images import read_image, reading
 from nerve_stream.sources import images
-from nerve_stream.sources.images import Picture, read_image
+from nerve_stream.sources.images import Picture
 from nerve_stream.sources.opening import open_frames
 from nerve_stream.sources.options import Part
 from nerve_stream.sources.video_file import VideoFile
@@ -218,7 +219,7 @@ def test_opencv_itself_refuses_the_bomb_too(tmp_path: Path) -> None:
 
 
 def test_an_image_file_may_not_be_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "IMAGE_FILE_LIMIT_BYTES", 10)
+    monkeypatch.setattr(reading, "IMAGE_FILE_LIMIT_BYTES", 10)
     with pytest.raises(SourceError, match="expected at most 10"):
         read_image(write_image(tmp_path / "picture.png", halves()))
 

@@ -1,1 +1,0 @@
-"""Labels drawn over frames: colours, text, overlay."""

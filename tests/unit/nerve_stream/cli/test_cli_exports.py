@@ -1,0 +1,78 @@
+"""`--export` and `--instances`, as a user types them."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.data.clips import halves, write_clip
+from tests.data.running_command import error_of, everything_below, json_lines, segment
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / f"{name}.jpg"), halves((48, 64)))
+    return folder
+
+
+def test_a_folder_of_pictures_is_one_file_of_each_format(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    formats = ("coco-instances=i.json", "coco-panoptic=pan", "yolo=yolo", "cvat=c.xml", "label-studio=l.json")
+    words = [word for form in formats for word in ("--export", form.replace("=", f"={out}/"))]
+    ended = segment(bundle, photos, *words)
+    assert ended.exit_code == 0, ended.output
+    files = [name for name in everything_below(out) if (out / name).is_file()]
+    assert files == sorted([
+        "c.xml", "i.json", "l.json", "pan/a.png", "pan/b.png", "pan/panoptic.json", "yolo/data.yaml",
+        "yolo/labels/a.txt", "yolo/labels/b.txt",
+    ])  # fmt: skip
+    assert [image["file_name"] for image in json.loads((out / "i.json").read_text())["images"]] == ["a.jpg", "b.jpg"]
+
+
+def test_instances_are_in_lines_and_exports(bundle: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", frames=4)
+    ended = segment(
+        bundle,
+        clip,
+        "--instances",
+        "--jsonl",
+        tmp_path / "l.jsonl",
+        "--export",
+        f"coco-instances={tmp_path / 'i.json'}",
+    )
+    assert ended.exit_code == 0, ended.output
+    lines = json_lines(tmp_path / "l.jsonl")
+    annotations = json.loads((tmp_path / "i.json").read_text())["annotations"]
+    assert all(line["instances"] for line in lines)
+    assert sum(len(line["instances"]) for line in lines) == len(annotations)
+    assert {annotation["iscrowd"] for annotation in annotations} == {0}
+    numbers = [{instance["number"] for instance in line["instances"]} for line in lines]
+    assert set.intersection(*numbers), "no region was followed through the clip"
+    areas = [instance["pixels"] for instance in lines[0]["instances"]]
+    assert np.sum(areas) <= np.prod(lines[0]["size_hw"])
+
+
+@pytest.mark.parametrize("text", ["yolo", "yolo=", "pascal=x"])
+def test_an_unknown_format_is_refused_with_those_there_are(text: str, bundle: Path, photos: Path) -> None:
+    ended = segment(bundle, photos, "--export", text)
+    assert ended.exit_code == 2
+    assert "expected FORMAT=PATH, FORMAT one of coco-instances, coco-panoptic, yolo, cvat, label-studio" in error_of(
+        ended
+    )
+
+
+def test_an_export_that_exists_is_kept(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "i.json").write_text("mine")
+    ended = segment(bundle, photos, "--export", f"coco-instances={tmp_path / 'i.json'}")
+    assert ended.exit_code == 2
+    assert (tmp_path / "i.json").read_text() == "mine"
