@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ class InputRecord:
         fingerprint: size and time of the input, see `input_fingerprint`.
         outcome: what became of it, none while it is begun.
         outputs: bytes of each output, by kind and name below the folder of that kind.
+        source: the input, without credentials; a file of another folder may have the same name.
+        owned: no file of others was at the places of its outputs, so what is there now may be replaced.
     """
 
     key: str
@@ -43,6 +45,12 @@ class InputRecord:
     fingerprint: Mapping[str, Any]
     outcome: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    source: str = ""
+    owned: bool = False
+
+    def outcome_of(self, item: JobInput) -> Outcome:
+        """What became of the input, which the record names without credentials."""
+        return replace(Outcome.from_record(dict(self.outcome)), source=item.source)
 
 
 class Records:
@@ -74,7 +82,11 @@ class Records:
             names: its outputs by kind, below the folder of that kind.
         """
         sizes = {kind: {name: self._outputs[kind].stored_bytes(name)} for kind, name in names.items()}
-        fields = asdict(begun) | {"state": "ended", "outcome": outcome.record(), "outputs": sizes}
+        fields = asdict(begun) | {
+            "state": "ended",
+            "outcome": outcome.record() | {"source": begun.source},
+            "outputs": sizes,
+        }
         self._write(item, InputRecord(**fields))
 
     def outputs_are_in_place(self, record: InputRecord) -> bool:
@@ -90,7 +102,7 @@ class Records:
         record = self.read(item)
         if record is None or record.run != run or record.state != "ended":
             return None
-        outcome = Outcome.from_record(dict(record.outcome))
+        outcome = record.outcome_of(item)
         return None if outcome.fatal else outcome  # that one says nothing of this input
 
     @property
