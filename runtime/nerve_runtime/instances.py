@@ -31,8 +31,9 @@ class InstanceTracker:
     """Numbers the connected regions of each class in the frames of one video, in order.
 
     A region has the number of the region of its class that its pixels came from, by dense optical flow; where several
-    parts came from one, the part with most of its pixels keeps the number. After a cut all numbers are new. Two things
-    of a class that touch are one instance: NERVE says what a pixel is, not whose.
+    parts came from one, the part with most of its pixels keeps the number. After a cut all numbers are new; a frame
+    whose scores were not finite has none and changes none. Two things of a class that touch are one instance: NERVE says
+    what a pixel is, not whose.
 
     State: the frame before, and the next number.
 
@@ -54,6 +55,8 @@ class InstanceTracker:
         """
         if result.rgb is None:
             raise UsageError("this result came without its frame, which instances are followed by; keep them together")
+        if not result.valid:  # it says nothing of where things are: the next frame is followed from the one before
+            return Instances(np.zeros(result.labels.shape, dtype=np.int32), ())
         grey = grey_picture(result.rgb)
         moved = self._moved_numbers(grey, result.labels.shape)
         numbers, found = np.zeros(result.labels.shape, dtype=np.int32), list[Instance]()
