@@ -10,6 +10,7 @@ from nerve_runtime.errors import UsageError
 from nerve_runtime.motion import grey_picture, matches
 from nerve_runtime.opencv import cv2
 from nerve_runtime.result import FrameResult, Instance, Instances
+from nerve_runtime.result.records import seen_labels
 
 LEAST_SHARE = 0.0005  # of the picture; less is a speck at a border
 LEAST_TRACED = 0.45  # of the picture, as `Temporal` has it: less was found in the frame before, so this is a cut
@@ -60,7 +61,7 @@ class InstanceTracker:
         grey = grey_picture(result.rgb)
         moved = self._moved_numbers(grey, result.labels.shape)
         numbers, found = np.zeros(result.labels.shape, dtype=np.int32), list[Instance]()
-        for label in _labels(result):
+        for label in seen_labels(result):
             found += self._of_class(result, label, moved, numbers)
         self._before = _Before(grey, numbers, {instance.number: instance.label for instance in found})
         return Instances(numbers, tuple(sorted(found, key=lambda instance: instance.number)))
@@ -131,8 +132,3 @@ class InstanceTracker:
     def _new_number(self) -> int:
         self._next += 1
         return self._next - 1
-
-
-def _labels(result: FrameResult) -> list[int]:
-    seen = [int(label) for label in np.unique(result.labels) if label != result.ignore_label]
-    return [label for label in seen if label or not result.has_background]

@@ -3,16 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from nerve_runtime import UsageError
-from nerve_runtime.atomic import resource_errors
-from nerve_stream.jobs import JobKey, key_differences
+from nerve_stream.jobs import JobKey, key_differences, locked_records
 from nerve_stream.redaction import redacted
 from nerve_stream.scaleout.job import JobInput, Outcome, Places
 from nerve_stream.scaleout.storage import LocalFolder, open_folder, parsed
@@ -125,7 +121,7 @@ def opened_records(places: Places, key: JobKey, *, force: bool) -> Iterator[None
         ResourceError: the folder cannot be written.
     """
     folder = open_folder(records_place(places))
-    with _locked(folder.path) if isinstance(folder, LocalFolder) else _unlocked():
+    with locked_records(folder.path / LOCK, folder.path) if isinstance(folder, LocalFolder) else nullcontext():
         before, now = parsed(folder.read(HEADER)), key.record()
         if before and before != now and not force:
             raise UsageError(
@@ -135,28 +131,6 @@ def opened_records(places: Places, key: JobKey, *, force: bool) -> Iterator[None
         if before != now:
             folder.write(HEADER, json.dumps(now).encode())
         yield
-
-
-@contextmanager
-def _unlocked() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / LOCK)
-    with resource_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:  # inside resource_errors, because it is an OSError too
-            raise UsageError(
-                f"another run is writing the outputs that {folder} records; wait for it to end, or choose other folders"
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def records_place(places: Places) -> str:
