@@ -284,3 +284,9 @@ def test_half_a_character_is_refused_and_the_page_goes_on(page: ServedPage) -> N
             assert page.post(path, asked).status == 400
         page.show(result=numbered(7))
         viewer.next_where(shows(7))
+
+
+def test_the_background_of_a_vocabulary_file_is_no_word_to_edit(page: ServedPage) -> None:
+    page.page.begin(page.worker, ("background", "a", "b"), (), None)
+    with page.viewer() as viewer:
+        assert viewer.next()[0]["words"] == "a; b"
