@@ -79,6 +79,11 @@ class Job:
     starts_limit: int = STARTS_LIMIT
     open_limit_s: float = OPEN_LIMIT_S
 
+    @property
+    def scratch_prefix(self) -> str:
+        """How the temporary folders of this run begin, by which those of workers that died are found."""
+        return f"nerve-job-{self.run}-"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -90,7 +90,7 @@ class JobWorker:
             first = self._first_record(item, record, fingerprint)
             # The record of another source, whose outputs are there, stays if this one is refused because of them.
             begun = first if record is None or record.source == first.source else None
-            with tempfile.TemporaryDirectory(prefix="nerve-job-") as scratch:
+            with tempfile.TemporaryDirectory(prefix=self._job.scratch_prefix) as scratch:
                 plan, places = self._plan(item, Path(scratch), owned=first.owned)
                 if first.owned:
                     self._sweep([plan.outputs])
