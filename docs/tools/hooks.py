@@ -7,6 +7,7 @@ A page with `<!-- reference: COMMAND -->` gets the reference of that command. `t
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,25 @@ PROGRAMS = {
     "nerve-vocab": "nerve_stream.cli.vocabulary",
 }
 REFERENCE = re.compile(r"<!-- reference: ([\w-]+) -->")
+CODE_IN_TABLE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
+"""GitHub wants the bar escaped there, Python-Markdown shows the escape."""
 LINK = re.compile(r"(!?)\[((?:[^][]|\[[^]]*\])*)\]\(([^()\s]+)\)")
 EXTERNAL = re.compile(r"(?:https?:)?//")
-LOADED = re.compile(r"<(?:script|img|iframe|source|video)\b[^>]*?\bsrc=[\"']?([^\"'\s>]+)|<link\b[^>]*?\bhref=[\"']?([^\"'\s>]+)")
+LOADED = re.compile(
+    r"<(?:script|img|iframe|source|video)\b[^>]*?\bsrc=[\"']?([^\"'\s>]+)|<link\b[^>]*?\bhref=[\"']?([^\"'\s>]+)"
+)
 KINDS = {"int": "INT", "float": "NUMBER", "Path": "PATH", "list[pathlib.Path]": "PATH", "tuple[int, int]": "INT INT"}
 TYPERS_OWN = {"--install-completion", "--show-completion", "--help"}
 
 
 def on_files(files: Any, *, config: Any) -> Any:
-    """Add the pages whose texts lie outside docs/."""
+    """Add the pages whose texts lie outside docs/, the examples, and what makes search work without a server."""
     from mkdocs.structure.files import File
 
     for page, source in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for path in _examples():
+        files.append(File.generated(config, f"examples/{path.name}", abs_src_path=str(path)))
     shim = ROOT / "build" / "docs" / SHIM
     files.append(File.generated(config, SHIM, content=shim.read_text(encoding="utf-8") if shim.is_file() else ""))
     return files
@@ -50,7 +57,13 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
     """Put the reference of commands into their pages, and lead links to pages."""
     name = page.file.src_uri
     markdown = REFERENCE.sub(lambda match: command_reference(match[1]), markdown)
+    markdown = CODE_IN_TABLE.sub(lambda match: match[0].replace("\\|", "|"), markdown)
     return relinked(markdown, name, PAGES.get(name, f"docs/{name}"))
+
+
+def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
+    """Let no browser break a line after the dashes of an option."""
+    return re.sub(r"<code>(--[\w-]+(?: \S+)?)</code>", r'<code class="option">\1</code>', html)
 
 
 def on_post_build(*, config: Any) -> None:
@@ -84,6 +97,7 @@ def relinked(markdown: str, page: str, source: str) -> str:
         source: its place in the repository, from which its links count.
     """
     places = {f"docs/{name}": name for name in _files_of_docs()} | {text: name for name, text in PAGES.items()}
+    places |= {f"examples/{path.name}": f"examples/{path.name}" for path in _examples()}
 
     def link(match: re.Match[str]) -> str:
         picture, words, target = match.groups()
@@ -98,6 +112,11 @@ def relinked(markdown: str, page: str, source: str) -> str:
 
     parts = re.split(r"(?m)(^```.*?^```$)", markdown, flags=re.DOTALL)
     return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
+
+
+def _examples() -> list[Path]:
+    """The programs and notebooks, which the site offers as files."""
+    return [path for path in sorted((ROOT / "examples").iterdir()) if path.suffix in (".py", ".ipynb")]
 
 
 def _files_of_docs() -> list[str]:
@@ -127,11 +146,11 @@ def _described(command: Any, words: str) -> Iterator[str]:
     arguments = [_argument(each) for each in command.params if each.param_type_name == "argument"]
     yield "    " + " ".join([words, *(["COMMAND"] if children else []), *arguments, "[OPTIONS]"])
     yield from _table("argument", command, lambda each: each.param_type_name == "argument")
-    groups: dict[str, None] = {_group(each): None for each in command.params if _is_option(each)}
+    groups = dict.fromkeys(_group(each) for each in command.params if _is_option(each))
     for group in groups:
         if len(groups) > 1 and group != "Options":
             yield f"**{group}**"
-        yield from _table("option", command, lambda each, group=group: _is_option(each) and _group(each) == group)
+        yield from _table("option", command, partial(_is_option_of, group))
     for name, child in children.items():
         if not child.hidden:
             yield from _described(child, f"{words} {name}")
@@ -139,6 +158,10 @@ def _described(command: Any, words: str) -> Iterator[str]:
 
 def _is_option(parameter: Any) -> bool:
     return parameter.param_type_name == "option" and not TYPERS_OWN & set(parameter.opts)
+
+
+def _is_option_of(group: str, parameter: Any) -> bool:
+    return _is_option(parameter) and _group(parameter) == group
 
 
 def _group(parameter: Any) -> str:
@@ -175,11 +198,10 @@ def _value(parameter: Any) -> str:
 
 
 def _default(parameter: Any) -> str:
-    shown = parameter.show_default
-    if isinstance(shown, str):
-        return shown
+    if isinstance(parameter.show_default, str):
+        return parameter.show_default
     value = parameter.default
-    if value is None or callable(value) or value in ((), [], "", False) or getattr(parameter, "is_flag", False) and not value:
+    if value in (None, False, "", (), []) or callable(value):
         return ""
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 

@@ -15,6 +15,7 @@ from tests.contracts.checkout import LAUNCHERS, ROOT, run_python, settings
 from tests.contracts.documents import all_texts
 from tests.contracts.programs import CLI_MODULES, all_parameters, app_of, long_options
 
+
 @pytest.mark.parametrize("program", LAUNCHERS)
 def test_a_launcher_shows_its_help_from_any_folder(program: str, tmp_path: Path) -> None:
     ended = run_python(LAUNCHERS[program], "--help", cwd=tmp_path)

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.onnx
 def example(name: str) -> Any:
     """What an example defines, as attributes; only what is under `if __name__ == "__main__"` is not run."""
     path = EXAMPLES / f"{name}.py"
-    return type("Example", (), {key: staticmethod(value) if callable(value) else value for key, value in _run(path).items()})
+    return type(
+        "Example", (), {key: staticmethod(value) if callable(value) else value for key, value in _run(path).items()}
+    )
 
 
 def _run(path: Path) -> Mapping[str, Any]:
@@ -90,13 +92,17 @@ def test_a_file_becomes_masks(clip: Path, tmp_path: Path) -> None:
     masks = sorted((tmp_path / "masks").iterdir())
     assert [path.name for path in masks] == [f"frame_{index:06}.labels.png" for index in range(FRAMES)]
     first = cv2.imread(str(masks[0]), cv2.IMREAD_UNCHANGED)
-    assert (first.dtype, first.ndim) == (np.uint8, 2)
+    assert first is not None
+    assert first.dtype == np.uint8
+    assert first.ndim == 2
     assert first.max() < len(WORDS.split(";"))
 
 
 def test_a_picture_becomes_a_mask(picture: Path, tmp_path: Path) -> None:
     assert example("file_to_masks").write_masks(str(picture), tmp_path, WORDS) == 1
-    assert cv2.imread(str(tmp_path / "frame_000000.labels.png"), -1).shape == read_image(picture).shape[:2]
+    mask = cv2.imread(str(tmp_path / "frame_000000.labels.png"), cv2.IMREAD_UNCHANGED)
+    assert mask is not None
+    assert mask.shape == read_image(picture).shape[:2]
 
 
 def test_a_camera_is_watched_until_it_ends(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
