@@ -63,7 +63,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
 
 def on_page_content(html: str, *, page: Any, config: Any, files: Any) -> str:
     """Let no browser break a line after the dashes of an option."""
-    return re.sub(r"<code>(--[\w-]+(?: \S+)?)</code>", r'<code class="option">\1</code>', html)
+    return re.sub(r"<code>(--[\w-]+)([^\w-])", r'<code><span class="option">\1</span>\2', html)
 
 
 def on_post_build(*, config: Any) -> None:
