@@ -184,7 +184,7 @@ true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check th
 
 docs: $(VENV)/.docs $(SEARCH_SHIM) ## make a site of docs/ that needs no network
 	@rm -rf build/site
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict > build/docs/log.txt 2>&1 || { cat build/docs/log.txt >&2; exit 1; }
 	@echo "pages: build/site/index.html"
 
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch: embedded, and as nerve-segment

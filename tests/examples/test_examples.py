@@ -87,6 +87,11 @@ def test_every_example_is_in_the_index() -> None:
     assert set(re.findall(r"(?m)^\| \[([\w.]+)\]\(\.\./examples/\1\) \|", index)) == {*PROGRAMS, *NOTEBOOKS}
 
 
+def test_every_program_is_shown_in_the_docs_as_it_is() -> None:
+    shown = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("embedding.md", "examples.md"))
+    assert sorted(re.findall(r'(?m)^```python\n--8<-- "examples/([\w.]+)"\n```$', shown)) == PROGRAMS
+
+
 def test_a_file_becomes_masks(clip: Path, tmp_path: Path) -> None:
     assert example("file_to_masks").write_masks(str(clip), tmp_path / "masks", WORDS) == FRAMES
     masks = sorted((tmp_path / "masks").iterdir())
