@@ -21,7 +21,7 @@ CONFIG = ROOT / "mkdocs.yml"
 INNER_MODULES = {"nerve_runtime.atomic", "nerve_runtime.opencv"}
 """Public to our application, but nothing that a user asks for."""
 OF_OTHER_PROGRAMS = {
-    "--build-arg", "--gpus", "--profile",
+    "--build-arg", "--exit-timeout-secs", "--gpus", "--profile",
 }  # fmt: skip
 
 
