@@ -26,7 +26,11 @@ OF_OTHER_PROGRAMS = {
 
 
 def _hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("nerve_docs_hooks", ROOT / "docs" / "tools" / "hooks.py")
+    return _tool("hooks")
+
+
+def _tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"nerve_docs_{name}", ROOT / "docs" / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -135,6 +139,14 @@ def test_links_lead_to_pages_of_the_site() -> None:
     )
     assert "[n](../x)" in relinked(text, "commands/x.md", "docs/x.md")
     assert relinked("[d](../../docs/web.md)", "native.md", "runtime/native/README.md") == "[d](web.md)"
+
+
+def test_an_example_in_a_docstring_becomes_code() -> None:
+    pytest.importorskip("griffe", reason="griffe is not installed: make docs installs it")
+    docstring = "First.\n\n>>> with a() as b:   # doctest: +SKIP\n...     b()\n\nLast."
+    assert _tool("doctests").with_code_blocks(docstring) == (
+        "First.\n\n```python\nwith a() as b:\n    b()\n```\n\nLast."
+    )
 
 
 @pytest.mark.parametrize("program", CLI_MODULES)
