@@ -30,6 +30,7 @@ ON_SCENES := accuracy parts heads steps affinity sweep layers providers adaptive
 TIMED := video latency memory cost load capacity capacity-assumed
 
 READERS := build/readers
+SEARCH_SHIM := build/docs/iframe-worker.js
 NATIVE := build/native
 CPP := $(wildcard runtime/native/src/*.cc runtime/native/src/*.h tests/native/*.cc tests/native/nvinfer/*.cc runtime/native/examples/*.cpp \
 	export/nerve_export/deepstream/templates/*.cc export/nerve_export/deepstream/templates/*.h \
@@ -46,7 +47,7 @@ TRITON := build/triton
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle docs wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -191,6 +192,11 @@ true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check th
 	done
 	@$(PY) -m pytest -q -m true_size -o faulthandler_timeout=7200 $(PYTEST_ARGS)
 
+docs: $(VENV)/.docs $(SEARCH_SHIM) ## make a site of docs/ that needs no network
+	@rm -rf build/site
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict > build/docs/log.txt 2>&1 || { cat build/docs/log.txt >&2; exit 1; }
+	@echo "pages: build/site/index.html"
+
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch: embedded, and as nerve-segment
 	@rm -rf $(WHEEL) $(PACKAGED_BUNDLE) && mkdir -p $(WHEEL)
 	@cp -rL bundles/tiny $(PACKAGED_BUNDLE)
@@ -209,7 +215,7 @@ train: $(VENV)/.linked ## train the tiny models again (about two hours on 2 core
 	@$(PY) benchmarks/run.py train-tiny
 
 # A figure that is there is not measured again: make clean, or remove its file. What is timed runs alone, at the end.
-evidence: $(VENV)/.linked bundle ## measure all figures of README and docs but walk and true size (about two and a half hours)
+evidence: $(VENV)/.linked bundle ## measure all figures of docs but walk and true size (about two and a half hours)
 	@OMP_NUM_THREADS=1 $(MAKE) -j2 $(ON_SCENES:%=$(EVIDENCE)/%.jsonl)
 	@$(MAKE) -j1 $(TIMED:%=$(EVIDENCE)/%.jsonl)
 	@$(BIN)/nerve-bench figures
@@ -255,6 +261,18 @@ $(VENV)/.deploy: requirements/deploy.txt tests/deploy/fetch_promtool.sh | $(VENV
 	@$(PIP) install $(PIP_ARGS) -r requirements/deploy.txt
 	@test -x build/promtool/promtool || tests/deploy/fetch_promtool.sh build/promtool > /dev/null 2>&1 \
 		|| echo "promtool cannot be fetched here; its tests are skipped" >&2
+	@touch $@
+
+# 1 kB that lets a browser search pages that were opened as files; without it the search needs a server.
+$(SEARCH_SHIM):
+	@mkdir -p $(@D)
+	@cd $(@D) && npm pack --silent iframe-worker@1.0.4 > /dev/null && tar xzf iframe-worker-1.0.4.tgz --strip-components 2 package/shim/index.js \
+		&& mv index.js $(@F) || { echo "npm cannot fetch iframe-worker here: searching takes a server, python3 -m http.server -d build/site" >&2; \
+		echo "// npm was not there when this site was made" > $(@F); }
+
+# mkdocs and its theme, which only docs needs.
+$(VENV)/.docs: requirements/docs.txt | $(VENV)/.linked
+	@$(PIP) install $(PIP_ARGS) -r requirements/docs.txt
 	@touch $@
 
 $(VENV)/.linked: $(VENV)/.installed pyproject.toml

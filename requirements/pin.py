@@ -1,8 +1,8 @@
 """Write the pins from what is installed in the environment that runs this: `python requirements/pin.py`.
 
 `embed.txt` is what an application that embeds the thin runtime needs, `run.txt` what `nerve-segment` needs, `dev.txt`
-is everything but `scale.txt`, which is what Ray and the client of Triton need, and `deploy.txt`, which is what checks
-docker/ and deploy/. Each lists every package that is needed directly or by another one, at exactly the installed version.
+is everything but `scale.txt`, which is what Ray and the client of Triton need, `deploy.txt`, which is what checks
+docker/ and deploy/, and `docs.txt`, which is what `make docs` needs. Each lists every package that is needed directly or by another one, at exactly the installed version.
 `jetson.txt` and `triton-image.txt` were resolved for other machines and are not written here.
 """
 
@@ -66,7 +66,7 @@ def _applies(requirement: Requirement, extras: Iterable[str] = ()) -> bool:
 
 
 def main() -> None:
-    """Write the five files beside this one."""
+    """Write the six files beside this one."""
     settings = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())
     base, extras = settings["project"]["dependencies"], settings["project"]["optional-dependencies"]
     named = [line for extra in DEV_EXTRAS for line in extras[extra] if not line.startswith("nerve-deploy")]
@@ -84,6 +84,7 @@ def main() -> None:
     scale = [line for extra in SCALE_EXTRAS for line in extras[extra]]
     _write("scale.txt", "What Ray and the client of Triton need, beside dev.txt.", scale)
     _write("deploy.txt", "What checks docker/ and deploy/, beside dev.txt.", settings["dependency-groups"]["deploy"])
+    _write("docs.txt", "What makes the pages of docs/, beside dev.txt.", settings["dependency-groups"]["docs"])
     _write("dev.txt", "Everything: build, measure, test. PyTorch's CPU build is enough.", everything)
 
 

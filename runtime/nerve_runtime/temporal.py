@@ -23,7 +23,7 @@ _RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Temporal:
-    """How a video's frames use those before them. The defaults were chosen on validation clips (README).
+    """How a video's frames use those before them. The defaults were chosen on validation clips (docs/video.md).
 
     Attributes:
         keyframe_every: attention is never older than so many frames; 1 makes each frame a keyframe.

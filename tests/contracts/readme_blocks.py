@@ -1,4 +1,4 @@
-"""Reads the commands out of a README: which are to be run, and what they must print."""
+"""Reads commands and code out of a document: what is to be run, and what it must print."""
 
 import re
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
-"""Every command starts anywhere, explains each of its options, and the README knows them all."""
+"""Every command starts anywhere, explains each of its options, and README or docs know them all."""
 
 import importlib
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -14,37 +12,8 @@ from typer.testing import CliRunner
 
 import nerve_runtime
 from tests.contracts.checkout import LAUNCHERS, ROOT, run_python, settings
-
-CLI_MODULES = {
-    "nerve-build": "nerve_export.cli.build",
-    "nerve-segment": "nerve_stream.cli.segment",
-    "nerve-bench": "nerve_bench.cli.main",
-    "nerve-vocab": "nerve_stream.cli.vocabulary",
-}
-# Typer's own, the same everywhere.
-UNIVERSAL = {"--help", "--install-completion", "--show-completion"}
-
-
-def _app(module_name: str) -> typer.Typer:
-    found = [value for value in vars(importlib.import_module(module_name)).values() if isinstance(value, typer.Typer)]
-    assert len(found) == 1, f"{module_name} must define one typer.Typer at its top, found {len(found)}"
-    return found[0]
-
-
-def _parameters(command: Any, words: str) -> Iterator[tuple[str, Any]]:
-    """Every argument and option below a command, each with the words that lead to it."""
-    yield from ((words, parameter) for parameter in command.params)
-    for name, child in getattr(command, "commands", {}).items():
-        yield from _parameters(child, f"{words} {name}")
-
-
-def _all_parameters(program: str) -> list[tuple[str, Any]]:
-    return list(_parameters(typer.main.get_command(_app(CLI_MODULES[program])), program))
-
-
-def _long_options(program: str) -> set[str]:
-    named = {name for _, parameter in _all_parameters(program) for name in (*parameter.opts, *parameter.secondary_opts)}
-    return {name for name in named if name.startswith("--")} - UNIVERSAL
+from tests.contracts.documents import all_texts
+from tests.contracts.programs import CLI_MODULES, all_parameters, app_of, long_options
 
 
 @pytest.mark.parametrize("program", LAUNCHERS)
@@ -79,21 +48,20 @@ def test_every_installed_command_has_a_main(program: str) -> None:
 
 @pytest.mark.parametrize("program", CLI_MODULES)
 def test_every_argument_and_option_has_help(program: str) -> None:
-    named = [(f"{words} {parameter.name}", parameter.help) for words, parameter in _all_parameters(program)]
+    named = [(f"{words} {parameter.name}", parameter.help) for words, parameter in all_parameters(program)]
     assert [name for name, help_text in named if not help_text] == []
 
 
 @pytest.mark.parametrize("program", CLI_MODULES)
-def test_every_option_appears_in_the_readme(program: str) -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    absent = [name for name in _long_options(program) if not re.search(rf"{name}(?![\w-])", text)]
-    assert not absent, f"README.md does not mention {program} {' '.join(sorted(absent))}"
+def test_every_option_is_explained_on_a_page(program: str) -> None:
+    text = all_texts()
+    absent = [name for name in long_options(program) if not re.search(rf"{name}(?![\w-])", text)]
+    assert not absent, f"neither README.md nor a page of docs/ mentions {program} {' '.join(sorted(absent))}"
 
 
 @pytest.mark.parametrize("program", CLI_MODULES)
 def test_every_command_says_its_version(program: str) -> None:
-    app = _app(CLI_MODULES[program])
+    app = app_of(CLI_MODULES[program])
     ended = CliRunner().invoke(app, ["--version"])
     assert (ended.exit_code, ended.stdout) == (0, f"nerve-deploy {nerve_runtime.__version__}\n")
 
@@ -109,7 +77,7 @@ def test_the_version_is_that_of_the_installation_or_source(tmp_path: Path, monke
 
 @pytest.mark.parametrize("program", ["nerve-build", "nerve-bench"])
 def test_the_list_of_commands_is_not_cut_at_80_columns(program: str) -> None:
-    app = _app(CLI_MODULES[program])
+    app = app_of(CLI_MODULES[program])
     ended = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
     assert max(map(len, ended.stdout.splitlines())) <= 80
     text = re.sub(r"[│|\s]+", " ", ended.stdout)
@@ -129,5 +97,5 @@ def test_the_list_of_commands_is_not_cut_at_80_columns(program: str) -> None:
 )
 def test_help_is_in_groups(words: str, groups: tuple[str, ...]) -> None:
     program, *command = words.split()
-    ended = CliRunner().invoke(_app(CLI_MODULES[program]), [*command, "--help"], env={"COLUMNS": "80"})
+    ended = CliRunner().invoke(app_of(CLI_MODULES[program]), [*command, "--help"], env={"COLUMNS": "80"})
     assert [group for group in groups if f"─ {group} ─" not in ended.stdout] == []

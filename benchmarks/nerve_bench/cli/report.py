@@ -12,7 +12,8 @@ from nerve_runtime.errors import UsageError
 
 app = typer.Typer()
 
-TEXTS = (Path("README.md"), Path("docs/evidence.md"), Path("docs/capacity.md"))
+TEXTS = tuple(Path("docs") / f"{name}.md" for name in ("figures", "video", "evidence", "capacity"))
+"""The pages with marked tables."""
 EVIDENCE = Path("out/evidence")
 KEPT = Path("docs/figures.json")
 KEPT_NOTE = f"Made of {KEPT}: records that hold what tables show, so there are no plots."
@@ -30,7 +31,7 @@ def figures(
         list[Path] | None, typer.Option("--text", help="Text whose marked tables are rendered anew; may be repeated.")
     ] = None,
 ) -> None:
-    """Put measured figures into README.md, docs/evidence.md and docs/capacity.md: marked tables are rendered from the records of a folder.
+    """Put measured figures into the pages of docs/: marked tables are rendered from the records of a folder.
 
     Records that the folder does not have stay as they were.
     """

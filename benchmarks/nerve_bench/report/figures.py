@@ -1,4 +1,4 @@
-"""Tables of the README, docs/evidence.md and docs/capacity.md, made from the records of the benchmarks.
+"""Tables of docs/, made from the records of the benchmarks.
 
 `docs/figures.json` holds the records that they show. A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`; a test renders it again and compares.
 """
@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class FigureTable:
-    """A table of the README or of a page under docs/.
+    """A table of a page under docs/.
 
     Attributes:
         bench: which records it shows, by their field "bench".

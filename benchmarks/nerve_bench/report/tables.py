@@ -1,4 +1,4 @@
-"""Which tables the README, docs/evidence.md and docs/capacity.md show, and of which records: `tables.toml`."""
+"""Which marked tables the pages of docs/ show, and of which records: `tables.toml`."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-// The bundle's manifest.json, checked as nerve_runtime/bundle/manifest.py does. Specified line by line in the README.
+// The bundle's manifest.json, checked as nerve_runtime/bundle/manifest.py does. Specified line by line in docs/bundle.md.
 #pragma once
 
 #include <cstdint>

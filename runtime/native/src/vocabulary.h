@@ -1,4 +1,4 @@
-// Class names to text embeddings, and vocabulary files, which are specified line by line in the README.
+// Class names to text embeddings, and vocabulary files, which are specified line by line in docs/bundle.md.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-"""The bundle's `manifest.json`: all that crosses from the exporter to the device. Specified line by line in the README."""
+"""The bundle's `manifest.json`: all that crosses from the exporter to the device. Specified line by line in docs/bundle.md."""
 
 import hashlib
 import math
@@ -208,7 +208,7 @@ class EngineRecord(StrictModel):
 
 
 class Manifest(StrictModel):
-    """Everything the runtime knows about a bundle; see the README for each line and what is refused.
+    """Everything the runtime knows about a bundle; see docs/bundle.md for each line and what is refused.
 
     `manifest_sha256` is a line of the file only, None in memory: the SHA-256 of the file's bytes with these 64 digits as
     zeros. It finds damage, not forgery: who can change the file can change this too.

@@ -1,4 +1,4 @@
-"""Vocabulary files: a text bank as a safetensors file that holds its own SHA-256. Specified line by line in the README."""
+"""Vocabulary files: a text bank as a safetensors file that holds its own SHA-256. Specified line by line in docs/bundle.md."""
 
 import json
 from collections.abc import Mapping, Sequence

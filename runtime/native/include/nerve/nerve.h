@@ -51,7 +51,7 @@ typedef enum nerve_code {
 /* What runs the graphs. Every node runs there, or nerve_open fails. */
 typedef enum nerve_provider { NERVE_CPU = 0, NERVE_CUDA = 1, NERVE_TENSORRT = 2, NERVE_TENSORRT_NATIVE = 3 } nerve_provider;
 
-/* How frames between keyframes go on; see the README, "Video". */
+/* How frames between keyframes go on; see docs/video.md. */
 typedef enum nerve_between { NERVE_FOLLOW = 0, NERVE_WARM = 1, NERVE_EXACT = 2, NERVE_HOLD = 3 } nerve_between;
 
 /* How pixels get the scores of the tokens around them: as the bundle says, by distance, by the frame's colours too. */

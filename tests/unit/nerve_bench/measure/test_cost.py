@@ -95,7 +95,7 @@ def test_a_preset_without_diffusion_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_preset_is_counted_as_its_bundle_was_without_its_weights() -> None:
-    """1095.35 GMAC is what the graphs of a random bundle of this preset sum up to (README)."""
+    """1095.35 GMAC is what the graphs of a random bundle of this preset sum up to (docs/figures.md)."""
     (record,) = preset_costs(["sd21"], (512,), unseen)
     assert record["gmac"] == pytest.approx(1095.35, abs=0.01)
     assert (record["tokens"], record["pooled_keys"]) == (4096, 256)
