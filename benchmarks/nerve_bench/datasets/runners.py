@@ -239,6 +239,7 @@ def reference_of_preset(preset: str, weights: WeightChoice) -> ReferenceRunner:
         BundleError: a weight file is missing or is not what it should be.
     """
     from nerve_export.presets.files import presets
+    from nerve_export.weights.hub import HuggingFaceHub
     from nerve_ref.weights.files import resolve_weights
     from nerve_ref.weights.networks import open_models, tiny_models
 
@@ -246,7 +247,7 @@ def reference_of_preset(preset: str, weights: WeightChoice) -> ReferenceRunner:
         raise UsageError(f"--preset is {preset!r}, expected one of: {', '.join(presets())}")
     chosen = presets()[preset]
     try:
-        resolved = resolve_weights(chosen.backbones, weights, lambda line: None)
+        resolved = resolve_weights(chosen.backbones, weights, lambda line: None, hub=HuggingFaceHub())
     except ValueError as error:
         raise BundleError(str(error)) from error
     models = tiny_models() if preset == TINY else open_models(chosen.backbones, resolved.files)

@@ -121,12 +121,13 @@ def open_reference(manifest: Manifest, preset: Preset, weights: "WeightChoice") 
     """
     from nerve_export.plan import BuildPlan
     from nerve_export.plan_models import plan_models
+    from nerve_export.weights.hub import HuggingFaceHub
     from nerve_ref.weights.files import resolve_weights
 
     resolved = None
     if manifest.random_seed is None:
         try:
-            resolved = resolve_weights(preset.backbones, weights, lambda line: None)
+            resolved = resolve_weights(preset.backbones, weights, lambda line: None, hub=HuggingFaceHub())
         except ValueError as error:
             raise BundleError(str(error)) from error
         _require_same_weights(manifest, {(record.role, record.sha256) for record in resolved.records})
