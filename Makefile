@@ -44,7 +44,7 @@ ARM_ONNXRUNTIME := $(ARM)/onnxruntime
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
+.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size rehearsal check format format-check lint types contracts coverage fuzz endurance bundle wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -180,6 +180,10 @@ true-size: $(VENV)/.linked ## build sd21 and sd21-fast at true size and check th
 			--out $(TRUE_SIZE)/$$preset --force --json | tee $(TRUE_SIZE)/$$preset.jsonl; \
 	done
 	@$(PY) -m pytest -q -m true_size -o faulthandler_timeout=7200 $(PYTEST_ARGS)
+
+# The hub's file lists, names and sizes with random numbers in them, over a server that cuts, is busy and sends a wrong byte.
+rehearsal: $(VENV)/.linked ## build edge at true size from a stand-in of the hub, as with real weights (20 GB of disk)
+	@$(PY) -m tests.rehearsal build/rehearsal
 
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch: embedded, and as nerve-segment
 	@rm -rf $(WHEEL) $(PACKAGED_BUNDLE) && mkdir -p $(WHEEL)

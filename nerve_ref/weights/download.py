@@ -294,7 +294,7 @@ def _arrived(mirror: Mirror, path: str, pin: FilePin, unfinished: Path, hub: Hub
         unfinished.unlink()
         raise DamagedFileError(
             f"{path} is not the file that is pinned: got sha256 {got.sha256}, expected {pin.sha256}; "
-            "it was changed upstream"
+            "it was damaged on the way, or changed upstream"
         )
     return got
 

@@ -21,7 +21,7 @@ class DownloadProgress(Protocol):
         """All files together: how many bytes, and how many of them are here already."""
         ...
 
-    def begin(self, path: str, total_bytes: int | None, here_bytes: int) -> None:
+    def begin(self, name: str, total_bytes: int | None, here_bytes: int) -> None:
         """A file begins, or goes on."""
         ...
 
@@ -58,7 +58,7 @@ class HuggingFaceHub:
         """See `Hub.download`."""
         here = target.stat().st_size if target.is_file() else 0
         if self._progress is not None:
-            self._progress.begin(path, size, here)
+            self._progress.begin(f"{repository}/{path}", size, here)
         limit = size if size is not None else MOST_JSON_BYTES if path.endswith(".json") else MOST_BYTES
         with _one_reason(repository, path):
             fetch_file(

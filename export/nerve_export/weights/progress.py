@@ -16,6 +16,8 @@ from rich.progress import (
 )
 
 GIGABYTE, MEGABYTE = 1e9, 1e6
+LINE_FROM_BYTES = 1_000_000
+"""Smaller files are not told of: they are there at once."""
 LINE_EVERY_S = 10.0
 """Where no bar can be drawn, as in a log."""
 
@@ -41,7 +43,8 @@ class DownloadBars:
         self._all: TaskID | None = None
         self._file: TaskID | None = None
         self._total_bytes = self._here_bytes = self._came_bytes = 0
-        self._path, self._file_bytes, self._file_here_bytes, self._file_came_bytes = "", 0, 0, 0
+        self._counted: dict[str, int] = {}
+        self._name, self._file_bytes, self._file_here_bytes, self._file_came_bytes = "", 0, 0, 0
         self._began_s = self._file_began_s = self._told_s = clock()
 
     def __enter__(self) -> "DownloadBars":
@@ -52,7 +55,8 @@ class DownloadBars:
         self, kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         """Take the bars away."""
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
         if kind is KeyboardInterrupt and self._total_bytes:
             self.line("stopped; what came is kept, and the same command goes on from there")
 
@@ -67,19 +71,22 @@ class DownloadBars:
             self._all = self._bars.add_task("all files", total=total_bytes, completed=here_bytes)
             self._bars.start()
 
-    def begin(self, path: str, total_bytes: int | None, here_bytes: int) -> None:
-        """A file begins, or goes on."""
-        self._path, self._file_bytes, self._file_here_bytes = path, total_bytes or 0, here_bytes
+    def begin(self, name: str, total_bytes: int | None, here_bytes: int) -> None:
+        """A file begins, or goes on; what was counted of it before is fetched again if it is not here."""
+        if here_bytes == 0:
+            self._take_back(self._counted.pop(name, 0))
+        self._name, self._file_bytes, self._file_here_bytes = name, total_bytes or 0, here_bytes
         self._file_came_bytes, self._file_began_s = 0, self._clock()
         self._told_s = self._file_began_s
         if self._console.is_terminal:
-            self._file = self._bars.add_task(path, total=total_bytes, completed=here_bytes)
+            self._file = self._bars.add_task(name, total=total_bytes, completed=here_bytes)
             self._bars.start()
 
     def update(self, n: int, /) -> None:
         """So many bytes more of the file that began last."""
         self._file_came_bytes += n
         self._came_bytes += n
+        self._counted[self._name] = self._counted.get(self._name, 0) + n
         for task in (self._file, self._all):
             if task is not None:
                 self._bars.advance(task, n)
@@ -92,8 +99,13 @@ class DownloadBars:
         if self._file is not None:
             self._bars.remove_task(self._file)
             self._file = None
-        if self._file_came_bytes:
+        if self._file_came_bytes >= LINE_FROM_BYTES:
             self.line(self._state())
+
+    def _take_back(self, n: int) -> None:
+        self._came_bytes -= n
+        if self._all is not None:
+            self._bars.advance(self._all, -n)
 
     def _state(self) -> str:
         """How far the file and all of them are, the rate of the file, and how long the rest takes at the rate of all."""
@@ -102,7 +114,7 @@ class DownloadBars:
             self._file_here_bytes + self._file_came_bytes,
             _rate(self._file_came_bytes, now - self._file_began_s),
         )
-        text = f"{self._path}: {_size(here)} of {_size(max(self._file_bytes, here))}, {_size(rate)}/s"
+        text = f"{self._name}: {_size(here)} of {_size(max(self._file_bytes, here))}, {_size(rate)}/s"
         rest = self._total_bytes - self._here_bytes - self._came_bytes
         if self._total_bytes:
             text += f"; all files: {_size(self._here_bytes + self._came_bytes)} of {_size(self._total_bytes)}"
