@@ -44,6 +44,8 @@ class Rehearsal:
         """Run in `folder`, which is emptied."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        # A command in the background of a shell ignores Ctrl-C, and so would those that it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.hub, self.folder, self.configs = hub, folder.resolve(), configs
         self._environment = environment(hub, self.folder, configs)
 
@@ -148,8 +150,9 @@ def _again(stage: Rehearsal) -> None:
     assert again.code == 0, again
     assert "is up to date" in again.text
     assert stage.hub.asked == []
+    shutil.copy(PHOTO, stage.folder)
     classes = "coffee; cup, mug; saucer, plate; spoon; table"
-    seen = stage.run("nerve-segment", str(PHOTO), "--bundle", BUNDLE, "--classes", classes, "--overlay", "seen.png")
+    seen = stage.run("nerve-segment", PHOTO.name, "--bundle", BUNDLE, "--classes", classes, "--overlay", "seen.png")
     assert seen.code == 0, seen
 
 

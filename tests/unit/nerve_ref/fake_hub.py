@@ -39,6 +39,7 @@ class FolderHub:
         self.asked: list[str] = []
         self.expected: list[tuple[int, int]] = []
         self.began_at: list[int] = []
+        self.sizes: dict[str, int | None] = {}
 
     def files(self, repository: str, revision: str) -> tuple[str, dict[str, tuple[int, str | None]]]:
         self._answer("files", repository)
@@ -62,6 +63,7 @@ class FolderHub:
             raise MirrorError(f"it no longer has the file {path}")
         here = target.read_bytes() if target.is_file() else b""
         self.began_at.append(len(here))
+        self.sizes[path] = size
         content = (self._folder(repository, commit) / path).read_bytes()
         target.write_bytes(here + content[len(here) :])
         content = target.read_bytes()
