@@ -13,20 +13,19 @@ import nerve_ref
 from nerve_export.graphs.sizes import sizes_of
 from nerve_export.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.presets.files import Preset, find_preset
-from nerve_export.weights.hub import DownloadProgress, HuggingFaceHub
+from nerve_export.weights.hub import DownloadProgress, resolved_weights
 from nerve_ref.params import SIZE_MULTIPLE_PX, NerveParams
 from nerve_ref.weights.architectures import Backbones, clip_patch_px, is_dino
-from nerve_ref.weights.errors import StorageError, WeightError
+from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.files import (
     HubNetwork,
     ResolvedWeights,
     WeightChoice,
     hub_networks,
-    resolve_weights,
     weight_digests,
 )
 from nerve_runtime.bundle import spec
-from nerve_runtime.errors import BundleError, ResourceError, UsageError
+from nerve_runtime.errors import BundleError, UsageError
 from nerve_runtime.labels import CLASSES_LIMIT, CLASSES_LIMIT_8_BIT
 
 Opset = Literal[20, 23]
@@ -228,12 +227,7 @@ def plan_weights(
     """
     if plan.random_seed is not None:
         return None
-    try:
-        return resolve_weights(plan.backbones, plan.weights, progress, hub=HuggingFaceHub(progress=downloads))
-    except StorageError as error:
-        raise ResourceError(str(error)) from error
-    except WeightError as error:
-        raise BundleError(str(error)) from error
+    return resolved_weights(plan.backbones, plan.weights, progress, downloads)
 
 
 def networks_on_the_hub(backbones: Backbones, choice: WeightChoice) -> tuple[HubNetwork, ...]:

@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from nerve_ref.weights.errors import MirrorError
+from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.errors import MirrorError, StorageError
+from nerve_ref.weights.files import ResolvedWeights, WeightChoice, resolve_weights
 from nerve_ref.weights.formats import MOST_JSON_BYTES
 from nerve_runtime.bundle.transfer import TooLongError, fetch_file
+from nerve_runtime.errors import BundleError, ResourceError
 
 Answer = TypeVar("Answer")
 MOST_BYTES = 50_000_000_000
@@ -32,6 +35,26 @@ class DownloadProgress(Protocol):
     def end(self) -> None:
         """The file that began last is here."""
         ...
+
+
+def resolved_weights(
+    backbones: Backbones,
+    choice: WeightChoice,
+    tell: Callable[[str], None],
+    progress: DownloadProgress | None = None,
+) -> ResolvedWeights:
+    """Find, fetch from the hub where needed, and check all files of a variant; see `resolve_weights`.
+
+    Raises:
+        BundleError: a file is missing, withdrawn, cut off, swapped or refused.
+        ResourceError: there is no space for what would be fetched, or it cannot be written.
+    """
+    try:
+        return resolve_weights(backbones, choice, tell, hub=HuggingFaceHub(progress=progress))
+    except StorageError as error:
+        raise ResourceError(str(error)) from error
+    except ValueError as error:
+        raise BundleError(str(error)) from error
 
 
 class HuggingFaceHub:

@@ -15,11 +15,27 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from nerve_export.cli.console import stderr_console
+from nerve_export.weights.hub import resolved_weights
+from nerve_ref.weights.architectures import Backbones
+from nerve_ref.weights.files import ResolvedWeights, WeightChoice
+
 GIGABYTE, MEGABYTE = 1e9, 1e6
 LINE_FROM_BYTES = 1_000_000
 """Smaller files are not told of: they are there at once."""
 LINE_EVERY_S = 10.0
 """Where no bar can be drawn, as in a log."""
+
+
+def weights_with_bars(backbones: Backbones, choice: WeightChoice) -> ResolvedWeights:
+    """All files of a variant, as `resolved_weights`; what has to be fetched is shown on standard error.
+
+    Raises:
+        BundleError: a file is missing, withdrawn, cut off, swapped or refused.
+        ResourceError: there is no space for what would be fetched, or it cannot be written.
+    """
+    with DownloadBars(stderr_console()) as bars:
+        return resolved_weights(backbones, choice, bars.line, bars)
 
 
 class DownloadBars:

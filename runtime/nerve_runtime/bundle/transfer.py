@@ -1,6 +1,7 @@
 """One file of the Hugging Face hub, appended to a file of ours, so that a download goes on where it was cut off."""
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -16,6 +17,8 @@ ATTEMPTS = 5
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 120.0
 """A hub that asks for more patience than this is given up: whoever waits may try again later."""
+
+logger = logging.getLogger("nerve_runtime")
 
 
 class Bar(Protocol):
@@ -90,6 +93,8 @@ def fetch_file(
                     raise
             else:
                 return
+        if pause_s:
+            logger.warning("the hub is busy, %s is asked for again in %.0f s", path, pause_s)
         wait(pause_s)
 
 

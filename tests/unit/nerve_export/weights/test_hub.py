@@ -57,6 +57,21 @@ def test_a_refusal_says_why_in_a_few_words(hub: HuggingFaceHub, name: str, messa
         hub.files(f"owner/{name}", COMMIT)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gated", "it is gated: accept its terms"), ("gone", "it is gone or private"), ("closed", "broke off .*403")],
+)
+def test_a_refused_file_says_why_in_a_few_words(hub: HuggingFaceHub, tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(MirrorError, match=message):
+        hub.download(f"owner/{name}", COMMIT, "config.json", tmp_path / "file", None)
+
+
+def test_a_full_disk_is_no_fault_of_the_mirror(hub: HuggingFaceHub) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        hub.download("owner/whole", COMMIT, "config.json", Path("/dev/full"), None)
+    assert not isinstance(caught.value, MirrorError)
+
+
 def test_a_file_that_is_not_there_is_named(hub: HuggingFaceHub, tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match=r"it no longer has the file more\.json"):
         hub.download("owner/whole", COMMIT, "more.json", tmp_path / "file", None)

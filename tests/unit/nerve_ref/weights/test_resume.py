@@ -33,7 +33,7 @@ def unet_of(world: World) -> bytes:
     return (world.folder("first", "stable-diffusion-2-1-base") / UNET).read_bytes()
 
 
-def test_what_an_interrupted_download_left_is_gone_on_with(world: World) -> None:
+def test_row_60_what_an_interrupted_download_left_is_gone_on_with(world: World) -> None:
     unfinished = begun(world, unet_of(world)[:50])
     resolved = world.resolve()
     assert (resolved.files["unet"] / Path(UNET).name).read_bytes() == unet_of(world)
@@ -43,7 +43,7 @@ def test_what_an_interrupted_download_left_is_gone_on_with(world: World) -> None
     assert here == 50 < total
 
 
-def test_a_beginning_of_other_bytes_is_thrown_away_and_the_file_fetched_anew(world: World) -> None:
+def test_row_62_a_beginning_of_other_bytes_is_thrown_away_and_the_file_fetched_anew(world: World) -> None:
     begun(world, b"\xff" * 50)
     resolved = world.resolve()
     assert (resolved.files["unet"] / Path(UNET).name).read_bytes() == unet_of(world)
@@ -57,7 +57,7 @@ def test_a_beginning_that_is_longer_than_the_file_is_thrown_away(world: World) -
     assert world.hub.began_at[files_asked(world).index(UNET)] == 0
 
 
-def test_an_interrupted_conversion_fetches_nothing_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_60_an_interrupted_conversion_fetches_nothing_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = world.folder("first", "clip-vit-base-patch16")
     (folder / "model.safetensors").unlink()
     torch.save({"x": torch.zeros(3)}, folder / "pytorch_model.bin")
@@ -79,7 +79,7 @@ def files_asked(world: World) -> list[str]:
     return [asked for asked in world.hub.asked if asked != "files"]
 
 
-def test_the_disk_is_compared_with_all_networks_before_the_first_byte(
+def test_row_63_the_disk_is_compared_with_all_networks_before_the_first_byte(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (needed,) = {sum(network.missing_bytes for network in hub_networks(SD, WeightChoice(), folders=world.folders))}

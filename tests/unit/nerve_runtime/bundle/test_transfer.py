@@ -31,20 +31,23 @@ def fetch(hub: HubServer, target: Path, limit_bytes: int = len(CONTENT)) -> list
     return waits
 
 
-def test_a_busy_hub_is_asked_again_after_the_time_that_it_names(hub: HubServer, tmp_path: Path) -> None:
+def test_row_61_a_busy_hub_is_asked_again_after_the_time_that_it_names(
+    hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.busy[NAME] = [(503, "7"), (502, ""), (500, "soon")]
     assert fetch(hub, tmp_path / "file") == [7.0, 2.0, 4.0]
+    assert f"the hub is busy, {NAME} is asked for again in 7 s" in caplog.text
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_hub_that_stays_busy_is_given_up(hub: HubServer, tmp_path: Path) -> None:
+def test_row_61_a_hub_that_stays_busy_is_given_up(hub: HubServer, tmp_path: Path) -> None:
     hub.busy[NAME] = [(503, "0")] * (ATTEMPTS + 1)
     with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="503"):
         fetch(hub, tmp_path / "file")
     assert hub.busy[NAME] == []
 
 
-def test_a_hub_that_asks_for_an_hour_is_given_up_at_once(hub: HubServer, tmp_path: Path) -> None:
+def test_row_61_a_hub_that_asks_for_an_hour_is_given_up_at_once(hub: HubServer, tmp_path: Path) -> None:
     hub.busy[NAME] = [(503, "3600")]
     with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="503"):
         fetch(hub, tmp_path / "file")
@@ -57,7 +60,7 @@ def test_a_refusal_is_not_repeated(hub: HubServer, tmp_path: Path) -> None:
     assert len(hub.asked) == 1
 
 
-def test_what_is_there_is_gone_on_with(hub: HubServer, tmp_path: Path) -> None:
+def test_row_60_what_is_there_is_gone_on_with(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT[:1000])
     hub.busy[NAME] = [(503, "0")]
     hub.cuts[NAME] = [300_000]
