@@ -40,6 +40,8 @@ NATIVE_HEADERS := build/native-headers
 # An ONNX Runtime for 64-bit ARM, which an emulator runs here.
 ARM := build/native-aarch64
 ARM_ONNXRUNTIME := $(ARM)/onnxruntime
+# A Triton server for the tests.
+TRITON := build/triton
 # How long the native parsers are fuzzed.
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
@@ -60,6 +62,7 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 
 # The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
 test-slow: $(VENV)/.linked $(VENV)/.scale $(VENV)/.deploy bundle ## run the tests that take longer, and the quick ones of the C library
+	@$(MAKE) $(TRITON)/.fetched || echo "no Triton server can be fetched here; its tests are skipped" >&2
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
 	@$(MAKE) native || echo "the C library cannot be built here; its tests are skipped" >&2
 	@$(PY) -m pytest -q -m "native and not slow" $(PYTEST_ARGS) tests/native
@@ -114,6 +117,13 @@ $(ARM_ONNXRUNTIME)/.fetched: requirements/dev.txt | $(VENV)/.linked
 	@$(PIP) download --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --python-version 3.11 \
 		--dest $(ARM_ONNXRUNTIME) $$(grep '^onnxruntime==' requirements/dev.txt)
 	@cd $(ARM_ONNXRUNTIME) && "$(CURDIR)/$(PY)" -m zipfile -e *.whl unpacked && rm *.whl
+	@touch $@
+
+$(TRITON)/.fetched: requirements/triton-server.txt | $(VENV)/.linked
+	@echo "fetching the Triton server of the tests into $(TRITON), 73 MB" >&2
+	@rm -rf $(TRITON) && mkdir -p $(TRITON)
+	@$(PIP) download $(PIP_ARGS) --no-deps --only-binary=:all: --dest $(TRITON) -r requirements/triton-server.txt
+	@cd $(TRITON) && for name in nvidia_pytriton numpy; do "$(CURDIR)/$(PY)" -m zipfile -e $$name-*.whl $$name; done && rm *.whl
 	@touch $@
 
 test-exports: $(VENV)/.linked $(READERS)/.installed ## read exports back with the libraries of CVAT, COCO, YOLO and Label Studio

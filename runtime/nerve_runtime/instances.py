@@ -10,6 +10,7 @@ from nerve_runtime.errors import UsageError
 from nerve_runtime.motion import grey_picture, matches
 from nerve_runtime.opencv import cv2
 from nerve_runtime.result import FrameResult, Instance, Instances
+from nerve_runtime.result.records import seen_labels
 
 LEAST_SHARE = 0.0005  # of the picture; less is a speck at a border
 LEAST_TRACED = 0.45  # of the picture, as `Temporal` has it: less was found in the frame before, so this is a cut
@@ -31,8 +32,9 @@ class InstanceTracker:
     """Numbers the connected regions of each class in the frames of one video, in order.
 
     A region has the number of the region of its class that its pixels came from, by dense optical flow; where several
-    parts came from one, the part with most of its pixels keeps the number. After a cut all numbers are new. Two things
-    of a class that touch are one instance: NERVE says what a pixel is, not whose.
+    parts came from one, the part with most of its pixels keeps the number. After a cut all numbers are new; a frame
+    whose scores were not finite has none and changes none. Two things of a class that touch are one instance: NERVE says
+    what a pixel is, not whose.
 
     State: the frame before, and the next number.
 
@@ -54,10 +56,12 @@ class InstanceTracker:
         """
         if result.rgb is None:
             raise UsageError("this result came without its frame, which instances are followed by; keep them together")
+        if not result.valid:  # it says nothing of where things are: the next frame is followed from the one before
+            return Instances(np.zeros(result.labels.shape, dtype=np.int32), ())
         grey = grey_picture(result.rgb)
         moved = self._moved_numbers(grey, result.labels.shape)
         numbers, found = np.zeros(result.labels.shape, dtype=np.int32), list[Instance]()
-        for label in _labels(result):
+        for label in seen_labels(result):
             found += self._of_class(result, label, moved, numbers)
         self._before = _Before(grey, numbers, {instance.number: instance.label for instance in found})
         return Instances(numbers, tuple(sorted(found, key=lambda instance: instance.number)))
@@ -128,8 +132,3 @@ class InstanceTracker:
     def _new_number(self) -> int:
         self._next += 1
         return self._next - 1
-
-
-def _labels(result: FrameResult) -> list[int]:
-    seen = [int(label) for label in np.unique(result.labels) if label != result.ignore_label]
-    return [label for label in seen if label or not result.has_background]

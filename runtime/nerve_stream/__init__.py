@@ -6,7 +6,7 @@
 ...     for result in segmenter.stream(open_frames("clip.mp4")):
 ...         use(result.labels)
 
-Needs the extra `stream`: pip install "nerve-deploy[stream]".
+Needs the extra `stream`: pip install "nerve-deploy[stream]". `TritonSegmenter` needs the extra `triton` alone.
 """
 
 from importlib import import_module
@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from nerve_stream.sources.opening import open_frames
     from nerve_stream.sources.options import LiveOptions
     from nerve_stream.sources.registry import register_source
+    from nerve_stream.triton.client import TritonSegmenter
 
 _HOMES = {
     "FrameSource": "sources.base",
     "LiveOptions": "sources.options",
+    "TritonSegmenter": "triton.client",
     "expand_sources": "sources.expanding",
     "open_frames": "sources.opening",
     "read_image": "sources.images",
     "register_source": "sources.registry",
 }
 
-__all__ = ["FrameSource", "LiveOptions", "expand_sources", "open_frames", "read_image", "register_source"]
+__all__ = [
+    "FrameSource", "LiveOptions", "TritonSegmenter", "expand_sources", "open_frames", "read_image", "register_source",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -179,17 +179,7 @@ def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) ->
             holds the lock.
         ResourceError: the folder cannot be written.
     """
-    with resource_errors(record):
-        record.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(record.with_name(f"{record.name}.lock"))
-    with resource_errors(record):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:  # inside resource_errors, because it is an OSError too
-            raise UsageError(
-                f"another run is writing the outputs that {record} records; wait for it to end, or choose another folder"
-            ) from error
-    try:
+    with locked_records(record.with_name(f"{record.name}.lock"), record):
         lines = _usable_lines(record, key, resume=resume, force=force)
         if lines is None:
             lines = []
@@ -198,6 +188,31 @@ def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) ->
             stream = record.open("a", encoding="utf-8", newline="\n")
         with stream:
             yield Job(record, stream, lines)
+
+
+@contextmanager
+def locked_records(lock_file: Path, records: Path) -> Iterator[None]:
+    """Keep other runs from the same records during the block.
+
+    Args:
+        lock_file: made with its folder if needed.
+        records: a file or folder, for the message.
+
+    Raises:
+        UsageError: another run holds the lock.
+        ResourceError: the folder cannot be written.
+    """
+    lock = FileLock(lock_file)
+    with resource_errors(records):
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:  # inside resource_errors, because it is an OSError too
+            raise UsageError(
+                f"another run is writing the outputs that {records} records; wait for it to end, or choose another folder"
+            ) from error
+    try:
+        yield
     finally:
         lock.release()
 

@@ -17,10 +17,21 @@ ENGINE_FILES = {
     PACKAGES["nerve_runtime"] / "backends" / "tensorrt" / "backend.py",
 }
 RUNTIME_LIBRARIES = {"cv2", "filelock", "numpy", "platformdirs", "pydantic", "safetensors", "tokenizers"}
-STREAM_LIBRARIES = {"av", "cv2", "filelock", "numpy", "platformdirs", "prometheus_client", "psutil", "rich", "typer"}
+STREAM_LIBRARIES = {
+    "av",
+    "cv2",
+    "filelock",
+    "numpy",
+    "platformdirs",
+    "prometheus_client",
+    "psutil",
+    "pydantic",
+    "rich",
+    "typer",
+}
 PAGE_LIBRARIES = {"starlette", "uvicorn"}
 RUNTIME_ON_DEMAND = {"cuda", "huggingface_hub", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
-STREAM_ON_DEMAND = {"fsspec", "ray"}
+STREAM_ON_DEMAND = {"fsspec", "ray", "triton_python_backend_utils", "tritonclient"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 for name in {poisoned!r}:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,5 +95,5 @@ def job_for(
     """A job that writes masks and JSON lines below `out`, and its inputs."""
     places = Places(masks=f"{out}/masks", jsonl=f"{out}/lines")
     outputs = chosen_outputs(OutputOptions(masks=Path("m"), jsonl=Path("l"), reproducible=True))
-    job = Job("first run", "key", opener, places, outputs, ReadOptions())  # type: ignore[arg-type]  # a double
+    job = Job(uuid.uuid4().hex, "key", opener, places, outputs, ReadOptions())  # type: ignore[arg-type]  # a double
     return replace(job, **changes), find_inputs([str(source)], places)  # type: ignore[arg-type]

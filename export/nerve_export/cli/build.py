@@ -20,6 +20,7 @@ from nerve_export.cli.extras import GRAPHS, require
 from nerve_export.cli.lock import lock
 from nerve_export.cli.parity import parity
 from nerve_export.cli.push import push
+from nerve_export.cli.triton import triton
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
 from nerve_export.weights.progress import DownloadBars
@@ -31,6 +32,7 @@ app.command()(engines)
 app.command()(parity)
 app.command()(push)
 app.command()(deepstream)
+app.command()(triton)
 app.command()(doctor)
 app.command()(lock)
 app.add_typer(preset_commands.app, name="preset", help="What a preset holds and costs: show, check.")

@@ -12,6 +12,7 @@ import numpy as np
 from nerve_export.bundle import staging_folder
 from nerve_export.deepstream.graph import MODEL, FrameGraph, frame_graph, write_model
 from nerve_export.deepstream.vocabulary import Vocabulary, read_vocabulary
+from nerve_runtime.atomic import resource_errors
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_file
 from nerve_runtime.bundle.spec import Array
 from nerve_runtime.errors import BundleError, UsageError
@@ -35,17 +36,19 @@ def write_application(bundle: Path, vocabulary: Path, out: Path, *, url: str | N
 
     Raises:
         BundleError: the bundle is damaged, or has no graph `frame`.
-        UsageError: the vocabulary does not belong to it, something is at `out`, or `out` lies within the bundle.
+        UsageError: the vocabulary does not belong to it, something is at `out`, `out` lies within the bundle, or the
+            bundle or the vocabulary within `out`.
         ResourceError: `out` cannot be written; nothing is left behind.
     """
     manifest = load_manifest(bundle)
     if "frame" not in manifest.stages:
         raise BundleError(f"bundle {bundle} has no graph 'frame', which an application runs; build it with nerve-build")
     words = read_vocabulary(vocabulary, manifest)
-    _refuse(bundle, out, force=force)
+    _refuse(bundle, vocabulary, out, force=force)
     sizes = {"c": words.class_rows.shape[0], "k": words.class_rows.shape[1], "r": words.text_embeddings.shape[0]}
     graph = frame_graph(manifest, sizes)
-    out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with resource_errors(out):
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(out.resolve()) as staged:
         _write_texts(staged, graph, manifest, words, url)
         _write_inputs(staged / "inputs", constant_inputs(manifest, words), graph)
@@ -73,9 +76,13 @@ def constant_inputs(manifest: Manifest, words: Vocabulary) -> dict[str, Array]:
     }
 
 
-def _refuse(bundle: Path, out: Path, *, force: bool) -> None:
+def _refuse(bundle: Path, vocabulary: Path, out: Path, *, force: bool) -> None:
     if out.resolve().is_relative_to(bundle.resolve()):
         raise UsageError(f"{out} lies within the bundle, which holds nothing but its own files; choose another --out")
+    # An application that is replaced is deleted with all that lies in it.
+    within = [path for path in (bundle, vocabulary) if path.resolve().is_relative_to(out.resolve())]
+    if within:
+        raise UsageError(f"{within[0]} lies within {out}, which would be replaced; choose another --out, or move it")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / CONFIG_NAME).is_file():

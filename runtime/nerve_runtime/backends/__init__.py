@@ -5,11 +5,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nerve_runtime.backends.base import Backend, BackendOptions, Providers, Session
+from nerve_runtime.backends.base import Backend, BackendOptions, DeviceTensor, Providers, Session, Tensor
 from nerve_runtime.bundle.manifest import Manifest
 from nerve_runtime.errors import UsageError
 
-__all__ = ["BACKEND_NAMES", "Backend", "BackendOptions", "Providers", "Session", "open_backend", "register_backend"]
+__all__ = [
+    "BACKEND_NAMES", "Backend", "BackendOptions", "DeviceTensor", "Providers", "Session", "Tensor", "open_backend",
+    "register_backend",
+]  # fmt: skip
 
 BackendFactory = Callable[[Path, Manifest, BackendOptions], Backend]
 """Opens a back end for a bundle's folder and its manifest."""

@@ -213,15 +213,11 @@ def _collect(outcomes: Iterator[Outcome], report: JobReport, show: _Shown, run: 
             return replace(outcome, error=f"{outcome.error}; so did the others, and none was done: {HOPELESS}")
         show.update(report)
         if run.json_lines:
-            typer.echo(json.dumps({"summary": readable(Path(outcome.source).name), **_record(outcome)}))
+            typer.echo(json.dumps({"summary": readable(Path(outcome.source).name), **outcome.shown()}))
         elif outcome.status == "done":
             for place in outcome.outputs:
                 typer.echo(redacted(readable(place)))
     return fatal
-
-
-def _record(outcome: Outcome) -> dict[str, object]:
-    return {name: value for name, value in outcome.record().items() if name not in ("fatal", "killed")}
 
 
 def _print_report(report: JobReport, seconds: float, many: JobOptions, run: RunOptions) -> None:

@@ -1,16 +1,17 @@
 """Results as files that annotation tools and training code read: COCO, YOLO, CVAT, Label Studio."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nerve_runtime import UsageError
+from nerve_stream.exports.base import FileExport
 from nerve_stream.exports.coco import CocoInstances, CocoPanoptic
 from nerve_stream.exports.cvat import CvatImages
 from nerve_stream.exports.label_studio import LabelStudioTasks
 from nerve_stream.exports.yolo import YoloSegments
 from nerve_stream.sinks.base import Sink
 
-FORMATS: Mapping[str, Callable[..., Sink]] = {
+FORMATS: Mapping[str, type[FileExport | CocoPanoptic | YoloSegments]] = {
     "coco-instances": CocoInstances,
     "coco-panoptic": CocoPanoptic,
     "yolo": YoloSegments,
@@ -19,10 +20,13 @@ FORMATS: Mapping[str, Callable[..., Sink]] = {
 }
 """What makes the sink of each format, of a path (a folder for `coco-panoptic` and `yolo`) and `force`."""
 FOLDER_FORMATS = frozenset({"coco-panoptic", "yolo"})
+PNG_FORMATS = frozenset({"coco-panoptic"})
+"""Whose folder gets a PNG of each picture's name."""
 
 __all__ = [
     "FOLDER_FORMATS",
     "FORMATS",
+    "PNG_FORMATS",
     "CocoInstances",
     "CocoPanoptic",
     "CvatImages",
@@ -30,7 +34,17 @@ __all__ = [
     "YoloSegments",
     "export_sink",
     "parse_exports",
+    "refuse_export",
 ]
+
+
+def refuse_export(name: str, path: Path, *, force: bool) -> None:
+    """Refuse the export of a format where it would replace something, before anything is opened.
+
+    Raises:
+        UsageError: what is written exists and `force` is false.
+    """
+    FORMATS[name].refuse(path, force=force)
 
 
 def export_sink(name: str, path: Path, *, force: bool = False) -> Sink:

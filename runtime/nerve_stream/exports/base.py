@@ -24,8 +24,13 @@ class FileExport(Sink):
     kind = "export"
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
-        refuse_existing(path, force=force)
+        self.refuse(path, force=force)
         self.path = path
+
+    @staticmethod
+    def refuse(path: Path, *, force: bool) -> None:
+        """Refuse a file that is there, unless `force`."""
+        refuse_existing(path, force=force)
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Add one picture; one whose scores were not finite has no segments."""

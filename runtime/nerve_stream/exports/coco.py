@@ -15,7 +15,8 @@ from nerve_runtime.opencv import cv2
 from nerve_runtime.result import run_lengths
 from nerve_stream.exports.base import FileExport
 from nerve_stream.exports.segments import Segment, export_names, picture_name, segments
-from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
+from nerve_stream.redaction import readable
+from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_filled_folder
 from nerve_stream.sources.images import Picture
 
 INFO = {"description": "Segmented by NERVE Deploy from class names; not checked by a person"}
@@ -99,10 +100,15 @@ class CocoPanoptic(Sink):
     file_name = "panoptic.json"
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
-        refuse_png_folder("masks", path, force=force)
-        refuse_existing(path / self.file_name, force=force)
+        self.refuse(path, force=force)
         self.path, self._new = path, NewFiles(path)
         self._pictures, self._annotations = _Pictures(), list[dict[str, Any]]()
+
+    @staticmethod
+    def refuse(path: Path, *, force: bool) -> None:
+        """Refuse a folder with PNG files or a `panoptic.json`, unless `force`."""
+        refuse_filled_folder("PNG files", path, force=force)
+        refuse_existing(path / CocoPanoptic.file_name, force=force)
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write the PNG of one picture beside the folder."""
@@ -115,7 +121,7 @@ class CocoPanoptic(Sink):
             infos.append({"id": number, "category_id": category_id(segment.label), "area": segment.area,
                           "bbox": list(segment.box), "iscrowd": 0})  # fmt: skip
         image_id = self._pictures.add(name, result)
-        self._annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
+        self._annotations.append({"image_id": image_id, "file_name": readable(png), "segments_info": infos})
         bgr = np.stack([numbers >> 16 & 255, numbers >> 8 & 255, numbers & 255], axis=-1).astype(np.uint8)
         self._new.write(png, cv2.imencode(".png", bgr)[1].tobytes())
 

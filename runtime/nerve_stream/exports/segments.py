@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nerve_runtime import FrameResult
+from nerve_stream.redaction import readable
 from nerve_stream.sinks.masks import mask_name
 from nerve_stream.sources.images import Picture
 
@@ -68,4 +69,4 @@ def export_names(class_names: tuple[str, ...], *, has_background: bool) -> dict[
 
 def picture_name(index: int, picture: Picture | None) -> str:
     """File name of a frame's picture: its own, or for a frame of a video that of its mask."""
-    return mask_name(index) if picture is None else picture.path.name
+    return mask_name(index) if picture is None else readable(picture.path.name)

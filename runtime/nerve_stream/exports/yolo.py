@@ -10,12 +10,13 @@ from nerve_runtime import FrameResult
 from nerve_runtime.atomic import refuse_existing, write_bytes_whole
 from nerve_runtime.result import outlines
 from nerve_stream.exports.segments import export_names, picture_name, segments
-from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array
+from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_filled_folder
 from nerve_stream.sources.images import Picture
 
 # Readers multiply by the size and then round or cut: a quarter of a pixel beyond its centre's whole number comes back
 # as that number in both.
 WITHIN_PIXEL = 0.25
+LABELS = "labels"
 
 
 class YoloSegments(Sink):
@@ -28,15 +29,21 @@ class YoloSegments(Sink):
         force: replace what is there.
 
     Raises:
-        UsageError: the folder holds a `data.yaml` already and `force` is false.
+        UsageError: the folder holds a `data.yaml`, or its `labels` text files, and `force` is false.
     """
 
     kind = "export"
     file_name = "data.yaml"
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
-        refuse_existing(path / self.file_name, force=force)
-        self.path, self._new, self._names = path, NewFiles(path / "labels"), dict[int, str]()
+        self.refuse(path, force=force)
+        self.path, self._new, self._names = path, NewFiles(path / LABELS), dict[int, str]()
+
+    @staticmethod
+    def refuse(path: Path, *, force: bool) -> None:
+        """Refuse a folder with a `data.yaml`, or with labels that somebody may have drawn by hand, unless `force`."""
+        refuse_existing(path / YoloSegments.file_name, force=force)
+        refuse_filled_folder("labels", path / LABELS, force=force, suffix=".txt")
 
     def write(self, rgb: UInt8Array, result: FrameResult, picture: Picture | None = None) -> None:
         """Write the lines of one picture beside the folder."""
@@ -53,7 +60,9 @@ class YoloSegments(Sink):
     def commit(self) -> None:
         """Move the files into the folder, then write `data.yaml`."""
         self._new.move()
-        names = [f"  {number}: {json.dumps(name)}\n" for number, (_, name) in enumerate(sorted(self._names.items()))]
+        # As they are: YAML reads the two escapes that JSON has for an emoji as two broken characters.
+        quoted = [json.dumps(name, ensure_ascii=False) for _, name in sorted(self._names.items())]
+        names = [f"  {number}: {name}\n" for number, name in enumerate(quoted)]
         text = f"# Segmented by NERVE Deploy from class names.\npath: .\ntrain: images\nval: images\nnames:\n{''.join(names)}"
         write_bytes_whole(self.path / self.file_name, text.encode())
 

@@ -80,7 +80,8 @@ class OpenSource:
     def _recorded_pictures(self) -> list[Path]:
         """The pictures of a folder in the order of their frames, if each is recorded when it is finished."""
         folder = Path(self.source)
-        only_masks = self.outputs.masks is not None and self.outputs.overlay is None and self.outputs.jsonl is None
+        # Any other output holds all pictures, those of an earlier run too.
+        only_masks = self.outputs.paths() == [self.outputs.masks] and self.outputs.jsonl is None
         if self._job is None or not only_masks or not folder.is_dir():
             return []
         return files_ending_in(IMAGE_SUFFIXES, folder)

@@ -10,7 +10,7 @@ from typing import Literal
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
 from nerve_runtime.drawing import OverlayStyle
-from nerve_stream.exports import export_sink
+from nerve_stream.exports import PNG_FORMATS, export_sink, refuse_export
 from nerve_stream.outputs.naming import common_root, names_below, path_below
 from nerve_stream.sinks import (
     JsonLines,
@@ -24,7 +24,7 @@ from nerve_stream.sinks import (
     Sink,
     safe_name,
 )
-from nerve_stream.sinks.base import refuse_png_folder
+from nerve_stream.sinks.base import refuse_filled_folder
 from nerve_stream.sinks.masks import CLASSES_FILE, refuse_mask_folder, refuse_mask_format
 from nerve_stream.sinks.pictures import PICTURE_SUFFIXES
 from nerve_stream.sinks.video import CONTAINERS, refuse_size
@@ -94,6 +94,11 @@ class Outputs:
         jsonl = None if str(self.jsonl) == STDOUT else self.jsonl
         exports = (path for _, path in self.exports)
         return [path for path in (self.overlay, self.masks, jsonl, *exports) if path is not None]
+
+    def png_folders(self) -> list[Path]:
+        """Folders that get a PNG of each picture's name; masks that are one file count too."""
+        masks = [] if self.masks is None else [self.masks]
+        return masks + [path for form, path in self.exports if form in PNG_FORMATS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +189,18 @@ def refuse_conflicts(sources: Sequence[str], outputs: Sequence[Outputs], status_
     if duplicates:
         raise UsageError(f"two outputs would be written to {', '.join(duplicates)}; give each a path of its own")
     existing = [link_target(Path(source)) for source in sources if Path(source).exists()]
-    mask_folders = {link_target(of_source.masks) for of_source in outputs if of_source.masks is not None}
-    among_masks = [path for path in written if path.suffix.lower() == ".png" and path.parent in mask_folders]
-    if among_masks:
-        raise UsageError(f"{among_masks[0]} would lie among the masks of that folder; give each a folder of its own")
+    png_folders = {link_target(folder) for of_source in outputs for folder in of_source.png_folders()}
+    among_pngs = [path for path in written if path.suffix.lower() == ".png" and path.parent in png_folders]
+    if among_pngs:
+        raise UsageError(f"{among_pngs[0]} would lie among the masks of that folder; give each a folder of its own")
     overwritten = set(written)
     for source in existing:
         if source in overwritten:
             raise UsageError(f"output {source} is the source itself; choose another name")
-        if source.parent in mask_folders:
-            raise UsageError(f"the masks folder {source.parent} holds the source {source.name}; choose another folder")
+        if source.parent in png_folders:
+            raise UsageError(
+                f"masks would be written to {source.parent}, which holds the source {source.name}; choose another folder"
+            )
 
 
 def refuse_outputs(plan: PlannedSource) -> None:
@@ -220,11 +227,13 @@ def refuse_outputs(plan: PlannedSource) -> None:
                 refuse_existing(outputs.masks.with_name(CLASSES_FILE), force=force or outputs.resume)
     if outputs.overlay:
         _refuse_overlay(outputs.overlay, plan.kind, force=force)
+    for form, path in outputs.exports:
+        refuse_export(form, path, force=force)
 
 
 def _refuse_overlay(path: Path, kind: SourceKind, *, force: bool) -> None:
     if kind == "pictures" and not path.suffix:
-        refuse_png_folder("overlays", path, force=force)
+        refuse_filled_folder("overlays", path, force=force)
         return
     allowed = (*PICTURE_SUFFIXES, *CONTAINERS) if kind == "picture" else tuple(CONTAINERS)
     if path.suffix.lower() not in allowed:

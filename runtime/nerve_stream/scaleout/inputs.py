@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def find_inputs(words: Sequence[str], places: Places) -> list[JobInput]:
         SourceError: a folder or a pattern holds nothing, or a URL cannot be listed.
         CompatibilityError: what a URL needs is not installed.
     """
-    outputs = [tree_path(place) for place in places.named().values()]
+    outputs = {kind: _real_tree_path(place) for kind, place in places.named().items()}
     found: dict[str, _Found] = {}
     for word in words:
         _refuse_live(word)
@@ -90,13 +90,25 @@ def tree_path(place: str) -> str:
     return os.path.normpath(f"/{scheme.rpartition('::')[2]}/{rest.partition('?')[0].lstrip('/')}")
 
 
-def _found_by(word: str, outputs: Sequence[str]) -> Iterator[_Found]:
+def _real_tree_path(place: str) -> str:
+    """As `tree_path`, with links followed: a folder of outputs may be reached by two names."""
+    return tree_path(place if is_url(place) else os.path.realpath(place))
+
+
+def _found_by(word: str, outputs: Mapping[str, str]) -> Iterator[_Found]:
     matched = _remote(word) if is_url(word) else _local(word)
-    any_match = False
+    any_match, left_out = False, ""
     for one in matched:
-        if not any(one.path == output or one.path.startswith(f"{output}/") for output in outputs):
+        path = one.path if is_url(one.source) else _real_tree_path(os.path.dirname(one.source))  # noqa: PTH120
+        within = next((kind for kind, output in outputs.items() if f"{path}/".startswith(f"{output}/")), None)
+        if within is None:
             any_match = True
             yield one
+        left_out = within or left_out
+    if not any_match and left_out:
+        raise SourceError(
+            f"{redacted(word)} lies in the folder of outputs --{left_out}, whose files are no inputs; choose another folder"
+        )
     if not any_match:
         suffixes = ", ".join(sorted(video_suffixes() | IMAGE_SUFFIXES))
         raise SourceError(f"{redacted(word)} holds no video or picture, expected files ending in {suffixes}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from nerve_stream.outputs.planning import Outputs
 from nerve_stream.pipeline.worker import VideoSegmenter
+from nerve_stream.redaction import redacted
 from nerve_stream.sources.options import ReadOptions
 
 Status = Literal["done", "skipped", "failed", "stopped"]
@@ -78,6 +79,11 @@ class Job:
     starts_limit: int = STARTS_LIMIT
     open_limit_s: float = OPEN_LIMIT_S
 
+    @property
+    def scratch_prefix(self) -> str:
+        """How the temporary folders of this run begin, by which those of workers that died are found."""
+        return f"nerve-job-{self.run}-"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -108,6 +114,11 @@ class Outcome:
     def record(self) -> dict[str, Any]:
         """As plain values."""
         return {**asdict(self), "outputs": list(self.outputs)}
+
+    def shown(self) -> dict[str, Any]:
+        """As plain values for the user: without credentials, and without what only the job needs."""
+        shown = {name: value for name, value in self.record().items() if name not in ("fatal", "killed")}
+        return shown | {"source": redacted(self.source), "outputs": [redacted(place) for place in self.outputs]}
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Outcome":

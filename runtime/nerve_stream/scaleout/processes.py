@@ -3,11 +3,14 @@
 import logging
 import os
 import queue
+import shutil
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from nerve_runtime import NerveError, ResourceError
 from nerve_stream.child import Child, MessageError
@@ -55,6 +58,9 @@ def run_on_processes(
         run.end()
         for thread in threads:
             thread.join()
+        # Of workers that were killed: copies of inputs behind URLs may be gigabytes.
+        for left in Path(tempfile.gettempdir()).glob(f"{job.scratch_prefix}*"):
+            shutil.rmtree(left, ignore_errors=True)
     if run.fatal is not None:
         raise run.fatal
 

@@ -3,16 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from nerve_runtime import UsageError
-from nerve_runtime.atomic import resource_errors
-from nerve_stream.jobs import JobKey, key_differences
+from nerve_stream.jobs import JobKey, key_differences, locked_records
 from nerve_stream.redaction import redacted
 from nerve_stream.scaleout.job import JobInput, Outcome, Places
 from nerve_stream.scaleout.storage import LocalFolder, open_folder, parsed
@@ -34,6 +30,8 @@ class InputRecord:
         fingerprint: size and time of the input, see `input_fingerprint`.
         outcome: what became of it, none while it is begun.
         outputs: bytes of each output, by kind and name below the folder of that kind.
+        source: the input, without credentials; a file of another folder may have the same name.
+        owned: no file of others was at the places of its outputs, so what is there now may be replaced.
     """
 
     key: str
@@ -43,6 +41,12 @@ class InputRecord:
     fingerprint: Mapping[str, Any]
     outcome: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
+    source: str = ""
+    owned: bool = False
+
+    def outcome_of(self, item: JobInput) -> Outcome:
+        """What became of the input, which the record names without credentials."""
+        return replace(Outcome.from_record(dict(self.outcome)), source=item.source)
 
 
 class Records:
@@ -74,7 +78,11 @@ class Records:
             names: its outputs by kind, below the folder of that kind.
         """
         sizes = {kind: {name: self._outputs[kind].stored_bytes(name)} for kind, name in names.items()}
-        fields = asdict(begun) | {"state": "ended", "outcome": outcome.record(), "outputs": sizes}
+        fields = asdict(begun) | {
+            "state": "ended",
+            "outcome": outcome.record() | {"source": begun.source},
+            "outputs": sizes,
+        }
         self._write(item, InputRecord(**fields))
 
     def outputs_are_in_place(self, record: InputRecord) -> bool:
@@ -90,7 +98,7 @@ class Records:
         record = self.read(item)
         if record is None or record.run != run or record.state != "ended":
             return None
-        outcome = Outcome.from_record(dict(record.outcome))
+        outcome = record.outcome_of(item)
         return None if outcome.fatal else outcome  # that one says nothing of this input
 
     @property
@@ -113,7 +121,7 @@ def opened_records(places: Places, key: JobKey, *, force: bool) -> Iterator[None
         ResourceError: the folder cannot be written.
     """
     folder = open_folder(records_place(places))
-    with _locked(folder.path) if isinstance(folder, LocalFolder) else _unlocked():
+    with locked_records(folder.path / LOCK, folder.path) if isinstance(folder, LocalFolder) else nullcontext():
         before, now = parsed(folder.read(HEADER)), key.record()
         if before and before != now and not force:
             raise UsageError(
@@ -123,28 +131,6 @@ def opened_records(places: Places, key: JobKey, *, force: bool) -> Iterator[None
         if before != now:
             folder.write(HEADER, json.dumps(now).encode())
         yield
-
-
-@contextmanager
-def _unlocked() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / LOCK)
-    with resource_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:  # inside resource_errors, because it is an OSError too
-            raise UsageError(
-                f"another run is writing the outputs that {folder} records; wait for it to end, or choose other folders"
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def records_place(places: Places) -> str:

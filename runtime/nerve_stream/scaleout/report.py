@@ -84,8 +84,4 @@ class JobReport:
 
     def record(self, seconds: float) -> dict[str, Any]:
         """The whole report, for JSON."""
-        outcomes = [
-            {name: value for name, value in outcome.record().items() if name not in ("fatal", "killed")}
-            for outcome in self.outcomes
-        ]
-        return {**self.summary(seconds), "results": outcomes}
+        return {**self.summary(seconds), "results": [outcome.shown() for outcome in self.outcomes]}

@@ -14,7 +14,14 @@ from nerve_runtime import HungError, NerveError, NumericError
 from nerve_runtime.opencv import cv2
 from nerve_stream.jobs import sweep_temporaries
 from nerve_stream.outputs.opened import OpenSource
-from nerve_stream.outputs.planning import Outputs, PlannedSource, SourceKind, refuse_outputs, source_kind
+from nerve_stream.outputs.planning import (
+    Outputs,
+    PlannedSource,
+    SourceKind,
+    refuse_conflicts,
+    refuse_outputs,
+    source_kind,
+)
 from nerve_stream.pipeline import LocalWorker, StreamJob, StreamOptions, StreamReport, run_streams
 from nerve_stream.redaction import redacted
 from nerve_stream.scaleout.job import Job, JobInput, Outcome
@@ -80,11 +87,17 @@ class JobWorker:
                 if known.killed:
                     self._sweep(self._outputs(item, kind, self._local_places(), force=True) for kind in KINDS)
                 return known
-            starts = self._starts(record) + 1
-            begun = InputRecord(self._job.key, self._job.run, "begun", starts, fingerprint)
-            self._records.begin(item, begun)
-            worker = self._opened()
-            written = self._segment(item, worker, begun, owned=record is not None)
+            first = self._first_record(item, record, fingerprint)
+            # The record of another source, whose outputs are there, stays if this one is refused because of them.
+            begun = first if record is None or record.source == first.source else None
+            with tempfile.TemporaryDirectory(prefix=self._job.scratch_prefix) as scratch:
+                plan, places = self._plan(item, Path(scratch), owned=first.owned)
+                if first.owned:
+                    self._sweep([plan.outputs])
+                # From here on what lies at the places of these outputs is this job's, whatever ends this process.
+                begun = replace(first, owned=True)
+                self._records.begin(item, begun)
+                written = self._segment(item, self._opened(), begun, plan, places)
             names = written.names
             outcome = self._judged(item, written)
         except StoppedError:
@@ -99,6 +112,14 @@ class JobWorker:
         outcome = replace(outcome, seconds=round(time.monotonic() - started_s, 3))
         return self._recorded(item, begun, outcome, names)
 
+    def _first_record(
+        self, item: JobInput, record: InputRecord | None, fingerprint: Mapping[str, object]
+    ) -> InputRecord:
+        """The record of an input that is begun; its outputs are ours if an earlier record of this very source says so."""
+        source, starts = redacted(item.source), self._starts(record) + 1
+        owned = record is not None and record.owned and record.source == source
+        return InputRecord(self._job.key, self._job.run, "begun", starts, fingerprint, source=source, owned=owned)
+
     def _known(self, item: JobInput, record: InputRecord | None, fingerprint: Mapping[str, object]) -> Outcome | None:
         """The outcome of an input that has one already, in this run or before."""
         if record is None or record.key != self._job.key:
@@ -112,7 +133,7 @@ class JobWorker:
             return Outcome(item.source, "failed", error=reason, exit_code=HungError.exit_code, killed=True)
         if record.state == "begun":
             return None
-        outcome = Outcome.from_record(dict(record.outcome))
+        outcome = record.outcome_of(item)
         if of_this_run:  # the worker died later, and its chunk is done again
             return outcome
         same = outcome.status == "done" and record.fingerprint == fingerprint
@@ -131,30 +152,34 @@ class JobWorker:
             self._worker = LocalWorker(segmenter)
         return self._worker
 
-    def _segment(self, item: JobInput, worker: LocalWorker, begun: InputRecord, *, owned: bool) -> _Written:
-        with tempfile.TemporaryDirectory(prefix="nerve-job-") as scratch:
-            path = fetched(item.source, Path(scratch))
-            refuse_unreadable(path)
-            local = self._local_places()
-            places = {kind: local.get(kind, Path(scratch) / "outputs" / kind) for kind in self._folders}
-            plan = self._plan(item, path, places, owned=owned)
-            if owned:
-                self._sweep([plan.outputs])
-            with self._watched(item, begun, "to open"):
-                opened = OpenSource(plan, self._job.read, LiveOptions(), None, None, self._stop.set)
-            report = self._stream(item, worker, begun, opened)
-            for kind, folder in self._folders.items():
-                if not isinstance(folder, LocalFolder):
-                    folder.upload(places[kind])
-            return _Written(report, _names_below(places, plan.outputs))
+    def _plan(self, item: JobInput, scratch: Path, *, owned: bool) -> tuple[PlannedSource, Mapping[str, Path]]:
+        """The input as a local file with its outputs, and the local folder of each kind of output.
 
-    def _plan(self, item: JobInput, path: Path, places: Mapping[str, Path], *, owned: bool) -> PlannedSource:
+        Raises:
+            NerveError: it cannot be read, or an output would replace it or a file that is not this job's.
+        """
+        path = fetched(item.source, scratch)
+        refuse_unreadable(path)
+        local = self._local_places()
+        places = {kind: local.get(kind, scratch / "outputs" / kind) for kind in self._folders}
         kind = source_kind(str(path))
         own = self._outputs(item, kind, places, force=self._job.outputs.force or owned)
         plan = PlannedSource(str(path), item.name, kind, own)
+        refuse_conflicts([plan.source], [own])
         # `classes.json` is shared by all pictures of a folder.
         refuse_outputs(replace(plan, outputs=replace(own, shared_masks=False)))
-        return plan
+        return plan, places
+
+    def _segment(
+        self, item: JobInput, worker: LocalWorker, begun: InputRecord, plan: PlannedSource, places: Mapping[str, Path]
+    ) -> _Written:
+        with self._watched(item, begun, "to open"):
+            opened = OpenSource(plan, self._job.read, LiveOptions(), None, None, self._stop.set)
+        report = self._stream(item, worker, begun, opened)
+        for kind, folder in self._folders.items():
+            if not isinstance(folder, LocalFolder):
+                folder.upload(places[kind])
+        return _Written(report, _names_below(places, plan.outputs))
 
     def _outputs(self, item: JobInput, kind: SourceKind, places: Mapping[str, Path], *, force: bool) -> Outputs:
         paths = {output: places.get(output) for output in ("masks", "overlay", "jsonl")}

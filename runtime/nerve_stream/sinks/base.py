@@ -127,21 +127,22 @@ class NewFiles:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def refuse_png_folder(what: str, folder: Path, *, force: bool) -> None:
-    """Refuse a folder that PNG files cannot be written to.
+def refuse_filled_folder(what: str, folder: Path, *, force: bool, suffix: str = ".png") -> None:
+    """Refuse a folder that files of one suffix cannot be written to.
 
     Args:
-        what: the folder's use, such as "masks", for the message.
+        what: the files, such as "masks", for the message.
         folder: need not exist.
         force: replace files that are there.
+        suffix: of the files, in lower case.
 
     Raises:
-        UsageError: `folder` is no folder, or it holds PNG files and `force` is false.
+        UsageError: `folder` is no folder, or it holds files of that suffix and `force` is false.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{what} folder {folder} is a file, expected a folder")
     refuse_special(folder)
-    if not force and folder.is_dir() and any(inside.suffix.lower() == ".png" for inside in folder.iterdir()):
+    if not force and folder.is_dir() and any(inside.suffix.lower() == suffix for inside in folder.iterdir()):
         raise UsageError(f"folder {folder} holds {what} already; choose another or add --force to replace them")
 
 

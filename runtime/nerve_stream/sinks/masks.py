@@ -13,7 +13,7 @@ from nerve_runtime import FrameResult, Labels, UsageError, label_dtype
 from nerve_runtime.atomic import link_target, refuse_existing, resource_errors, write_bytes_whole
 from nerve_runtime.drawing import class_colours
 from nerve_runtime.opencv import cv2
-from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
+from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_filled_folder
 from nerve_stream.sources.images import Picture
 
 MASK_PATTERN = re.compile(r"frame_(\d{6,})\.png")
@@ -173,7 +173,7 @@ def refuse_mask_folder(path: Path, *, force: bool) -> None:
     Raises:
         UsageError: `path` is no folder, or it holds PNG files or a `classes.json` and `force` is false.
     """
-    refuse_png_folder("masks", path, force=force)
+    refuse_filled_folder("masks", path, force=force)
     refuse_existing(path / CLASSES_FILE, force=force)
 
 

@@ -9,7 +9,7 @@ from nerve_runtime import FrameResult, UsageError
 from nerve_runtime.atomic import refuse_existing, write_bytes_whole
 from nerve_runtime.drawing import DEFAULT_STYLE, OverlayStyle, overlay, with_legend
 from nerve_runtime.opencv import cv2
-from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_png_folder
+from nerve_stream.sinks.base import NewFiles, Sink, UInt8Array, refuse_filled_folder
 from nerve_stream.sinks.masks import mask_name
 from nerve_stream.sources.images import Picture
 
@@ -65,7 +65,7 @@ class OverlayFolder(Sink):
     kind = "overlay"
 
     def __init__(self, path: Path, *, style: OverlayStyle = DEFAULT_STYLE, force: bool = False) -> None:
-        refuse_png_folder("overlays", path, force=force)
+        refuse_filled_folder("overlays", path, force=force)
         self.path, self._style = path, style
         self._new = NewFiles(path)
 

@@ -196,6 +196,8 @@ class PageApp:
             raise RefusedError(415, "expected content-type application/json")
         try:
             asked = json.loads(await read_body(request, JSON_LIMIT_BYTES))
+            # Half of a surrogate pair ("\\ud800") is JSON, but no text that could be sent to the viewers.
+            json.dumps(asked, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             raise RefusedError(400, "the body is no JSON") from None
         if not isinstance(asked, dict):

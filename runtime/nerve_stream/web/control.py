@@ -3,7 +3,7 @@
 import threading
 from typing import Literal
 
-from nerve_runtime import CompatibilityError, UsageError
+from nerve_runtime import BACKGROUND_NAME, CompatibilityError, UsageError
 from nerve_stream.pipeline import Classes, StreamControl, Worker
 
 Action = Literal["pause", "resume", "step"]
@@ -41,7 +41,9 @@ class RunControl:
             background: words for everything else; they stay.
             fixed: why the words cannot be changed, or None.
         """
-        self.words = classes if isinstance(classes, str) else "; ".join(classes)
+        # The background of a vocabulary file is no word that could be given back.
+        names = classes if isinstance(classes, str) else [name for name in classes if name != BACKGROUND_NAME]
+        self.words = names if isinstance(names, str) else "; ".join(names)
         self._worker, self._background, self.fixed = worker, background, fixed
 
     @property

@@ -46,8 +46,10 @@ RUNTIME_MODULES = {
     "nerve_runtime.errors",
     "nerve_runtime.labels",
     "nerve_runtime.bundle.graph_check",
+    "nerve_runtime.bundle.hub",
     "nerve_runtime.bundle.ledger",
     "nerve_runtime.bundle.manifest",
+    "nerve_runtime.bundle.own_sha256",
     "nerve_runtime.opencv",
     "nerve_runtime.bundle.spec",
 }

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_a_number_is_never_used_again() -> None:
     assert tracker.update(scene([])).instances == ()
     (second,) = tracker.update(scene([(10, 10, 30, 1)])).instances
     assert second.number > first.number
+
+
+def test_a_frame_without_scores_has_no_instance_and_the_next_goes_on_with_the_numbers() -> None:
+    tracker = InstanceTracker()
+    before = tracker.update(scene([(10, 10, 30, 1)]))
+    lost = replace(scene([]), labels=np.full(SIZE_HW, 255, dtype=np.uint8), valid=False)
+    assert tracker.update(lost).instances == ()
+    assert tracker.update(scene([(10, 12, 30, 1)])).instances[0].number == before.instances[0].number
 
 
 def test_after_a_cut_all_numbers_are_new() -> None:

@@ -18,7 +18,7 @@ from nerve_export.deepstream.graph import FrameGraph, frame_graph
 from nerve_export.deepstream.vocabulary import read_vocabulary
 from nerve_runtime.bundle.manifest import Manifest, manifest_bytes
 from nerve_runtime.bundle.spec import TensorSpec
-from nerve_runtime.errors import BundleError, NerveError, UsageError
+from nerve_runtime.errors import BundleError, NerveError, ResourceError, UsageError
 from nerve_runtime.vocabulary.text_bank import text_sha256
 from nerve_runtime.vocabulary.vocabulary_file import vocabulary_bytes
 from tests.unit.nerve_export.deepstream.conftest import NAMES, bank
@@ -180,6 +180,25 @@ def test_a_damaged_bundle_leaves_nothing_behind(bundle: Path, vocabulary: Path, 
 def test_the_bundle_itself_is_no_place_for_an_application(bundle: Path, vocabulary: Path) -> None:
     with pytest.raises(UsageError, match="lies within the bundle, which holds nothing but its own files"):
         write_application(bundle, vocabulary, bundle / "app", url=None, force=False)
+
+
+@pytest.mark.parametrize("inside", ["bundle", "vocabulary"])
+def test_what_an_application_is_made_of_is_not_deleted_with_the_one_that_is_replaced(
+    bundle: Path, vocabulary: Path, tmp_path: Path, inside: str
+) -> None:
+    out = write_application(bundle, vocabulary, tmp_path / "app", url=None, force=False)
+    given = {"bundle": bundle, "vocabulary": vocabulary}
+    copied = shutil.copytree if inside == "bundle" else shutil.copyfile
+    given[inside] = Path(copied(given[inside], out / "mine"))
+    with pytest.raises(UsageError, match=r"mine lies within .*app, which would be replaced"):
+        write_application(**given, out=out, url=None, force=True)
+    assert (out / "mine").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ResourceError, match=r"cannot write .*file/app"):
+        write_application(bundle, vocabulary, tmp_path / "file" / "app", url=None, force=False)
 
 
 def test_a_bundle_without_the_graph_is_refused(

@@ -76,3 +76,27 @@ def test_an_export_that_exists_is_kept(bundle: Path, photos: Path, tmp_path: Pat
     ended = segment(bundle, photos, "--export", f"coco-instances={tmp_path / 'i.json'}")
     assert ended.exit_code == 2
     assert (tmp_path / "i.json").read_text() == "mine"
+
+
+def test_an_export_that_exists_is_told_before_a_graph_is_opened(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "i.json").write_text("mine")
+    ended = segment(bundle, photos, "--export", f"coco-instances={tmp_path / 'i.json'}")
+    assert "backend:" not in ended.stderr
+
+
+def test_a_resumed_folder_has_all_its_pictures_in_the_export(bundle: Path, photos: Path, tmp_path: Path) -> None:
+    export = tmp_path / "i.json"
+    words = (photos, "--masks", tmp_path / "masks", "--export", f"coco-instances={export}", "--resume")
+    assert segment(bundle, *words).exit_code == 0
+    export.unlink()  # as after a run that was ended behind its last mask
+    assert segment(bundle, *words).exit_code == 0
+    assert [image["file_name"] for image in json.loads(export.read_text())["images"]] == ["a.jpg", "b.jpg"]
+
+
+def test_panoptic_pngs_never_replace_their_pictures(bundle: Path, photos: Path) -> None:
+    picture = photos / "a.png"
+    cv2.imwrite(str(picture), halves((48, 64)))
+    before = picture.read_bytes()
+    ended = segment(bundle, picture, "--export", f"coco-panoptic={photos}", "--force")
+    assert (ended.exit_code, picture.read_bytes()) == (2, before)
+    assert "which holds the source a.png; choose another folder" in error_of(ended)

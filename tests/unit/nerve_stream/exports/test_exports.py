@@ -1,6 +1,8 @@
 import json
+import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,13 +21,13 @@ from tests.data.drawn_results import drawn_results
 BACKGROUND = [pytest.param(True, id="with background"), pytest.param(False, id="without background")]
 
 
-def written(name: str, folder: Path, results: list[FrameResult]) -> Path:
+def written(name: str, folder: Path, results: list[FrameResult], picture: str = "street {}.jpg") -> Path:
     """An export of results, as pictures `street 0.jpg`, `street 1.jpg`, ..."""
     path = folder / name
     with export_sink(name, path) as sink:
         for number, result in enumerate(results):
             rgb = np.zeros((*result.labels.shape, 3), dtype=np.uint8)
-            path_of_picture = Path(f"street {number}.jpg")
+            path_of_picture = Path(picture.format(number))
             sink.write(rgb, result, Picture(rgb, number, Fraction(0), path=path_of_picture, stem=path_of_picture.stem))
     return path
 
@@ -188,3 +190,31 @@ def test_nothing_is_left_after_an_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         broken()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_picture_whose_name_is_no_utf_8_does_not_cost_the_others_their_export(name: str, tmp_path: Path) -> None:
+    path = written(name, tmp_path, list(drawn_results(background=True))[:1], picture=os.fsdecode(b"m\xf6we {}.jpg"))
+    texts = [file.read_text() for file in ([path] if path.is_file() else path.glob("*.[jy]*"))]
+    assert name == "yolo" or any("m\ufffdwe 0.jpg" in text for text in texts)
+
+
+def test_yaml_reads_the_class_names_of_yolo_as_they_are(tmp_path: Path) -> None:
+    names = ("background", "\U0001f600 caf\u00e9", 'a "b": #c')
+    result = replace(next(drawn_results(background=True)), class_names=names)
+    folder = written("yolo", tmp_path, [replace(result, labels=result.labels % len(names))])
+    yaml = pytest.importorskip("yaml", reason="not installed: yaml")
+    assert yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"] == dict(enumerate(names[1:]))
+
+
+def test_labels_that_somebody_drew_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "street 0.txt").write_text("by hand")
+    with pytest.raises(UsageError, match=r"labels holds labels already; choose another or add --force"):
+        export_sink("yolo", tmp_path)
+
+
+def test_a_folder_of_photographs_is_no_place_for_panoptic_pngs(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"a photograph")
+    with pytest.raises(UsageError, match="holds PNG files already"):
+        export_sink("coco-panoptic", tmp_path)

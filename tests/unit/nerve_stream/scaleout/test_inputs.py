@@ -32,6 +32,15 @@ def test_folders_of_outputs_within_the_sources_are_no_inputs(tmp_path: Path) -> 
     assert _names([str(tmp_path)], places) == ["b/photo 1", "b/deep/clip", "b/deep/other"]
 
 
+def test_folders_of_outputs_are_no_inputs_under_any_name(tmp_path: Path) -> None:
+    write_tree(tmp_path / "in")
+    (tmp_path / "link").symlink_to(tmp_path / "in" / "a")
+    places = Places(jsonl="/nowhere/lines", masks=str(tmp_path / "link"))
+    assert _names([str(tmp_path / "in")], places) == ["b/photo 1", "b/deep/clip", "b/deep/other"]
+    with pytest.raises(SourceError, match=r"/a lies in the folder of outputs --masks, whose files are no inputs"):
+        find_inputs([str(tmp_path / "in" / "a")], places)
+
+
 def test_a_file_that_is_missing_is_an_input_and_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (item,) = find_inputs([str(tmp_path / "none.mp4")], NOWHERE)
     assert (item.name, item.size_bytes, item.picture) == ("none", 0, False)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
@@ -50,14 +51,26 @@ def test_row_58_an_input_that_kills_its_worker_twice_fails_by_name_and_the_rest_
     assert sorted(path.name for path in (tmp_path / "out" / "lines").iterdir()) == [f"{n}.jsonl" for n in "abyz"]
 
 
+def test_temporary_folders_of_workers_that_were_killed_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    job, inputs = job_for(write_picture(tmp_path / "in" / "killer.png", KILLER_RED), tmp_path / "out", DyingSegmenter)
+    assert _outcomes((job, inputs), workers=1)["killer.png"].killed
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_row_57_a_worker_that_is_killed_while_it_works_is_replaced(tmp_path: Path) -> None:
     for number in range(4):
         write_picture(tmp_path / "in" / f"{number}.png")
     slow = partial(DoubleSegmenter, encode_s=0.3)
     job, inputs = job_for(tmp_path / "in", tmp_path / "out", slow)
+    others = set(psutil.Process().children())  # of tests that ran before, such as the tracker of shared memory
     outcomes = run_on_processes(job, [inputs], 1, threading.Event())
     first = next(outcomes)
-    (child,) = psutil.Process().children()
+    (child,) = set(psutil.Process().children()) - others
     os.kill(child.pid, signal.SIGKILL)
     assert [first.status, *(outcome.status for outcome in outcomes)] == ["done"] * 4
 

@@ -1,5 +1,6 @@
 """One worker: outcomes, records, what is left out, and what it does when something hangs or fails."""
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,11 @@ def _run_all(job: Job, inputs: list[JobInput]) -> list[Outcome]:
     outcomes = [worker.run(item) for item in inputs]
     worker.close()
     return outcomes
+
+
+def _begun(job: Job, item: JobInput, starts: int = 1) -> InputRecord:
+    """What a worker that died has left."""
+    return InputRecord(job.key, job.run, "begun", starts, {}, source=item.source, owned=True)
 
 
 def _statuses(outcomes: list[Outcome]) -> list[str]:
@@ -108,11 +114,40 @@ def test_an_output_that_no_record_knows_is_not_replaced_without_force(tmp_path: 
     assert _statuses(_run_all(forced, inputs)) == ["done"]
 
 
+def test_a_file_of_others_is_kept_in_every_run_without_force(tmp_path: Path) -> None:
+    job, inputs = job_for(write_picture(tmp_path / "a.png"), tmp_path / "out")
+    foreign = write_picture(tmp_path / "out" / "masks" / "a.png")
+    before = foreign.read_bytes()
+    for run in ("first", "second", "third"):
+        assert _statuses(_run_all(replace(job, run=run), inputs)) == ["failed"]
+    assert foreign.read_bytes() == before
+
+
+def test_outputs_of_a_source_of_the_same_name_elsewhere_are_kept(tmp_path: Path) -> None:
+    job, inputs = job_for(write_picture(tmp_path / "monday" / "a.png"), tmp_path / "out")
+    _run_all(job, inputs)
+    other, others = job_for(write_picture(tmp_path / "tuesday" / "a.png", size_hw=(30, 40)), tmp_path / "out")
+    (outcome,) = _run_all(replace(other, run="second"), others)
+    assert "exists already; choose another name or add --force" in str(outcome.error)
+    assert _statuses(_run_all(replace(job, run="third"), inputs)) == ["skipped"]
+
+
+def test_no_output_replaces_its_input_even_with_force(tmp_path: Path) -> None:
+    picture = write_picture(tmp_path / "out" / "masks" / "a.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").symlink_to(picture)
+    before = picture.read_bytes()
+    job, inputs = job_for(tmp_path / "in", tmp_path / "out")
+    (outcome,) = _run_all(replace(job, outputs=replace(job.outputs, force=True)), inputs)
+    assert "is the source itself" in str(outcome.error)
+    assert picture.read_bytes() == before
+
+
 def test_an_input_that_ended_its_worker_twice_is_not_tried_again_in_that_run(tmp_path: Path) -> None:
     job, inputs = job_for(write_picture(tmp_path / "a.png"), tmp_path / "out")
     records = Records(job.places)
     for starts, status in ((1, "done"), (2, "failed")):
-        records.begin(inputs[0], InputRecord(job.key, job.run, "begun", starts, {}))
+        records.begin(inputs[0], _begun(job, inputs[0], starts))
         (outcome,) = _run_all(job, inputs)
         assert outcome.status == status
     assert (outcome.exit_code, outcome.killed) == (8, True)
@@ -122,7 +157,7 @@ def test_an_input_that_ended_its_worker_twice_is_not_tried_again_in_that_run(tmp
 
 def test_what_a_dead_worker_left_is_swept_before_its_input_is_done_again(tmp_path: Path) -> None:
     job, inputs = job_for(write_picture(tmp_path / "a.png"), tmp_path / "out")
-    Records(job.places).begin(inputs[0], InputRecord(job.key, job.run, "begun", 1, {}))
+    Records(job.places).begin(inputs[0], _begun(job, inputs[0]))
     left = tmp_path / "out" / "lines" / ".a.abcd_123.tmp.jsonl"
     left.parent.mkdir()
     left.write_text("half a li")
@@ -320,3 +355,19 @@ def test_a_job_whose_workers_die_whatever_they_do_is_hopeless() -> None:
     assert report.hopeless
     report.add(Outcome("d", "done"))
     assert not report.hopeless
+
+
+def test_credentials_of_an_input_stand_in_no_record_and_no_report(tmp_path: Path) -> None:
+    job, _ = job_for(write_picture(tmp_path / "a.png"), tmp_path / "out")
+    item = JobInput("http://me:secret@door/a.png?token=secret", "a", True, 0)
+    records = Records(job.places)
+    begun = InputRecord(job.key, job.run, "begun", 1, {}, source="http://***@door/a.png?token=***")
+    records.end(item, begun, Outcome(item.source, "failed", exit_code=5), {})
+    outcome = records.outcome_of_run(item, job.run)
+    assert outcome is not None
+    assert outcome.source == item.source
+    report = JobReport([item])
+    report.add(outcome)
+    files = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
+    assert files
+    assert not [text for text in (*files, json.dumps(report.record(1.0))) if "secret" in text]

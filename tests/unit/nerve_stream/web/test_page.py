@@ -274,3 +274,19 @@ def test_a_dead_reader_of_the_stream_is_let_go(page: ServedPage, monkeypatch: py
             if gone := wait_for(lambda: page.hub.viewers == 0, 0.2):
                 break
         assert gone
+
+
+def test_half_a_character_is_refused_and_the_page_goes_on(page: ServedPage) -> None:
+    page.show()
+    with page.viewer() as viewer:
+        viewer.next_where(lambda text: text.get("classes"))
+        for path, asked in (("/view", {"hidden": ["\ud800"]}), ("/words", {"words": "a; \ud800"})):
+            assert page.post(path, asked).status == 400
+        page.show(result=numbered(7))
+        viewer.next_where(shows(7))
+
+
+def test_the_background_of_a_vocabulary_file_is_no_word_to_edit(page: ServedPage) -> None:
+    page.page.begin(page.worker, ("background", "a", "b"), (), None)
+    with page.viewer() as viewer:
+        assert viewer.next()[0]["words"] == "a; b"
