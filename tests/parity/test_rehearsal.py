@@ -4,10 +4,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
 
+from nerve_ref.weights.configs.published import CONFIGS as PUBLISHED
 from nerve_ref.weights.lock import PACKAGED_LOCK, FilePin, read_lock
 from tests.data.hub_server import serving
-from tests.data.published_files import CLIP, CONFIGS, SD, TAESD, config_text, is_padded, shrunken, tensors
+from tests.data.published_files import CLIP, CONFIGS, SD, TAESD, Tensor, config_text, is_padded, shrunken, tensors
 from tests.data.random_checkpoints import RandomSafetensors
 from tests.rehearsal import rehearse
 
@@ -32,6 +35,18 @@ def test_a_configuration_is_the_published_one_to_the_byte(network: str, path: st
 @pytest.mark.parametrize(("network", "path"), WEIGHTS[:-1])
 def test_names_shapes_and_types_make_a_file_of_the_published_size(network: str, path: str) -> None:
     assert RandomSafetensors(tensors(CONFIGS, network, path), is_padded(path)).size == _pin(network, path).bytes
+
+
+def test_names_as_in_the_pickled_clip_make_a_safetensors_clip_of_the_published_size() -> None:
+    """The pickle itself has no size that names make; the larger CLIP was published by the same people both ways."""
+    name = "clip-vit-large-patch14"
+    with torch.device("meta"):
+        state = CLIPModel(CLIPConfig(**PUBLISHED[name]["clip"])).state_dict()
+    ids = {"text_model.embeddings.position_ids": 77, "vision_model.embeddings.position_ids": 257}
+    held = [Tensor(key, "I64", (1, length)) for key, length in ids.items()]
+    held += [Tensor(key, "F32", tuple(tensor.shape)) for key, tensor in sorted(state.items())]
+    assert {tensor.name for tensor in tensors(CONFIGS, CLIP, "pytorch_model.bin")} < {tensor.name for tensor in held}
+    assert RandomSafetensors(held, padded=False).size == _pin(name, "model.safetensors").bytes
 
 
 @pytest.mark.parametrize(("network", "path"), WEIGHTS)
