@@ -47,7 +47,7 @@ TRITON := build/triton
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
-.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size check format format-check lint types contracts coverage fuzz endurance bundle docs wheel train evidence clean
+.PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size rehearsal check format format-check lint types contracts coverage fuzz endurance bundle docs wheel train evidence clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 20
@@ -196,6 +196,10 @@ docs: $(VENV)/.docs $(SEARCH_SHIM) ## make a site of docs/ that needs no network
 	@rm -rf build/site
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict > build/docs/log.txt 2>&1 || { cat build/docs/log.txt >&2; exit 1; }
 	@echo "pages: build/site/index.html"
+
+# The hub's file lists, names and sizes with random numbers in them, over a server that cuts, is busy and sends a wrong byte.
+rehearsal: $(VENV)/.linked ## build edge at true size from a stand-in of the hub, as with real weights (20 GB of disk)
+	@$(PY) -m tests.rehearsal build/rehearsal
 
 wheel: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the wheel and run it alone, without PyTorch: embedded, and as nerve-segment
 	@rm -rf $(WHEEL) $(PACKAGED_BUNDLE) && mkdir -p $(WHEEL)

@@ -13,6 +13,7 @@ import nerve_ref
 from nerve_export.graphs.sizes import sizes_of
 from nerve_export.precision import PRECISIONS, Precision, read_precision_plan
 from nerve_export.presets.files import Preset, find_preset
+from nerve_export.weights.hub import DownloadProgress, resolved_weights
 from nerve_ref.params import SIZE_MULTIPLE_PX, NerveParams
 from nerve_ref.weights.architectures import Backbones, clip_patch_px, is_dino
 from nerve_ref.weights.errors import WeightError
@@ -21,7 +22,6 @@ from nerve_ref.weights.files import (
     ResolvedWeights,
     WeightChoice,
     hub_networks,
-    resolve_weights,
     weight_digests,
 )
 from nerve_runtime.bundle import spec
@@ -211,18 +211,23 @@ def _to_patches(pixels: float, patch_px: int) -> int:
     return max(1, round(pixels / patch_px)) * patch_px
 
 
-def plan_weights(plan: BuildPlan, progress: Callable[[str], None]) -> ResolvedWeights | None:
+def plan_weights(
+    plan: BuildPlan, progress: Callable[[str], None], downloads: DownloadProgress | None = None
+) -> ResolvedWeights | None:
     """Find, fetch where needed and check the weights of a plan; None for random ones.
+
+    Args:
+        plan: the build.
+        progress: gets one line at a time.
+        downloads: hears of the bytes of what is fetched.
 
     Raises:
         BundleError: a file is missing, withdrawn, cut off, swapped or refused.
+        ResourceError: there is no space for what would be fetched, or it cannot be written.
     """
     if plan.random_seed is not None:
         return None
-    try:
-        return resolve_weights(plan.backbones, plan.weights, progress)
-    except WeightError as error:
-        raise BundleError(str(error)) from error
+    return resolved_weights(plan.backbones, plan.weights, progress, downloads)
 
 
 def networks_on_the_hub(backbones: Backbones, choice: WeightChoice) -> tuple[HubNetwork, ...]:

@@ -10,8 +10,8 @@ from platformdirs import user_cache_path, user_data_path
 
 from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
-from nerve_ref.weights.errors import MirrorError, WeightError
-from nerve_ref.weights.formats import PICKLED, convert_pickle, is_conversion_of, safetensors_name
+from nerve_ref.weights.errors import MirrorError, StorageError, WeightError
+from nerve_ref.weights.formats import PICKLED, UNFINISHED, convert_pickle, is_conversion_of, safetensors_name
 from nerve_ref.weights.hub import Hub
 from nerve_ref.weights.local import PIPELINE_ROLES, TOKENIZER_FILES, role_file_names
 from nerve_ref.weights.lock import (
@@ -28,6 +28,11 @@ from nerve_ref.weights.lock import (
 )
 
 APPLICATION = "nerve-deploy"
+GIGABYTE = 1e9
+
+
+class DamagedFileError(MirrorError):
+    """What came is not what is pinned; it is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +61,12 @@ class WeightStore:
     """
 
     def __init__(
-        self, hub: Hub, folders: WeightFolders, progress: Callable[[str], None], *, offline: bool, locked: bool
+        self, hub: Hub | None, folders: WeightFolders, progress: Callable[[str], None], *, offline: bool, locked: bool
     ) -> None:
         """Read the locks.
 
         Args:
-            hub: asked only for what is not there yet.
+            hub: asked only for what is not there yet; None where nothing may be asked.
             folders: where things lie.
             progress: gets one line at a time.
             offline: never ask the hub.
@@ -157,7 +162,7 @@ def _refuse_unpinned(mirror: Mirror) -> None:
 def _from_mirror(network: AnyNetwork, mirror: Mirror, store: WeightStore) -> Mirror:
     if is_commit(mirror.revision) and not _missing(mirror, store):
         return mirror
-    if store.offline:
+    if store.offline or store.hub is None:
         raise MirrorError("it was not downloaded before, and the network is not to be used (--offline)")
     is_pinned = is_commit(mirror.revision) and all(pin.sha256 for pin in mirror.files.values())
     if not is_commit(mirror.revision):
@@ -169,11 +174,11 @@ def _from_mirror(network: AnyNetwork, mirror: Mirror, store: WeightStore) -> Mir
         store.folders.downloads.mkdir(parents=True, exist_ok=True)
         # Two builders fetch one after the other; the second finds the files of the first.
         with FileLock(store.folders.downloads / f".{mirror.repository.replace('/', '--')}.lock"):
-            missing = _missing(mirror, store)
+            missing = _with_sizes(mirror, _missing(mirror, store), store.hub)
             _announce(network, mirror, missing, store)
-            fetched = {path: _download(mirror, path, pin, store) for path, pin in missing.items()}
+            fetched = {path: _download(mirror, path, pin, store, store.hub) for path, pin in missing.items()}
     except OSError as error:
-        raise WeightError(
+        raise StorageError(
             f"cannot keep {network} in {store.folders.downloads}: {error.strerror or error}; free space or make it writable"
         ) from error
     mirror = replace(mirror, files={**mirror.files, **fetched})
@@ -199,43 +204,98 @@ def _is_here(mirror: Mirror, path: str, pin: FilePin, store: WeightStore) -> boo
     return False
 
 
+def _with_sizes(mirror: Mirror, missing: dict[str, FilePin], hub: Hub) -> dict[str, FilePin]:
+    """The files with their sizes, asked from the hub where the lock leaves one open."""
+    if all(pin.bytes is not None for pin in missing.values()):
+        return missing
+    _, facts = hub.files(mirror.repository, str(mirror.revision))
+    if lost := [path for path in missing if path not in facts]:
+        raise MirrorError(f"it no longer has the file {lost[0]}")
+    return {path: pin if pin.bytes is not None else replace(pin, bytes=facts[path][0]) for path, pin in missing.items()}
+
+
 def _announce(network: AnyNetwork, mirror: Mirror, missing: Mapping[str, FilePin], store: WeightStore) -> None:
     if not missing:
         return
     total = sum(pin.bytes or 0 for pin in missing.values())
-    free = shutil.disk_usage(store.folders.downloads).free
-    if total > free:
-        raise WeightError(
-            f"{network} needs {total / 1e9:.2f} GB in {store.folders.downloads}, {free / 1e9:.2f} GB are free; free space"
-        )
+    here = sum(begun_bytes(store.folder(mirror) / path) for path in missing)
+    refuse_full_disk(str(network), total - here, store.folders.downloads)
     store.progress(
         f"downloading {network} from {mirror.repository} at {str(mirror.revision)[:12]}: "
-        f"{len(missing)} files, {total / 1e9:.2f} GB, into {store.folder(mirror)}"
+        f"{len(missing)} files, {total / GIGABYTE:.2f} GB, into {store.folder(mirror)}"
+        + (f"; {here / GIGABYTE:.2f} GB of them are here from before" if here else "")
     )
 
 
-def _download(mirror: Mirror, path: str, pin: FilePin, store: WeightStore) -> FilePin:
-    """Fetch one file, refuse it unless it is what is pinned; returns what it is now known to be."""
-    folder = store.folder(mirror)
-    (folder / path).unlink(missing_ok=True)  # huggingface_hub keeps a file that it once fetched, damaged since or not
-    fetched = store.hub.download(mirror.repository, str(mirror.revision), path, folder)
-    got = FilePin(file_sha256(fetched), fetched.stat().st_size)
+def refuse_full_disk(what: str, needed_bytes: int, folder: Path) -> None:
+    """Refuse what the file system of a folder, which may not be there yet, has no space for.
+
+    Raises:
+        StorageError: it is larger than what is free.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed_bytes > free:
+        raise StorageError(
+            f"{what} needs {needed_bytes / GIGABYTE:.2f} GB in {folder}, {free / GIGABYTE:.2f} GB are free; free space, or "
+            "name a larger disk with XDG_CACHE_HOME"
+        )
+
+
+def unfinished_path(path: Path) -> Path:
+    """Where a file lies while it is fetched."""
+    return path.with_name(f"{path.name}{UNFINISHED}")
+
+
+def begun_bytes(path: Path) -> int:
+    """How much of a file an interrupted download left; 0 if nothing."""
+    unfinished = unfinished_path(path)
+    return unfinished.stat().st_size if unfinished.is_file() else 0
+
+
+def _download(mirror: Mirror, path: str, pin: FilePin, store: WeightStore, hub: Hub) -> FilePin:
+    """Fetch one file, refuse it unless it is what is pinned; returns what it is now known to be.
+
+    What an interrupted download left is gone on with. A file that is not what is pinned is fetched once more from its
+    first byte: its beginning may be older than what the hub serves now.
+    """
+    target = store.folder(mirror) / path
+    unfinished = unfinished_path(target)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if pin.bytes not in (None, got.bytes):
-            raise MirrorError(f"{path} came with {got.bytes} bytes, expected {pin.bytes}: it was cut off on the way")
-        if pin.sha256 not in (None, got.sha256):
-            raise MirrorError(
-                f"{path} is not the file that is pinned: got sha256 {got.sha256}, expected {pin.sha256}; "
-                "it was changed upstream"
-            )
-        if path.endswith(PICKLED):
-            target = folder / safetensors_name(path)
-            store.progress(f"converting {path} to {target.name}")
-            convert_pickle(fetched, target, str(got.sha256))
-            fetched.unlink()
+        got = _arrived(mirror, path, pin, unfinished, hub)
+    except DamagedFileError as error:
+        store.progress(f"warning: {mirror.repository}: {error}; it is fetched once more")
+        got = _arrived(mirror, path, pin, unfinished, hub)
+    if not path.endswith(PICKLED):
+        unfinished.replace(target)
+        return got
+    converted = target.with_name(Path(safetensors_name(path)).name)
+    store.progress(f"converting {path} to {converted.name}")
+    try:
+        convert_pickle(unfinished, converted, str(got.sha256))
     except WeightError:
-        fetched.unlink()
+        unfinished.unlink()
         raise
+    unfinished.unlink()
+    return got
+
+
+def _arrived(mirror: Mirror, path: str, pin: FilePin, unfinished: Path, hub: Hub) -> FilePin:
+    """Fetch what is missing of a file and compare all of it with its pin."""
+    if pin.bytes is not None and unfinished.is_file() and unfinished.stat().st_size > pin.bytes:
+        unfinished.unlink()
+    hub.download(mirror.repository, str(mirror.revision), path, unfinished, pin.bytes)
+    got = FilePin(file_sha256(unfinished), unfinished.stat().st_size)
+    if pin.bytes not in (None, got.bytes):
+        unfinished.unlink()
+        raise DamagedFileError(f"{path} came with {got.bytes} bytes, expected {pin.bytes}: it was cut off on the way")
+    if pin.sha256 not in (None, got.sha256):
+        unfinished.unlink()
+        raise DamagedFileError(
+            f"{path} is not the file that is pinned: got sha256 {got.sha256}, expected {pin.sha256}; "
+            "it was damaged on the way, or changed upstream"
+        )
     return got
 
 

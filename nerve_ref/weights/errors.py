@@ -7,3 +7,7 @@ class WeightError(ValueError):
 
 class MirrorError(WeightError):
     """One mirror could not serve a network; the next one may."""
+
+
+class StorageError(WeightError):
+    """Weights cannot be kept here: there is no space, or the folder cannot be written."""

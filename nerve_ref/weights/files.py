@@ -15,12 +15,12 @@ from nerve_ref.weights.architectures import (
 )
 from nerve_ref.weights.configs.own import AnyNetwork, Network
 from nerve_ref.weights.digests import RememberedDigests, file_sha256
-from nerve_ref.weights.download import WeightFolders, WeightStore, fetch
+from nerve_ref.weights.download import WeightFolders, WeightStore, begun_bytes, fetch, refuse_full_disk
 from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.formats import safetensors_name
-from nerve_ref.weights.hub import Hub, HuggingFaceHub
+from nerve_ref.weights.formats import PICKLED, safetensors_name
+from nerve_ref.weights.hub import Hub
 from nerve_ref.weights.local import ADVICE, checkpoint_roles, role_files
-from nerve_ref.weights.lock import expected_pins
+from nerve_ref.weights.lock import PACKAGED_LOCK, expected_pins
 
 TOKENIZER_NETWORK = "clip-tokenizer"
 """All of OpenAI's CLIPs read the same byte pairs, so one tokenizer.json serves them."""
@@ -42,6 +42,7 @@ class WeightChoice:
         offline: never use the network, only local folders and what was downloaded before.
         locked: refuse what the packaged lock does not pin by a commit of 40 hex digits and by sha256.
         dinov2: a local folder, or a single safetensors file.
+        lock: a lock file in place of the packaged one.
     """
 
     clip: Path | None = None
@@ -51,6 +52,7 @@ class WeightChoice:
     offline: bool = False
     locked: bool = False
     dinov2: Path | None = None
+    lock: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class HubNetwork:
         total_bytes: of all files that are needed, as far as the lock knows.
         missing_bytes: of those that are not here.
         is_here: whether all files are here; their hashes are not looked at.
+        begun_bytes: of the missing ones, what an interrupted download left.
+        twice_bytes: of the largest pickle that is missing, which for a moment lies there as safetensors as well.
     """
 
     name: str
@@ -89,6 +93,8 @@ class HubNetwork:
     total_bytes: int
     missing_bytes: int
     is_here: bool
+    begun_bytes: int = 0
+    twice_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,7 @@ def resolve_weights(
     choice: WeightChoice,
     progress: Callable[[str], None],
     *,
-    hub: Hub | None = None,
+    hub: Hub | None,
     folders: WeightFolders | None = None,
 ) -> ResolvedWeights:
     """Find, fetch where needed, and check all files of a variant. The second time it takes milliseconds.
@@ -120,8 +126,8 @@ def resolve_weights(
         backbones: which networks.
         choice: what the user gave.
         progress: gets one line at a time: what is downloaded and its size, warnings.
-        hub: the public one by default.
-        folders: those of this user by default.
+        hub: asked for what is not here yet; None where nothing may be asked.
+        folders: those of this user, and the lock of `choice`, by default.
 
     Raises:
         WeightError: a file is missing, withdrawn, cut off, swapped or refused; says which and what to do.
@@ -129,12 +135,12 @@ def resolve_weights(
     _refuse_unused(backbones, choice)
     if TINY in (backbones.clip, backbones.affinity):
         return _packaged(("clip",) if is_own_clip(backbones) else PACKAGED_ROLES)
-    store = WeightStore(
-        hub or HuggingFaceHub(), folders or WeightFolders(), progress, offline=choice.offline, locked=choice.locked
-    )
+    store = WeightStore(hub, _folders(choice, folders), progress, offline=choice.offline, locked=choice.locked)
+    needed = _needed(backbones, choice)
+    _expect_downloads(needed, store)
     files: dict[str, Path] = {}
     records: list[WeightFile] = []
-    for network, paths in _needed(backbones, choice):
+    for network, paths in needed:
         for role, path in paths.items():
             if path is not None:
                 records += _local_records(role, path, network, store)
@@ -156,13 +162,30 @@ def hub_networks(
     """
     if TINY in (backbones.clip, backbones.affinity):
         return ()
-    store = WeightStore(
-        HuggingFaceHub(), folders or WeightFolders(), lambda _line: None, offline=True, locked=choice.locked
-    )
-    needed = {
-        network: [role for role, path in paths.items() if path is None] for network, paths in _needed(backbones, choice)
-    }
-    return tuple(_hub_network(network, roles, store) for network, roles in needed.items() if roles)
+    store = WeightStore(None, _folders(choice, folders), lambda _line: None, offline=True, locked=choice.locked)
+    return _hub_networks(_needed(backbones, choice), store)
+
+
+def _folders(choice: WeightChoice, folders: WeightFolders | None) -> WeightFolders:
+    return folders or WeightFolders(packaged_lock=choice.lock or PACKAGED_LOCK)
+
+
+def _hub_networks(
+    needed: Iterable[tuple[AnyNetwork, Mapping[str, Path | None]]], store: WeightStore
+) -> tuple[HubNetwork, ...]:
+    remote = {network: [role for role, path in paths.items() if path is None] for network, paths in needed}
+    return tuple(_hub_network(network, roles, store) for network, roles in remote.items() if roles)
+
+
+def _expect_downloads(needed: Iterable[tuple[AnyNetwork, Mapping[str, Path | None]]], store: WeightStore) -> None:
+    """Compare the disk with all that will be fetched before the first byte comes, and tell the hub how much that is."""
+    networks = _hub_networks(needed, store)
+    missing, here = (sum(getattr(network, name) for network in networks) for name in ("missing_bytes", "begun_bytes"))
+    if store.offline or store.hub is None or not missing:
+        return
+    twice = max(network.twice_bytes for network in networks)
+    refuse_full_disk("what has to be downloaded", missing - here + twice, store.folders.downloads)
+    store.hub.expect(missing, here)
 
 
 def weight_digests(weights: ResolvedWeights, *, folders: WeightFolders | None = None) -> dict[str, str]:
@@ -300,11 +323,12 @@ def _hub_network(network: AnyNetwork, roles: list[str], store: WeightStore) -> H
     for mirror in entry.mirrors:
         pins = expected_pins(entry, mirror, tuple(path for path in mirror.files if path.startswith(prefixes)))
         folder = store.folder(mirror)
-        missing = [pin for path, pin in pins.items() if not (folder / safetensors_name(path)).is_file()]
-        total_bytes, missing_bytes = (sum(pin.bytes or 0 for pin in some) for some in (pins.values(), missing))
-        found.append(
-            (len(missing), HubNetwork(str(network), mirror.repository, total_bytes, missing_bytes, not missing))
-        )
+        missing = {path: pin for path, pin in pins.items() if not (folder / safetensors_name(path)).is_file()}
+        total_bytes, missing_bytes = (sum(pin.bytes or 0 for pin in some.values()) for some in (pins, missing))
+        begun = sum(min(begun_bytes(folder / path), pin.bytes or 0) for path, pin in missing.items())
+        twice = max((pin.bytes or 0 for path, pin in missing.items() if path.endswith(PICKLED)), default=0)
+        known = HubNetwork(str(network), mirror.repository, total_bytes, missing_bytes, not missing, begun, twice)
+        found.append((len(missing), known))
     return min(found, key=lambda counted: counted[0])[1]
 
 

@@ -15,6 +15,8 @@ MOST_JSON_BYTES = 64_000_000
 """The tokenizer of CLIP has 2 MB, an index of shards less than 1 MB."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of PyTorch's own format, a pickle."""
+UNFINISHED = ".unfinished"
+"""Suffix of a file that is still being fetched, or whose hash nobody has compared yet."""
 _REFUSED = (*PICKLED, ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".yaml", ".yml", ".h5", ".msgpack")
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive, as PyTorch writes it around a pickle",
@@ -124,18 +126,19 @@ def convert_pickle(source: Path, target: Path, source_sha256: str) -> None:
     import torch
     from safetensors.torch import save_file
 
+    name = source.name.removesuffix(UNFINISHED)
     try:
         tensors = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
         reason = str(error).split("\n", 1)[0][:200]
-        raise WeightError(f"{source.name} is refused: it holds more than tensors, or is damaged ({reason})") from error
+        raise WeightError(f"{name} is refused: it holds more than tensors, or is damaged ({reason})") from error
     if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()
+        isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in tensors.items()
     ):
-        raise WeightError(f"{source.name} is refused: expected named tensors and nothing else")
+        raise WeightError(f"{name} is refused: expected named tensors and nothing else")
     temporary = target.with_name(f".{target.name}.tmp")
     # Clones: safetensors refuses tensors that share memory, as tied weights do.
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, temporary, {"format": "pt"})
     digest = file_sha256(temporary)
     temporary.replace(target)
     write_text_whole(_note_path(target), json.dumps({"source_sha256": source_sha256, "sha256": digest}))

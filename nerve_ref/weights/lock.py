@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from nerve_ref.weights.digests import file_sha256, write_text_whole
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.formats import MOST_JSON_BYTES, read_json_object
-from nerve_ref.weights.hub import Hub, HuggingFaceHub
+from nerve_ref.weights.hub import Hub
 
 PACKAGED_LOCK = Path(__file__).parent / "weights.lock.json"
 FORMAT_VERSION = 1
@@ -155,14 +155,14 @@ def expected_pins(entry: LockedNetwork, mirror: Mirror, paths: tuple[str, ...]) 
 
 
 def fill_lock(
-    path: Path, progress: Callable[[str], None], *, hub: Hub | None = None, source: Path = PACKAGED_LOCK
+    path: Path, progress: Callable[[str], None], *, hub: Hub, source: Path = PACKAGED_LOCK
 ) -> tuple[str, ...]:
     """Write a copy of a lock in which every gap is filled that a mirror can fill; pins are never changed.
 
     Args:
         path: of the lock to write; may be that of `source`.
         progress: gets one line per mirror.
-        hub: the public one by default.
+        hub: which is asked.
         source: the lock to start from.
 
     Returns:
@@ -171,7 +171,6 @@ def fill_lock(
     Raises:
         WeightError: the source is not sound, or the lock cannot be written.
     """
-    hub = hub or HuggingFaceHub()
     lock = read_lock(source)
     for name, entry in lock.items():
         mirrors = tuple(_filled(name, mirror, hub, progress) for mirror in entry.mirrors)
@@ -210,7 +209,9 @@ def _filled_pin(
         raise MirrorError(f"the hub knows no sha256 of {path}, and {size} bytes are too many to fetch for it")
     if sha256 is None:  # of large files only; a configuration is fetched for its hash
         with tempfile.TemporaryDirectory() as folder:
-            sha256 = file_sha256(hub.download(repository, commit, path, Path(folder)))
+            fetched = Path(folder) / "file"
+            hub.download(repository, commit, path, fetched, size)
+            sha256 = file_sha256(fetched)
     if pin.sha256 not in (None, sha256) or pin.bytes not in (None, size):
         raise MirrorError(f"{path} is now {sha256} of {size} bytes, pinned are {pin.sha256} of {pin.bytes}")
     return FilePin(sha256, size)

@@ -1,6 +1,6 @@
 """A stand-in of the Hugging Face hub on the loopback, which the real huggingface_hub talks to; it has no Xet.
 
-It can refuse repositories, cut connections and swap files; see `HubServer`.
+It can refuse repositories, cut connections, be busy, send wrong bytes and swap files; see `HubServer`.
 """
 
 import base64
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -26,15 +26,53 @@ REFUSALS = {
     "closed": (403, ""),
 }
 """Repositories of these names are refused, with this code and this error."""
-LARGE = (".onnx", ".data", ".safetensors")
+LARGE = (".onnx", ".data", ".safetensors", ".bin")
 TOKEN = "hf_of_the_tests"
+
+
+class Served(Protocol):
+    """A file that nobody holds in memory."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits."""
+        ...
+
+    def blocks(self, first: int) -> Iterator[bytes]:
+        """Its bytes from the one with this number on."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def blocks(self, first: int) -> Iterator[bytes]:
+        yield self.content[first:]
+
+
+def _served(content: "bytes | Served") -> Served:
+    return _Bytes(content) if isinstance(content, bytes) else content
 
 
 @dataclass
 class Repository:
     """The files of each commit, the commit of each branch."""
 
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, Any]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
     private: bool = False
@@ -49,6 +87,8 @@ class HubServer:
         stalls: for each path how many bytes are sent before nothing more comes.
         stalled: set once that happened.
         swapped: for each path what is served in its place.
+        busy: for each path the answers before the first whole one: status and Retry-After.
+        flipped: for each path the numbers of bytes that are sent wrong, one entry an answer.
         asked: method, path and range of every request.
         address: of the server, for HF_ENDPOINT.
     """
@@ -61,10 +101,14 @@ class HubServer:
         self.stalled = Event()
         self.resumed = Event()
         self.swapped: dict[str, bytes] = {}
+        self.busy: dict[str, list[tuple[int, str]]] = {}
+        self.flipped: dict[str, list[int]] = {}
         self.asked: list[tuple[str, str, str]] = []
         self.address = ""
 
-    def add(self, name: str, files: Mapping[str, bytes], branch: str = "main", commit: str | None = None) -> str:
+    def add(
+        self, name: str, files: Mapping[str, bytes | Served], branch: str = "main", commit: str | None = None
+    ) -> str:
         """Let a branch be a new commit with these files; returns the commit."""
         repository = self.repositories.setdefault(name, Repository())
         named = json.dumps([len(repository.commits), sorted(files)])
@@ -163,15 +207,19 @@ class _Answers(BaseHTTPRequestHandler):
         if path not in files:
             self._error(404, "EntryNotFound" if repository.commits else "RepoNotFound")
             return
-        content = self.hub.swapped.get(path, files[path])
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": revision}
+        if busy := self.hub.busy.get(path):
+            status, retry_after = busy.pop(0)
+            self._send(status, b"", {"Retry-After": retry_after})
+            return
+        content = _served(self.hub.swapped.get(path, files[path]))
+        headers = {"ETag": f'"{content.sha256}"', "X-Repo-Commit": revision}
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if start is None:
             self._send(200, content, headers, path)
             return
         first = int(start[1])
-        headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        self._send(206, content[first:], headers, path)
+        headers["Content-Range"] = f"bytes {first}-{content.size - 1}/{content.size}"
+        self._send(206, content, headers, path, first)
 
     def _create(self) -> None:
         asked = json.loads(self.content)
@@ -252,21 +300,33 @@ class _Answers(BaseHTTPRequestHandler):
     def _error(self, code: int, error: str) -> None:
         self._send(code, b"", {"X-Error-Code": error, "X-Error-Message": error})
 
-    def _send(self, code: int, body: bytes, headers: Mapping[str, str], path: str = "") -> None:
+    def _send(
+        self, code: int, body: bytes | Served, headers: Mapping[str, str], path: str = "", first: int = 0
+    ) -> None:
+        content = _served(body)
         self.send_response(code)
-        for name, value in {**headers, "Content-Length": str(len(body)), "Content-Type": "application/json"}.items():
+        length = {"Content-Length": str(content.size - first), "Content-Type": "application/json"}
+        for name, value in {**headers, **length}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        if path in self.hub.stalls:
-            self.wfile.write(body[: self.hub.stalls.pop(path)])
+        cuts, flips = self.hub.cuts.get(path), self.hub.flipped.get(path)
+        limit = self.hub.stalls.get(path, cuts.pop(0) if cuts else content.size)
+        wrong = flips.pop(0) if flips else None
+        sent = 0
+        for block in content.blocks(first):
+            if wrong is not None and first + sent <= wrong < first + sent + len(block):
+                at = wrong - first - sent
+                block = block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :]
+            self.wfile.write(block[: limit - sent])
+            sent += len(block)
+            if sent >= limit:
+                break
+        if self.hub.stalls.pop(path, None) is not None:
             self.wfile.flush()
             self.hub.stalled.set()
             self.hub.resumed.wait()
-            return
-        cuts = self.hub.cuts.get(path)
-        self.wfile.write(body[: cuts.pop(0)] if cuts else body)
 
 
 _ROUTES = {
@@ -283,11 +343,7 @@ _ROUTES = {
 }
 
 
-def _sibling(path: str, content: bytes) -> dict[str, Any]:
-    large = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-    return {
-        "rfilename": path,
-        "size": len(content),
-        "blobId": "0" * 40,
-        **({"lfs": large} if path.endswith(LARGE) else {}),
-    }
+def _sibling(path: str, content: bytes | Served) -> dict[str, Any]:
+    served = _served(content)
+    large = {"lfs": {"sha256": served.sha256, "size": served.size, "pointerSize": 134}} if path.endswith(LARGE) else {}
+    return {"rfilename": path, "size": served.size, "blobId": "0" * 40, **large}

@@ -25,7 +25,7 @@ from nerve_ref.weights.files import WeightChoice
 from nerve_ref.weights.networks import Models
 from nerve_runtime import Labels, Segmenter, ignore_label, label_dtype
 from nerve_runtime.bundle.manifest import load_manifest
-from nerve_runtime.errors import BundleError, UsageError
+from nerve_runtime.errors import UsageError
 from nerve_runtime.segmenter import Constants
 
 UInt8Array = NDArray[np.uint8]
@@ -239,16 +239,13 @@ def reference_of_preset(preset: str, weights: WeightChoice) -> ReferenceRunner:
         BundleError: a weight file is missing or is not what it should be.
     """
     from nerve_export.presets.files import presets
-    from nerve_ref.weights.files import resolve_weights
+    from nerve_export.weights.progress import weights_with_bars
     from nerve_ref.weights.networks import open_models, tiny_models
 
     if preset not in presets():
         raise UsageError(f"--preset is {preset!r}, expected one of: {', '.join(presets())}")
     chosen = presets()[preset]
-    try:
-        resolved = resolve_weights(chosen.backbones, weights, lambda line: None)
-    except ValueError as error:
-        raise BundleError(str(error)) from error
+    resolved = weights_with_bars(chosen.backbones, weights)
     models = tiny_models() if preset == TINY else open_models(chosen.backbones, resolved.files)
     return ReferenceRunner(models, chosen.params, preset, _weights_in_words(models))
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from nerve_export.bundle import refuse_foreign
 from nerve_export.cli import options
 from nerve_export.cli import preset as preset_commands
 from nerve_export.cli.console import stderr_console
@@ -22,6 +23,7 @@ from nerve_export.cli.push import push
 from nerve_export.cli.triton import triton
 from nerve_export.doctor.checks import doctor
 from nerve_export.plan import BuildPlan, make_plan, plan_key, plan_weights
+from nerve_export.weights.progress import DownloadBars
 from nerve_ref.weights.files import WeightChoice
 from nerve_runtime.errors import NerveError, ResourceError
 
@@ -56,6 +58,7 @@ def build_engines(
     tokenizer: options.TokenizerFile = None,
     offline: options.Offline = False,
     locked: options.Locked = False,
+    lock_file: options.LockFile = None,
     random_weights: options.RandomWeights = None,
     out: options.Out = None,
     force: options.Force = False,
@@ -84,7 +87,7 @@ def build_engines(
         precision=precision,
         precision_plan=precision_plan,
         audit_frames=audit_frames,
-        weights=WeightChoice(clip, sd, vae, tokenizer, offline, locked, dinov2),
+        weights=WeightChoice(clip, sd, vae, tokenizer, offline, locked, dinov2, lock_file),
         random_seed=random_weights,
         downloads=not dry_run,
     )
@@ -101,6 +104,10 @@ def _build(plan: BuildPlan, target: str, *, force: bool, as_json: bool) -> None:
     require("nerve-build", "export", *GRAPHS)
     console = stderr_console()
     targets, why = targets_for_classes(target, plan.max_classes)
+    refuse_foreign(plan.out)
+    # Before anything else asks for weights, so that nothing is fetched without a word.
+    with DownloadBars(console) as bars:
+        plan_weights(plan, bars.line, bars)
     if not force and _is_up_to_date(plan, targets):
         _print_up_to_date(plan, as_json=as_json)
         return

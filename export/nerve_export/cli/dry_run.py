@@ -102,7 +102,7 @@ def _lines(plan: BuildPlan, targets: tuple[str, ...], why: str) -> Iterator[tupl
     networks = () if plan.random_seed is not None else networks_on_the_hub(plan.backbones, plan.weights)
     for text in _weights(plan, networks):
         yield "weights", text
-    download = sum(network.missing_bytes for network in networks)
+    download = sum(network.missing_bytes - network.begun_bytes for network in networks)
     yield "download", size_text(download) if download else "nothing"
     yield "disk", _disk(plan, targets)
     took = TIMES.get(plan.preset.name, TRUE_SIZE_TIME)
@@ -120,6 +120,8 @@ def _weights(plan: BuildPlan, networks: tuple[HubNetwork, ...]) -> Iterator[str]
             yield f"{name} from {path}"
     for network in networks:
         where = "downloaded before" if network.is_here else f"{size_text(network.missing_bytes)} to download"
+        if network.begun_bytes:
+            where += f", of which {size_text(network.begun_bytes)} are here from an interrupted download"
         yield f"{network.name} from {network.repository}: {where}"
 
 

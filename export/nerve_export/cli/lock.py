@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nerve_export.cli.console import stderr_console
+from nerve_export.weights.hub import HuggingFaceHub
 from nerve_ref.weights.errors import WeightError
 from nerve_ref.weights.lock import PACKAGED_LOCK, fill_lock
 from nerve_runtime.atomic import refuse_existing
@@ -30,6 +31,7 @@ def lock(
         still_open = fill_lock(
             output.resolve(),
             console.print,
+            hub=HuggingFaceHub(),
             source=source or PACKAGED_LOCK,
         )
     except WeightError as error:

@@ -141,6 +141,15 @@ Locked = Annotated[
         help="Refuse weights that the lock file does not pin by commit and SHA-256.",
     ),
 ]
+LockFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--lock",
+        rich_help_panel=WEIGHTS,
+        help="A lock file of your own, as `nerve-build lock` writes it.",
+        show_default="the packaged one",
+    ),
+]
 RandomWeights = Annotated[
     int | None,
     typer.Option(

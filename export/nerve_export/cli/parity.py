@@ -78,6 +78,7 @@ def parity(
     dinov2: options.Dinov2 = None,
     tokenizer: options.TokenizerFile = None,
     offline: options.Offline = False,
+    lock_file: options.LockFile = None,
     force: Annotated[bool, typer.Option("--force", help="Replace reports that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per comparison on stdout.")] = False,
 ) -> None:
@@ -93,7 +94,7 @@ def parity(
     for path in filter(None, (html, markdown)):
         refuse_existing(path, force=force, pipes=True)
     _check_request(bundles, backend, frames)
-    weights = WeightChoice(clip=clip, sd=sd, vae=vae, tokenizer=tokenizer, offline=offline, dinov2=dinov2)
+    weights = WeightChoice(clip, sd, vae, tokenizer, offline, dinov2=dinov2, lock=lock_file)
     comparisons = _compare(bundles, backend, weights, frames)
     for folder, comparison in zip(bundles, comparisons, strict=True):
         _print_comparison(comparison, as_json=as_json)

@@ -117,18 +117,16 @@ def open_reference(manifest: Manifest, preset: Preset, weights: "WeightChoice") 
     Raises:
         UsageError: weights are missing.
         BundleError: the manifest lacks a constant, or a weight file is not what it should be.
+        ResourceError: there is no space for weights that have to be fetched.
         CompatibilityError: the weights found are not those that the bundle was made of.
     """
     from nerve_export.plan import BuildPlan
     from nerve_export.plan_models import plan_models
-    from nerve_ref.weights.files import resolve_weights
+    from nerve_export.weights.progress import weights_with_bars
 
     resolved = None
     if manifest.random_seed is None:
-        try:
-            resolved = resolve_weights(preset.backbones, weights, lambda line: None)
-        except ValueError as error:
-            raise BundleError(str(error)) from error
+        resolved = weights_with_bars(preset.backbones, weights)
         _require_same_weights(manifest, {(record.role, record.sha256) for record in resolved.records})
     plan = BuildPlan(
         preset=preset,

@@ -16,6 +16,7 @@ from nerve_export.presets.schema import (
     read_preset_text,
     without_nulls,
 )
+from nerve_export.weights.hub import HuggingFaceHub
 from nerve_ref.params import NerveParams
 from nerve_ref.weights.architectures import (
     OWN_CLIP,
@@ -33,7 +34,6 @@ from nerve_ref.weights.configs.files import TOP_ROLE, Part, folder_configs, hub_
 from nerve_ref.weights.configs.own import UNKNOWN_LICENCE, AnyNetwork, Network, own_network
 from nerve_ref.weights.download import WeightFolders, WeightStore
 from nerve_ref.weights.errors import WeightError
-from nerve_ref.weights.hub import HuggingFaceHub
 from nerve_ref.weights.local import PIPELINE_ROLES
 from nerve_runtime.errors import BundleError, UsageError
 

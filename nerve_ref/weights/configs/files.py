@@ -52,7 +52,7 @@ def hub_configs(part: Part, repository: str, revision: str, store: WeightStore) 
 
 
 def _lists_unet(repository: str, revision: str, folder: Path, store: WeightStore) -> bool:
-    if (folder / "config.json").is_file() or store.offline:
+    if (folder / "config.json").is_file() or store.offline or store.hub is None:
         return False
     try:
         return "unet/config.json" in store.hub.files(repository, revision)[1]

@@ -1,6 +1,5 @@
 """Bundles on the Hugging Face hub: from `hf://owner/name@revision` to a verified folder in the user's cache."""
 
-import io
 import logging
 import re
 import shutil
@@ -25,6 +24,7 @@ from nerve_runtime.bundle.manifest import (
     load_manifest,
     manifest_bytes,
 )
+from nerve_runtime.bundle.transfer import fetch_file
 from nerve_runtime.errors import BundleError, CompatibilityError, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -320,46 +320,14 @@ def _fetch_file(
     expected_bytes: int | None = None,
     bar: Any = None,
 ) -> None:
-    """Fetch one file to its path in the folder, from the byte on at which an earlier attempt was cut off.
-
-    `hf_hub_download` and `snapshot_download` of huggingface_hub 2 delete what a killed download has; `http_get`, which
-    they call, is given our file and goes on.
-    """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-
-    utilities = _hub_utilities()
-    url = hf_hub_url(address.repository, path, revision=address.revision)
-    headers = {**utilities.build_hf_headers(), "Accept-Encoding": "identity"}
-    with hub_errors(address, path), _LimitedFile(folder / path, limit_bytes, address) as stream:
-        http_get(
-            url, stream, resume_size=stream.tell(), headers=headers, expected_size=expected_bytes,
-            displayed_filename=path, _tqdm_bar=bar or utilities.tqdm(disable=True),
+    """Fetch one file to its path in the folder, from the byte on at which an earlier attempt was cut off."""
+    with hub_errors(address, path):
+        fetch_file(
+            address.repository, str(address.revision), path, folder / path,
+            limit_bytes=limit_bytes, expected_bytes=expected_bytes, bar=bar,
         )  # fmt: skip
 
 
 def _hub_utilities() -> Any:
     """huggingface_hub.utils, whose names are documented and not exported for type checkers."""
     return import_module("huggingface_hub.utils")
-
-
-class _LimitedFile(io.BufferedWriter):
-    """A file that is appended to, up to a size: a hub that sends more than was said would fill the disk."""
-
-    def __init__(self, path: Path, limit_bytes: int, address: HubAddress) -> None:
-        super().__init__(io.FileIO(path, "ab"))
-        self._path, self._limit_bytes, self._address = path, limit_bytes, address
-
-    def write(self, content: Any) -> int:
-        """Append all of it.
-
-        Raises:
-            BundleError: the file would become longer than it may be; it is deleted.
-        """
-        if self.tell() + len(content) > self._limit_bytes:
-            self._path.unlink()
-            raise BundleError(
-                f"{self._address}: {self._path.name} is longer than {self._limit_bytes} bytes, which it may not be; the "
-                "repository is damaged or holds no bundle"
-            )
-        return super().write(content)

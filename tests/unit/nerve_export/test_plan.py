@@ -52,6 +52,7 @@ RUNTIME_MODULES = {
     "nerve_runtime.bundle.own_sha256",
     "nerve_runtime.opencv",
     "nerve_runtime.bundle.spec",
+    "nerve_runtime.bundle.transfer",
 }
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +37,9 @@ class FolderHub:
         self.swapped: set[str] = set()
         self.large = ".safetensors", ".bin"
         self.asked: list[str] = []
+        self.expected: list[tuple[int, int]] = []
+        self.began_at: list[int] = []
+        self.sizes: dict[str, int | None] = {}
 
     def files(self, repository: str, revision: str) -> tuple[str, dict[str, tuple[int, str | None]]]:
         self._answer("files", repository)
@@ -52,19 +54,23 @@ class FolderHub:
             if path.is_file()
         }
 
-    def download(self, repository: str, commit: str, path: str, folder: Path) -> Path:
+    def expect(self, total_bytes: int, here_bytes: int) -> None:
+        self.expected.append((total_bytes, here_bytes))
+
+    def download(self, repository: str, commit: str, path: str, target: Path, size: int | None) -> None:
         self._answer(path, repository)
         if not (self._folder(repository, commit) / path).is_file():
             raise MirrorError(f"it no longer has the file {path}")
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self._folder(repository, commit) / path, target)
+        here = target.read_bytes() if target.is_file() else b""
+        self.began_at.append(len(here))
+        self.sizes[path] = size
+        content = (self._folder(repository, commit) / path).read_bytes()
+        target.write_bytes(here + content[len(here) :])
         content = target.read_bytes()
         if path in self.cut_off:
             target.write_bytes(content[:-1])
         if path in self.swapped:
             target.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        return target
 
     def _answer(self, what: str, repository: str) -> None:
         self.asked.append(what)

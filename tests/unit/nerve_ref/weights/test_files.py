@@ -223,7 +223,7 @@ def test_a_variant_is_named_rather_than_guessed(tmp_path: Path) -> None:
 
 def test_the_packaged_models_come_with_their_hashes_and_licence() -> None:
     progress_lines: list[str] = []
-    resolved = resolve_weights(TINY, WeightChoice(offline=True, locked=True), progress_lines.append)
+    resolved = resolve_weights(TINY, WeightChoice(offline=True, locked=True), progress_lines.append, hub=None)
     assert set(resolved.files) == {"clip", "tokenizer", "unet", "vae", "scheduler"}
     assert {record.role: record.source for record in resolved.records}["unet"] == (
         "packaged:models/tiny/unet/diffusion_pytorch_model.safetensors"
@@ -282,7 +282,7 @@ def test_nothing_of_this_imports_torch() -> None:
         "from nerve_ref.weights.architectures import Backbones\n"
         "from nerve_ref.weights.files import WeightChoice, resolve_weights, weight_digests\n"
         "import nerve_ref.weights.lock\n"
-        "weights = resolve_weights(Backbones('tiny', 'tiny'), WeightChoice(), print)\n"
+        "weights = resolve_weights(Backbones('tiny', 'tiny'), WeightChoice(), print, hub=None)\n"
         "print(len(weight_digests(weights)))\n"
     )
     done = subprocess.run([sys.executable, "-c", poison + use], capture_output=True, text=True, check=True)

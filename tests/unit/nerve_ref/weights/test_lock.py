@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from nerve_export.weights.hub import HuggingFaceHub
 from nerve_ref.weights.configs.published import CONFIGS
 from nerve_ref.weights.errors import MirrorError, WeightError
 from nerve_ref.weights.files import TOKENIZER_NETWORK
-from nerve_ref.weights.hub import Hub, HuggingFaceHub
+from nerve_ref.weights.hub import Hub
 from nerve_ref.weights.lock import (
     PACKAGED_LOCK,
     FilePin,

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from nerve_ref.weights.download import WeightStore, fetch
+from nerve_export.weights.hub import HuggingFaceHub
 from nerve_ref.weights.errors import MirrorError
-from nerve_ref.weights.hub import HuggingFaceHub
 from tests.data.hub_server import serving
-from tests.unit.nerve_ref.fake_hub import COMMIT, folders_in, write_lock_json
+from tests.unit.nerve_ref.fake_hub import COMMIT
 
 pytest.importorskip("huggingface_hub")
 
@@ -38,8 +37,8 @@ def test_a_branch_is_resolved_to_its_commit_sizes_of_all_and_hashes_of_large_fil
 
 @pytest.mark.parametrize("path", list(FILES))
 def test_a_file_arrives_as_a_real_file_under_its_path(hub: HuggingFaceHub, tmp_path: Path, path: str) -> None:
-    fetched = hub.download("owner/whole", COMMIT, path, tmp_path)
-    assert fetched == tmp_path / path
+    fetched = tmp_path / "file"
+    hub.download("owner/whole", COMMIT, path, fetched, None)
     assert not fetched.is_symlink()
     assert fetched.read_bytes() == FILES[path]
 
@@ -58,23 +57,21 @@ def test_a_refusal_says_why_in_a_few_words(hub: HuggingFaceHub, name: str, messa
         hub.files(f"owner/{name}", COMMIT)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gated", "it is gated: accept its terms"), ("gone", "it is gone or private"), ("closed", "broke off .*403")],
+)
+def test_a_refused_file_says_why_in_a_few_words(hub: HuggingFaceHub, tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(MirrorError, match=message):
+        hub.download(f"owner/{name}", COMMIT, "config.json", tmp_path / "file", None)
+
+
+def test_a_full_disk_is_no_fault_of_the_mirror(hub: HuggingFaceHub) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        hub.download("owner/whole", COMMIT, "config.json", Path("/dev/full"), None)
+    assert not isinstance(caught.value, MirrorError)
+
+
 def test_a_file_that_is_not_there_is_named(hub: HuggingFaceHub, tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match=r"it no longer has the file more\.json"):
-        hub.download("owner/whole", COMMIT, "more.json", tmp_path)
-
-
-def test_a_file_that_was_damaged_since_is_fetched_again_though_the_library_would_keep_it(
-    hub: HuggingFaceHub, tmp_path: Path
-) -> None:
-    pins = {
-        path: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)} for path, content in FILES.items()
-    }
-    mirror = {"repository": "owner/whole", "revision": COMMIT, "files": pins}
-    folders = folders_in(tmp_path)
-    write_lock_json(folders.packaged_lock, whole={"licence": "MIT", "mirrors": [mirror]})
-    store = WeightStore(hub, folders, lambda line: None, offline=False, locked=True)
-    fetched = store.folder(fetch("whole", ("",), "no advice", store)) / "config.json"
-    fetched.write_bytes(b"{}")
-    assert hub.download("owner/whole", COMMIT, "config.json", fetched.parent).read_bytes() == b"{}"
-    fetch("whole", ("",), "no advice", store)
-    assert fetched.read_bytes() == CONFIG
+        hub.download("owner/whole", COMMIT, "more.json", tmp_path / "file", None)
