@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # More words for pip, for instance another index for PyTorch: make demo PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
+# How many tests run at a time; those that take longer run one after another.
+JOBS ?= 2
 # More words for pytest, for instance: make test PYTEST_ARGS="-k walk -x"
 PYTEST_ARGS ?=
 
@@ -47,6 +49,8 @@ TRITON := build/triton
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
+QUICK := not slow and not presets and not true_size and not native
+
 .PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size rehearsal check format format-check lint types contracts coverage fuzz endurance bundle docs wheel train evidence clean
 
 help: ## list the targets
@@ -59,7 +63,7 @@ demo: $(VENV)/.linked bundle $(DEMO)/world.mp4 ## build the tiny bundle and segm
 	@echo "live page: $(BIN)/nerve-segment $(DEMO)/world.mp4 --classes-file $(DEMO_CLASSES) --web"
 
 test: $(VENV)/.linked bundle ## run every test that takes seconds
-	@$(PY) -m pytest -q -m "not slow and not true_size and not native" $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "$(QUICK)" $(PYTEST_ARGS)
 
 # The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
 test-slow: $(VENV)/.linked $(VENV)/.scale $(VENV)/.deploy bundle ## run the tests that take longer, and the quick ones of the C library
@@ -136,7 +140,7 @@ $(READERS)/.installed: requirements/readers.txt
 	@$(READERS)/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/readers.txt
 	@touch $@
 
-presets: $(VENV)/.linked ## build every kind of network that no preset names, with parity (about ten minutes)
+presets: $(VENV)/.linked ## build every kind of network that no preset names, and edge from a stand-in of the hub (a quarter of an hour)
 	@$(PY) -m pytest -q -m presets $(PYTEST_ARGS)
 
 check: format-check lint types contracts test ## all that a change must pass
@@ -173,7 +177,7 @@ endurance: $(VENV)/.linked bundle ## run live sources, load, soak and a ten-minu
 	@$(PY) -m tests.long_video build/long-video
 
 coverage: $(VENV)/.linked bundle ## measure how much of the runtime the tests reach
-	@$(PY) -m pytest -q -m "not slow and not true_size and not native" --cov --cov-report=term $(PYTEST_ARGS)
+	@$(PY) -m pytest -q -m "$(QUICK)" --cov --cov-report=term $(PYTEST_ARGS)
 
 # The builder answers at once when nothing changed, so a bundle is never older than the code that is tested.
 bundle: $(VENV)/.linked ## build bundles/tiny

@@ -55,7 +55,7 @@ def test_narrower_layers_have_the_names_of_the_true_ones(network: str, path: str
     assert [(tensor.name, tensor.dtype) for tensor in narrow] == [(tensor.name, tensor.dtype) for tensor in true]
 
 
-@pytest.mark.slow
+@pytest.mark.presets
 @pytest.mark.onnx
 def test_edge_is_built_from_the_hub_through_every_fault(tmp_path: Path) -> None:
     with serving() as hub:
