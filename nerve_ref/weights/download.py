@@ -218,7 +218,7 @@ def _announce(network: AnyNetwork, mirror: Mirror, missing: Mapping[str, FilePin
     if not missing:
         return
     total = sum(pin.bytes or 0 for pin in missing.values())
-    here = sum(begun_bytes(store.folder(mirror) / path) for path in missing)
+    here = sum(min(begun_bytes(store.folder(mirror) / path), pin.bytes or 0) for path, pin in missing.items())
     refuse_full_disk(str(network), total - here, store.folders.downloads)
     store.progress(
         f"downloading {network} from {mirror.repository} at {str(mirror.revision)[:12]}: "

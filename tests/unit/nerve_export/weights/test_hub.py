@@ -1,18 +1,24 @@
 """The real huggingface_hub against a stand-in of the hub on the loopback."""
 
 import hashlib
+import shutil
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nerve_export.weights.hub import HuggingFaceHub
+from nerve_export.weights.hub import HuggingFaceHub, resolved_weights
+from nerve_ref.weights.architectures import Backbones
 from nerve_ref.weights.errors import MirrorError
+from nerve_ref.weights.files import WeightChoice
+from nerve_runtime.errors import ResourceError
 from tests.data.hub_server import serving
 from tests.unit.nerve_ref.fake_hub import COMMIT
 
 pytest.importorskip("huggingface_hub")
 
+Usage = namedtuple("Usage", "total used free")
 WEIGHTS = b"w" * 1000
 CONFIG = b'{"model_type": "clip"}'
 FILES = {"config.json": CONFIG, "unet/model.safetensors": WEIGHTS}
@@ -75,3 +81,15 @@ def test_a_full_disk_is_no_fault_of_the_mirror(hub: HuggingFaceHub) -> None:
 def test_a_file_that_is_not_there_is_named(hub: HuggingFaceHub, tmp_path: Path) -> None:
     with pytest.raises(MirrorError, match=r"it no longer has the file more\.json"):
         hub.download("owner/whole", COMMIT, "more.json", tmp_path / "file", None)
+
+
+def test_row_63_too_little_space_for_all_of_edge_is_said_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(0, 0, 6_000_000_000))
+    backbones = Backbones("clip-vit-base-patch16", "stable-diffusion-2-1-base", "taesd")
+    with pytest.raises(ResourceError, match=r"needs 6\.03 GB in .*weights, 6\.00 GB are free; free space, or name a "):
+        resolved_weights(backbones, WeightChoice(), pytest.fail)
+    assert list(tmp_path.iterdir()) == []
