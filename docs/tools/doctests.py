@@ -18,7 +18,7 @@ def _code(example: str) -> str:
     return "\n".join(re.sub(r"\s*# doctest: .*$", "", line) for line in lines)
 
 
-class Doctests(griffe.Extension):  # type: ignore[misc]  # griffe is in the environment of make docs only
+class Doctests(griffe.Extension):
     """Rewrites the docstring of every object."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
