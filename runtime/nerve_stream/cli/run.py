@@ -75,8 +75,8 @@ FILES_AT_ONCE = 4
 """Files processed side by side: enough to hide decoding and encoding, few enough to keep open."""
 SEEK_S = 5
 NO_OUTPUT = (
-    "no output is asked for, only times will be shown; --overlay FILE, --masks DIR, --jsonl FILE and --out URL keep "
-    "results, --show and --web show them"
+    "no output is asked for, only times will be shown; --overlay FILE, --masks DIR, --jsonl FILE, --export FORMAT=PATH "
+    "and --out URL keep results, --show and --web show them"
 )
 PLAYED_AT_ONCE = 16
 """Files that a page plays side by side, for ever; of more, each is shown once."""
