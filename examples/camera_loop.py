@@ -37,4 +37,6 @@ def watch(source: str, classes: str, *, show: bool = True) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     watch(sys.argv[1], sys.argv[2], show="--no-window" not in sys.argv)

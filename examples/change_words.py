@@ -25,5 +25,7 @@ def areas_of_each(video: str, *lists: str) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     for words, shares in zip(sys.argv[2:], areas_of_each(*sys.argv[1:]), strict=True):
         print(f"{words}: {', '.join(f'{name} {share:.0%}' for name, share in shares.items())}")

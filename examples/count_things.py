@@ -25,5 +25,7 @@ def frames_of_each(video: str, classes: str, name: str) -> dict[int, int]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     for number, frames in frames_of_each(*sys.argv[1:4]).items():
         print(f"{sys.argv[3]} {number}: {frames} frames")

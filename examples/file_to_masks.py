@@ -29,4 +29,6 @@ def write_masks(source: str, folder: Path, classes: str) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     print(f"{write_masks(sys.argv[1], Path(sys.argv[2]), sys.argv[3])} masks in {sys.argv[2]}")

@@ -39,6 +39,8 @@ def coco_of(folder: Path, classes: str) -> dict[str, list[dict[str, object]]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
     coco = coco_of(Path(sys.argv[1]), sys.argv[3])
     write_bytes_whole(Path(sys.argv[2]), json.dumps(coco).encode())
     print(f"{len(coco['images'])} pictures, {len(coco['annotations'])} annotations in {sys.argv[2]}")

@@ -24,5 +24,7 @@ def results_in_turn(classes: str, paths: list[str]) -> Iterator[tuple[str, Frame
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     for path, result in results_in_turn(sys.argv[1], sys.argv[2:]):
         print(f"{path} {result.index}: {'keyframe' if result.keyframe else 'followed'}, {len(result.areas)} classes")

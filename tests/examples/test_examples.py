@@ -197,3 +197,11 @@ def test_a_notebook_holds_no_outputs(name: str) -> None:
     for cell in cells:
         if cell["cell_type"] == "code":
             ast.parse("".join(cell["source"]))
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in ("rest_endpoint.py", "without_models.py")])
+def test_a_program_without_its_words_says_how_it_is_started(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [name])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert f"python examples/{name} " in str(ended.value)

@@ -26,7 +26,9 @@ def read_image(path: Path) -> UInt8Array:
             raise SourceError(f"image {path} is {path.stat().st_size} bytes, expected at most {IMAGE_FILE_LIMIT_BYTES}")
         content = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"image {path} cannot be read: {error.strerror or error}; check the path and its rights") from error
+        raise SourceError(
+            f"image {path} cannot be read: {error.strerror or error}; check the path and its rights"
+        ) from error
     return decode_image(content, f"image {path}")
 
 

@@ -19,6 +19,7 @@ FORMATS: Mapping[str, type[FileExport | CocoPanoptic | YoloSegments]] = {
     "label-studio": LabelStudioTasks,
 }
 """What makes the sink of each format, of a path (a folder for `coco-panoptic` and `yolo`) and `force`."""
+ALIASES = {"coco": "coco-instances"}
 FOLDER_FORMATS = frozenset({"coco-panoptic", "yolo"})
 PNG_FORMATS = frozenset({"coco-panoptic"})
 """Whose folder gets a PNG of each picture's name."""
@@ -65,6 +66,7 @@ def parse_exports(texts: Sequence[str]) -> tuple[tuple[str, Path], ...]:
     parsed = []
     for text in texts:
         name, equals, path = text.partition("=")
+        name = ALIASES.get(name, name)
         if not equals or not path or name not in FORMATS:
             raise UsageError(
                 f"--export {text} is not understood, expected FORMAT=PATH, FORMAT one of {', '.join(FORMATS)}"

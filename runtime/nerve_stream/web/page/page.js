@@ -2,6 +2,7 @@
 "use strict";
 
 const TYPING_MS = 150;
+const REFUSAL_MS = 900;
 const SLIDING_MS = 80;
 const DESCRIBE_MS = 2000;
 const AREA_MEMORY = 0.95;
@@ -254,14 +255,27 @@ function fill(id, lines) {
 
 // ---- what is asked ------------------------------------------------------------------------------------------------
 
-const askWords = latest("words", TYPING_MS, (answer, isNewest) => {
-  if (!isNewest) return;
+// Words hold at once, but a word that is half typed is no mistake yet.
+let refusal = 0;
+function tellWords(answer) {
   byId("words-error").textContent = answer.ok ? "" : answer.error;
   byId("words").setAttribute("aria-invalid", String(!answer.ok));
+}
+const askWords = latest("words", TYPING_MS, (answer, isNewest) => {
+  if (!isNewest) return;
+  clearTimeout(refusal);
+  if (answer.ok) tellWords(answer);
+  else refusal = setTimeout(tellWords, REFUSAL_MS, answer);
 });
 const askView = latest("view", SLIDING_MS, tellRefusal);
 
-byId("words").addEventListener("input", (event) => askWords({ words: event.target.value }));
+byId("words").addEventListener("input", (event) => {
+  clearTimeout(refusal);
+  askWords({ words: event.target.value });
+});
+byId("words").addEventListener("keydown", (event) => {
+  if (event.key === "Enter") event.preventDefault(); // words hold without it
+});
 byId("words-form").addEventListener("submit", (event) => event.preventDefault());
 byId("opacity").addEventListener("input", (event) => {
   setText("opacity-value", `${Math.round(100 * event.target.value)} %`);

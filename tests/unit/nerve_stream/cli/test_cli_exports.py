@@ -27,7 +27,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_a_folder_of_pictures_is_one_file_of_each_format(bundle: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    formats = ("coco-instances=i.json", "coco-panoptic=pan", "yolo=yolo", "cvat=c.xml", "label-studio=l.json")
+    formats = ("coco=i.json", "coco-panoptic=pan", "yolo=yolo", "cvat=c.xml", "label-studio=l.json")
     words = [word for form in formats for word in ("--export", form.replace("=", f"={out}/"))]
     ended = segment(bundle, photos, *words)
     assert ended.exit_code == 0, ended.output
