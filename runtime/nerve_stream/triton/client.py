@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -80,14 +81,16 @@ class TritonVideo(AbstractContextManager["TritonVideo"]):
         index = frame.index if isinstance(frame, Frame) else self._frames
         pixels = _checked(frame.rgb if isinstance(frame, Frame) else frame, index)
         self._frames += 1
-        tensors = {messages.FRAME: pixels[None, ..., ::-1] if bgr else pixels[None]}
+        rgb = pixels[..., ::-1] if bgr else pixels
+        tensors = {messages.FRAME: rgb[None]}
         if isinstance(frame, Frame):
             tensors[messages.INDEX] = np.array([[frame.index]], dtype=np.int64)
             tensors[messages.TIME_S] = np.array([[float(frame.time_s)]])
         started = time.perf_counter()
         outputs = self._asked(tensors)
         round_trip_ms = 1000 * (time.perf_counter() - started)
-        return _result(outputs, index, frame.time_s if isinstance(frame, Frame) else None, round_trip_ms)
+        result = _result(outputs, index, frame.time_s if isinstance(frame, Frame) else None, round_trip_ms)
+        return replace(result, rgb=rgb)
 
     def use_classes(self, vocabulary: _Vocabulary) -> tuple[str, ...]:
         """Let the server check a class list and use it from now on; returns the names of its labels.

@@ -59,6 +59,7 @@ def assert_same(result: FrameResult, expected: FrameResult) -> None:
     names = ("class_names", "index", "time_s", "keyframe", "affinity_age", "valid")
     assert [getattr(result, name) for name in names] == [getattr(expected, name) for name in names]
     assert set(result.timings_ms) == set(expected.timings_ms)
+    np.testing.assert_array_equal(result.rgb, expected.rgb)
 
 
 @pytest.mark.parametrize(
