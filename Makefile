@@ -49,6 +49,8 @@ TRITON := build/triton
 SECONDS ?= 600
 CLANG ?= $(notdir $(shell command -v clang || command -v clang-14 || echo clang))
 
+# Quick tests of which some need what only test-slow installs.
+WANT_SCALE := tests/unit/nerve_stream/triton tests/unit/nerve_export/triton tests/unit/nerve_export/deepstream
 QUICK := not slow and not presets and not true_size and not native
 
 .PHONY: help demo test test-slow native test-native test-exports native-arm fuzz-native fuzz-abi measure-native presets true-size rehearsal check format format-check lint types contracts coverage fuzz endurance bundle docs wheel train evidence clean
@@ -68,6 +70,7 @@ test: $(VENV)/.linked bundle ## run every test that takes seconds
 # The C library last, so that a machine that cannot build it has run everything else; its tests are skipped there by name.
 test-slow: $(VENV)/.linked $(VENV)/.scale $(VENV)/.deploy bundle ## run the tests that take longer, and the quick ones of the C library
 	@$(MAKE) $(TRITON)/.fetched || echo "no Triton server can be fetched here; its tests are skipped" >&2
+	@$(PY) -m pytest -q -m "$(QUICK)" $(PYTEST_ARGS) $(WANT_SCALE)
 	@$(PY) -m pytest -q -m "slow and not presets and not true_size and not native" $(PYTEST_ARGS)
 	@$(MAKE) native || echo "the C library cannot be built here; its tests are skipped" >&2
 	@$(PY) -m pytest -q -m "native and not slow" $(PYTEST_ARGS) tests/native
