@@ -26,7 +26,7 @@ RUN groupadd --gid 10001 nerve && useradd --uid 10001 --gid nerve --create-home 
 COPY --from=environment /opt/nerve /opt/nerve
 ENV PATH=/opt/nerve/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["nerve-build"]
 CMD ["--help"]
 # It ends when the bundle is built: there is nothing to ask.

@@ -32,7 +32,7 @@ RUN python3 -m venv --system-site-packages /opt/nerve \
     && /opt/nerve/bin/pip install --no-cache-dir --no-deps /wheel/*.whl
 ENV PATH=/opt/nerve/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
-WORKDIR /work
+WORKDIR /data
 # The metrics are for the check below; another --metrics-port after it replaces this one, and then the check fails.
 ENTRYPOINT ["nerve-segment", "--metrics-port", "9100"]
 CMD ["--help"]

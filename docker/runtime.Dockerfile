@@ -37,7 +37,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -
 COPY --from=environment /opt/nerve /opt/nerve
 ENV PATH=/opt/nerve/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001:10001
-WORKDIR /work
+WORKDIR /data
 # The metrics are for the check below; another --metrics-port after it replaces this one, and then the check fails.
 ENTRYPOINT ["nerve-segment", "--metrics-port", "9100"]
 CMD ["--help"]

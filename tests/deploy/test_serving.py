@@ -80,6 +80,7 @@ def test_files_and_images_that_compose_names_are_here() -> None:
 def test_compose_follows_its_specification() -> None:
     compose = module("compose_spec").PyCompose.from_yaml(_interpolated(COMPOSE.read_text()))
     compose.validate()
+    assert set(compose.services or {}) == set(_services())
 
 
 @pytest.mark.slow

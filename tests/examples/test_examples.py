@@ -188,6 +188,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str) -> None:
     for number, cell in enumerate(cells):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{name}, cell {number}", "exec"), names)
+    assert len(names) > 5, "its cells make nothing"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

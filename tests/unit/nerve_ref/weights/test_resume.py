@@ -96,6 +96,7 @@ def test_what_is_here_already_needs_no_more_space(world: World, monkeypatch: pyt
     begun(world, unet_of(world)[:50])
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(0, 0, needed - 50))
     world.resolve()
+    assert sum(network.missing_bytes for network in hub_networks(SD, WeightChoice(), folders=world.folders)) == 0
 
 
 def test_sizes_that_the_lock_leaves_open_are_asked_for(world: World) -> None:
