@@ -47,16 +47,16 @@ def bundle_lock(out: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
     except OSError as error:
         raise ResourceError(f"cannot write beside {out}: {error}; choose another place with --out") from error
     try:
-        _sweep(out)
+        sweep_leftovers(out)
         yield
     finally:
         lock.release()
 
 
-def _sweep(out: Path) -> None:
-    """Remove leftovers of a killed builder; called under the lock.
+def sweep_leftovers(out: Path) -> None:
+    """Remove leftovers of a killed builder of the folder `out`; called under its lock.
 
-    A builder killed between the two renames of `install` has moved the old bundle aside: it is put back.
+    A builder killed between the two renames of `replace_folder` has moved the old folder aside: it is put back.
     """
     for aside in out.parent.glob(f".{out.name}.old.*.tmp"):
         if not out.exists():
@@ -120,9 +120,18 @@ def install(staged: Path, out: Path) -> None:
     Raises:
         BundleError: there is something at `out` that is no bundle; it is left alone.
     """
+    refuse_foreign(out)
+    replace_folder(staged, out)
+
+
+def replace_folder(staged: Path, out: Path) -> None:
+    """Flush a finished folder to disk and put it in place of the one at `out`, if any, which is deleted.
+
+    Raises:
+        OSError: one of them cannot be renamed.
+    """
     for path in (*staged.rglob("*"), staged):
         _flush(path)
-    refuse_foreign(out)
     old = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
     if out.exists():
         out.rename(old)

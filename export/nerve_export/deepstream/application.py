@@ -1,6 +1,5 @@
 """Writes the folder of a DeepStream application: whole, or not at all."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from importlib.resources import files
@@ -9,7 +8,7 @@ from string import Template
 
 import numpy as np
 
-from nerve_export.bundle import staging_folder
+from nerve_export.bundle import replace_folder, staging_folder
 from nerve_export.deepstream.graph import MODEL, FrameGraph, frame_graph, write_model
 from nerve_export.deepstream.vocabulary import Vocabulary, read_vocabulary
 from nerve_runtime.atomic import resource_errors
@@ -53,7 +52,7 @@ def write_application(bundle: Path, vocabulary: Path, out: Path, *, url: str | N
         _write_texts(staged, graph, manifest, words, url)
         _write_inputs(staged / "inputs", constant_inputs(manifest, words), graph)
         _write_repository(staged / "model_repository" / MODEL, bundle, manifest, graph)
-        _install(staged, out.resolve())
+        replace_folder(staged, out.resolve())
     return out
 
 
@@ -135,11 +134,3 @@ def _write_repository(folder: Path, bundle: Path, manifest: Manifest, graph: Fra
         copy = version / Path(path).relative_to(Path(stage.onnx).parent)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(verify_file(bundle, manifest, path), copy)
-
-
-def _install(staged: Path, out: Path) -> None:
-    aside = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
-    if out.exists():
-        out.rename(aside)
-    staged.rename(out)
-    shutil.rmtree(aside, ignore_errors=True)

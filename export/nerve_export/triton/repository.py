@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from nerve_export.bundle import replace_folder, sweep_leftovers
 from nerve_export.triton.settings import Settings, engines_of, graph_config, nerve_config
 from nerve_runtime.bundle.manifest import MANIFEST_NAME, EngineRecord, Manifest, load_manifest, verify_file
 from nerve_runtime.bundle.spec import StageName
@@ -73,7 +74,7 @@ def write_repository(
                     (status := path.stat()).st_ino: status.st_size for path in staged.rglob("*") if path.is_file()
                 }.values()
             )
-            _replace(staged, out)
+            replace_folder(staged, out)
         except OSError as error:
             raise ResourceError(
                 f"cannot write {out}: {error.strerror or error}; free space, or choose another --out"
@@ -176,19 +177,10 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _refuse_in_the_way(out: Path, *, force: bool) -> None:
-    for leftover in out.parent.glob(f".{out.name}.*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)  # of a builder that was killed; the lock is ours
+    sweep_leftovers(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MARK).is_file():
         raise BundleError(f"{out} exists and is no repository that nerve-build triton wrote; choose another --out")
     if not force:
         raise UsageError(f"{out} is there already; replace it with --force, or choose another --out")
-
-
-def _replace(staged: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old.{os.getpid()}.tmp"
-    if out.exists():
-        out.rename(old)
-    staged.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

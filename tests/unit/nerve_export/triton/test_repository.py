@@ -170,6 +170,16 @@ def test_only_a_repository_of_ours_is_replaced_and_only_by_force(bundle: Path, t
         write_repository(bundle, bundle / "models", Settings())
 
 
+def test_a_repository_that_a_killed_builder_moved_aside_is_put_back(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    write_repository(bundle, out, Settings())
+    (out / "mine.txt").write_text("kept")
+    out.rename(tmp_path / ".models.old.1.tmp")
+    with pytest.raises(UsageError, match="is there already"):
+        write_repository(bundle, out, Settings())
+    assert (out / "mine.txt").read_text() == "kept"
+
+
 def test_a_full_disk_is_one_sentence_and_the_old_one_stays(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
