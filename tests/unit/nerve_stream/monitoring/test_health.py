@@ -139,14 +139,16 @@ def test_a_long_run_costs_no_more_memory_than_a_short_one() -> None:
 def test_a_snapshot_says_how_source_worker_and_process_are() -> None:
     health = Health()
     health.begin([observed()], FakeWorker())
+    own = psutil.Process()
+    threads_before = own.num_threads()
     snapshot = health.snapshot()
     assert (snapshot.ready, snapshot.worker_state, snapshot.worker_restarts) == (True, "ready", 2)
     source = snapshot.sources[0]
     assert (source.name, source.state, source.live, source.reconnects) == ("door", "reconnecting", True, 3)
     assert (source.counts.frames_in, source.lost_at_source) == (10, 7)
     assert source.last_error == "no answer from rtsp://***@door/1"
-    own = psutil.Process()
-    assert snapshot.process.threads == own.num_threads()
+    # Threads of earlier tests may still be ending.
+    assert own.num_threads() <= snapshot.process.threads <= threads_before
     assert snapshot.process.rss_bytes == pytest.approx(own.memory_info().rss, rel=0.2)
     assert snapshot.uptime_s >= 0
 
