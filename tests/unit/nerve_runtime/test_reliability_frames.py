@@ -32,7 +32,7 @@ from nerve_runtime.backends import BackendOptions
 from nerve_runtime.backends.ort import OrtBackend
 from nerve_runtime.errors import ResourceError
 from tests.data.fake_bundle import make_fake_bundle
-from tests.unit.nerve_runtime.backends.test_backends import PLANES, manifest_of, planes
+from tests.data.hand_made_graphs import PLANES, manifest_of, planes
 folder = make_fake_bundle(Path(sys.argv[1]))
 planes(folder / "readout.onnx")
 session = OrtBackend(folder, manifest_of(folder, "readout", PLANES), BackendOptions(threads=1)).open_session("readout")

@@ -135,7 +135,7 @@ def flip_at(path: Path, place: int, bit: int) -> None:
 
 
 def test_row_2_the_intact_bundle_does_reach_the_parsers(own_bundle: Path, parsers: Parsers) -> None:
-    from tests.unit.nerve_runtime.backends.test_backends import doubling
+    from tests.data.hand_made_graphs import doubling
 
     doubling(own_bundle / "text.onnx")
     content = (own_bundle / "text.onnx").read_bytes()
@@ -304,7 +304,7 @@ def test_rows_4_and_6_a_hostile_graph_with_the_right_hash_never_reaches_onnxrunt
 
 
 def test_row_12_a_session_runs_where_it_was_asked_to(own_bundle: Path) -> None:
-    from tests.unit.nerve_runtime.backends.test_backends import DOUBLING, doubling, manifest_of
+    from tests.data.hand_made_graphs import DOUBLING, doubling, manifest_of
 
     doubling(own_bundle / "text.onnx")
     session: Any = OrtBackend(own_bundle, manifest_of(own_bundle, "text", DOUBLING)).open_session("text")
@@ -316,7 +316,7 @@ def test_row_12_a_gpu_that_onnxruntime_cannot_use_is_an_error_not_a_slow_run(
 ) -> None:
     import onnxruntime
 
-    from tests.unit.nerve_runtime.backends.test_backends import DOUBLING, doubling, manifest_of
+    from tests.data.hand_made_graphs import DOUBLING, doubling, manifest_of
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA: the refusal cannot be seen here")
