@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from nerve_runtime import UsageError
 from nerve_stream.jobs import JobKey, key_differences, locked_records
 from nerve_stream.redaction import redacted
+from nerve_stream.scaleout.inputs import tree_path
 from nerve_stream.scaleout.job import JobInput, Outcome, Places
 from nerve_stream.scaleout.storage import LocalFolder, open_folder, parsed
 
@@ -31,7 +33,8 @@ class InputRecord:
         outcome: what became of it, none while it is begun.
         outputs: bytes of each output, by kind and name below the folder of that kind.
         source: the input, without credentials; a file of another folder may have the same name.
-        owned: no file of others was at the places of its outputs, so what is there now may be replaced.
+        own_folders: folders of outputs, relative to the one of the records, in which no file of others was at the places
+            of its outputs, so what is there now may be replaced.
     """
 
     key: str
@@ -42,7 +45,7 @@ class InputRecord:
     outcome: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
     source: str = ""
-    owned: bool = False
+    own_folders: Sequence[str] = ()
 
     def outcome_of(self, item: JobInput) -> Outcome:
         """What became of the input, which the record names without credentials."""
@@ -50,11 +53,17 @@ class InputRecord:
 
 
 class Records:
-    """The records in the first of the folders of outputs."""
+    """The records in the first of the folders of outputs.
+
+    Attributes:
+        folders: the folders of outputs by kind, relative to the first: records stay true when all are moved together.
+    """
 
     def __init__(self, places: Places) -> None:
         self._folder = open_folder(records_place(places))
         self._outputs = {kind: open_folder(place) for kind, place in places.named().items()}
+        first, *_ = trees = {kind: tree_path(place) for kind, place in places.named().items()}
+        self.folders = {kind: posixpath.relpath(tree, trees[first]) for kind, tree in trees.items()}
 
     def read(self, item: JobInput) -> InputRecord | None:
         """The record of an input; None where there is none or it is damaged."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nerve_runtime import CompatibilityError, ResourceError, SourceError
+from nerve_runtime import CompatibilityError, ResourceError, SourceError, UsageError
 from nerve_runtime.atomic import resource_errors, write_bytes_whole
 from nerve_stream.jobs import file_fingerprint, stored_bytes
 from nerve_stream.redaction import redacted
+from nerve_stream.sinks.masks import CLASSES_FILE
 
 PARTIAL_SUFFIX = ".partial"
 STATE_FIELDS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -174,6 +175,7 @@ class RemoteFolder(OutputFolder):
     def __init__(self, url: str) -> None:
         self._remote = remote_path(url.rstrip("/"))
         self.url = url.rstrip("/")
+        self._listed: dict[str, frozenset[str]] = {}
 
     def place(self, name: str) -> str:
         """The URL of a file."""
@@ -206,6 +208,49 @@ class RemoteFolder(OutputFolder):
             if not self._remote.system.exists(self._path(name)):
                 return None
             return int(self._remote.system.du(self._path(name)))
+
+    def refuse_existing(self, name: str, *, is_mask_folder: bool = False) -> None:
+        """Refuse to replace a file, as `nerve_runtime.atomic.refuse_existing` does with local ones.
+
+        Args:
+            name: of the file, or of a folder of masks.
+            is_mask_folder: refuse a folder that holds PNG files or a `classes.json`, as `refuse_mask_folder` does.
+
+        Raises:
+            UsageError: it exists.
+            ResourceError: the folder cannot be listed.
+        """
+        if is_mask_folder:
+            if any(inside == CLASSES_FILE or inside.lower().endswith(".png") for inside in self._names_in(name)):
+                raise UsageError(
+                    f"folder {redacted(self.place(name))} holds masks already; choose another or add --force to replace them"
+                )
+            return
+        folder, _, own = name.rpartition("/")
+        if own in self._names_in(folder):
+            raise UsageError(
+                f"output {redacted(self.place(name))} exists already; choose another name or add --force to replace it"
+            )
+
+    def _names_in(self, folder: str) -> frozenset[str]:
+        """Names of the files and folders in a folder, as they were when this was first asked: one request a folder.
+
+        A folder that is not in the list of the one above it is not asked for, so a new tree of outputs costs one request.
+        """
+        if folder not in self._listed:
+            above, _, name = folder.rpartition("/")
+            is_there = not folder or name in self._names_in(above)
+            self._listed[folder] = self._list(folder) if is_there else frozenset()
+        return self._listed[folder]
+
+    def _list(self, folder: str) -> frozenset[str]:
+        with self._errors(folder):
+            self._remote.system.invalidate_cache()
+            try:
+                paths = self._remote.system.ls(self._path(folder).rstrip("/"), detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return frozenset()
+        return frozenset(path.rstrip("/").rpartition("/")[2] for path in paths)
 
     def _path(self, name: str) -> str:
         return f"{self._remote.path}/{name}"

@@ -91,11 +91,11 @@ class JobWorker:
             # The record of another source, whose outputs are there, stays if this one is refused because of them.
             begun = first if record is None or record.source == first.source else None
             with tempfile.TemporaryDirectory(prefix=self._job.scratch_prefix) as scratch:
-                plan, places = self._plan(item, Path(scratch), owned=first.owned)
-                if first.owned:
+                plan, places = self._plan(item, Path(scratch), first)
+                if first.own_folders:
                     self._sweep([plan.outputs])
                 # From here on what lies at the places of these outputs is this job's, whatever ends this process.
-                begun = replace(first, owned=True)
+                begun = replace(first, own_folders=sorted({*first.own_folders, *self._records.folders.values()}))
                 self._records.begin(item, begun)
                 written = self._segment(item, self._opened(), begun, plan, places)
             names = written.names
@@ -115,10 +115,10 @@ class JobWorker:
     def _first_record(
         self, item: JobInput, record: InputRecord | None, fingerprint: Mapping[str, object]
     ) -> InputRecord:
-        """The record of an input that is begun; its outputs are ours if an earlier record of this very source says so."""
+        """The record of an input that is begun; outputs are ours where an earlier record of this very source says so."""
         source, starts = redacted(item.source), self._starts(record) + 1
-        owned = record is not None and record.owned and record.source == source
-        return InputRecord(self._job.key, self._job.run, "begun", starts, fingerprint, source=source, owned=owned)
+        own = record.own_folders if record is not None and record.source == source else ()
+        return InputRecord(self._job.key, self._job.run, "begun", starts, fingerprint, source=source, own_folders=own)
 
     def _known(self, item: JobInput, record: InputRecord | None, fingerprint: Mapping[str, object]) -> Outcome | None:
         """The outcome of an input that has one already, in this run or before."""
@@ -152,7 +152,7 @@ class JobWorker:
             self._worker = LocalWorker(segmenter)
         return self._worker
 
-    def _plan(self, item: JobInput, scratch: Path, *, owned: bool) -> tuple[PlannedSource, Mapping[str, Path]]:
+    def _plan(self, item: JobInput, scratch: Path, first: InputRecord) -> tuple[PlannedSource, Mapping[str, Path]]:
         """The input as a local file with its outputs, and the local folder of each kind of output.
 
         Raises:
@@ -163,12 +163,23 @@ class JobWorker:
         local = self._local_places()
         places = {kind: local.get(kind, scratch / "outputs" / kind) for kind in self._folders}
         kind = source_kind(str(path))
-        own = self._outputs(item, kind, places, force=self._job.outputs.force or owned)
+        own = self._outputs(item, kind, places, force=self._job.outputs.force or bool(first.own_folders))
         plan = PlannedSource(str(path), item.name, kind, own)
         refuse_conflicts([plan.source], [own])
-        # `classes.json` is shared by all pictures of a folder.
-        refuse_outputs(replace(plan, outputs=replace(own, shared_masks=False)))
+        self._refuse_files_of_others(plan, places, first)
         return plan, places
+
+    def _refuse_files_of_others(self, plan: PlannedSource, places: Mapping[str, Path], first: InputRecord) -> None:
+        """Refuse outputs at whose places, paths or URLs, are files of which no record says that they are ours."""
+        ours = [kind for kind, folder in self._records.folders.items() if folder in first.own_folders]
+        others = replace(plan.outputs, force=self._job.outputs.force, **dict.fromkeys(ours))  # type: ignore[arg-type]  # paths
+        for outputs in (plan.outputs, others):
+            # `classes.json` is shared by all pictures of a folder.
+            refuse_outputs(replace(plan, outputs=replace(outputs, shared_masks=False)))
+        for kind, name in ({} if others.force else _names_below(places, others)).items():
+            folder = self._folders[kind]
+            if not isinstance(folder, LocalFolder):
+                folder.refuse_existing(name, is_mask_folder=kind == "masks" and plan.kind == "video")
 
     def _segment(
         self, item: JobInput, worker: LocalWorker, begun: InputRecord, plan: PlannedSource, places: Mapping[str, Path]

@@ -35,7 +35,7 @@ def _run_all(job: Job, inputs: list[JobInput]) -> list[Outcome]:
 
 def _begun(job: Job, item: JobInput, starts: int = 1) -> InputRecord:
     """What a worker that died has left."""
-    return InputRecord(job.key, job.run, "begun", starts, {}, source=item.source, owned=True)
+    return InputRecord(job.key, job.run, "begun", starts, {}, source=item.source, own_folders=(".", "../lines"))
 
 
 def _statuses(outcomes: list[Outcome]) -> list[str]:
