@@ -1,6 +1,8 @@
 """Files of inputs and outputs wherever they are: local ones as usual, others through fsspec, an extra."""
 
+import asyncio
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nerve_runtime import CompatibilityError, ResourceError, SourceError, UsageError
+from nerve_runtime import CompatibilityError, HungError, ResourceError, SourceError, UsageError
 from nerve_runtime.atomic import resource_errors, write_bytes_whole
 from nerve_stream.jobs import file_fingerprint, stored_bytes
 from nerve_stream.redaction import redacted
+from nerve_stream.scaleout.job import OPEN_LIMIT_S
 from nerve_stream.sinks.masks import CLASSES_FILE
 
 PARTIAL_SUFFIX = ".partial"
@@ -53,8 +56,12 @@ class RemotePath:
     url: str
 
 
-def remote_path(url: str) -> RemotePath:
+def remote_path(url: str, silence_s: float = OPEN_LIMIT_S) -> RemotePath:
     """Open the file system of a URL.
+
+    Args:
+        url: as fsspec takes it.
+        silence_s: HTTP servers that send nothing for so long are given up; other file systems have limits of their own.
 
     Raises:
         CompatibilityError: fsspec, or the package that it needs for this kind of URL, is not installed.
@@ -64,7 +71,7 @@ def remote_path(url: str) -> RemotePath:
     except ImportError as error:
         raise CompatibilityError(MISSING_EXTRA.format(redacted(url))) from error
     try:
-        system, path = url_to_fs(url)
+        system, path = url_to_fs(url, **_http_limits(url, silence_s))
     except ImportError as error:  # such as: install s3fs to access S3
         raise CompatibilityError(f"{redacted(url)} cannot be opened: {error}") from error
     except ValueError as error:
@@ -74,48 +81,87 @@ def remote_path(url: str) -> RemotePath:
     return RemotePath(system, path, url)
 
 
-def input_fingerprint(source: str) -> dict[str, Any]:
+def _http_limits(url: str, silence_s: float) -> dict[str, Any]:
+    """Options by protocol: silence is limited, the whole is not, which ends after 5 min by aiohttp's own default."""
+    schemes = {part.partition("://")[0].lower() for part in url.split("::")} & {"http", "https"}
+    if not schemes:
+        return {}
+    from aiohttp import ClientTimeout
+    from fsspec.config import conf
+
+    limits = ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s)
+    return {
+        # What the user has configured wins.
+        scheme: {"client_kwargs": {"timeout": limits, **conf.get(scheme, {}).get("client_kwargs", {})}}
+        for scheme in schemes
+    }
+
+
+def input_fingerprint(source: str, silence_s: float = OPEN_LIMIT_S) -> dict[str, Any]:
     """Size of an input, and its time, tag or hash, whichever its file system tells.
 
     Raises:
         SourceError: it does not exist or cannot be looked at.
+        HungError: its server is silent.
     """
     if not is_url(source):
         return file_fingerprint(Path(source)) or {}
-    remote = remote_path(source)
+    remote = remote_path(source, silence_s)
     with source_errors(source):
         info = remote.system.info(remote.path)
     state = next((str(info[field]) for field in STATE_FIELDS if info.get(field) is not None), "")
     return {"size_bytes": info.get("size"), "state": state}
 
 
-def fetched(source: str, folder: Path) -> Path:
+def fetched(source: str, folder: Path, silence_s: float = OPEN_LIMIT_S) -> Path:
     """The input as a local file: itself, or a copy of the same name in `folder`.
 
     Raises:
         SourceError: it cannot be fetched.
+        HungError: its server is silent.
     """
     if not is_url(source):
         return Path(source)
-    remote = remote_path(source)
+    remote = remote_path(source, silence_s)
     copy = folder / (remote.path.rstrip("/").rpartition("/")[2].partition("?")[0] or "input")
     with source_errors(source):
         remote.system.get_file(remote.path, str(copy))
     return copy
 
 
+def fetched_bytes(folder: Path) -> int:
+    """How much of an input has come into its folder so far; -1 where that cannot be said, as when it is deleted."""
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    except OSError:
+        return -1
+
+
+def silence(source: str) -> HungError:
+    """What is said of an input whose server sends nothing."""
+    return HungError(f"source {redacted(source)} is not sent any more; its server or the network hangs")
+
+
 @contextmanager
 def source_errors(source: str) -> Iterator[None]:
-    """Turn an OSError while reading an input into a SourceError that names it."""
+    """Turn an OSError while reading an input into a SourceError that names it, and a limit of silence into a HungError."""
     try:
         yield
-    except OSError as error:
+    except (OSError, asyncio.TimeoutError) as error:  # before Python 3.11 the latter is no OSError
+        # fsspec says that a file is missing where its server was silent when asked for the size.
+        if _is_silence(error) or _is_silence(error.__cause__):
+            raise silence(source) from error
         raise SourceError(f"source {redacted(source)} cannot be read: {redacted(_reason(error))}") from error
 
 
-def _reason(error: OSError) -> str:
-    kind = "" if error.strerror else f"{type(error).__name__}: "
-    return f"{kind}{error.strerror or error}"
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether a transport gave up; where the system did, as on connecting, the error has a number."""
+    return isinstance(error, asyncio.TimeoutError) and getattr(error, "errno", None) is None
+
+
+def _reason(error: Exception) -> str:
+    strerror = getattr(error, "strerror", None)
+    return str(strerror or f"{type(error).__name__}: {error}")
 
 
 class OutputFolder(ABC):
