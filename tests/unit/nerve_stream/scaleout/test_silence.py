@@ -69,7 +69,7 @@ def server(tmp_path: Path) -> Iterator[str]:
     handler = type("_Handler", (_Handler,), {"done": threading.Event()})
 
     def handle(*args: Any) -> SimpleHTTPRequestHandler:
-        return handler(*args, directory=str(tmp_path / "served"))  # type: ignore[no-any-return]
+        return handler(*args, directory=str(tmp_path / "served"))
 
     with _quiet_server(handle) as http:
         threading.Thread(target=http.serve_forever, daemon=True).start()
@@ -140,7 +140,7 @@ def test_what_a_user_has_configured_for_http_stays(monkeypatch: pytest.MonkeyPat
     assert (settings["timeout"].sock_read, settings["timeout"].sock_connect, settings["timeout"].total) == (7, 7, None)
 
 
-class _Trickle(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+class _Trickle(fsspec.AbstractFileSystem):  # type: ignore[name-defined]  # of a module that may be missing
     """A file system without limits of its own: it sends `parts` bytes, one every third of the limit, then falls silent."""
 
     protocol = "trickle"
