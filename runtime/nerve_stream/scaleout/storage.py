@@ -131,6 +131,7 @@ def fetched(source: str, folder: Path, silence_s: float = OPEN_LIMIT_S) -> Path:
 
 def fetched_bytes(folder: Path) -> int:
     """How much of an input has come into its folder so far; -1 where that cannot be said, as when it is deleted."""
+    # Looked at from outside, because the file systems of FTP and SFTP call no callback of fsspec.
     try:
         return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
     except OSError:

@@ -281,7 +281,7 @@ class JobWorker:
                 now = sign()
                 if now != seen:
                     seen, since_s = now, time.monotonic()
-                elif time.monotonic() - since_s >= limit_s:
+                elif time.monotonic() - since_s >= limit_s and not done.is_set():
                     self._end_process(item, begun, error)
                     return
 
