@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nerve_runtime.atomic import link_target
 from nerve_runtime.bundle.manifest import (
     MANIFEST_NAME,
     FileRecord,
@@ -18,7 +19,7 @@ from nerve_runtime.bundle.manifest import (
     manifest_bytes,
     verify_file,
 )
-from nerve_runtime.errors import BundleError, ResourceError
+from nerve_runtime.errors import BundleError, ResourceError, UsageError
 
 LOCK_TIMEOUT_S = 7200
 
@@ -80,6 +81,60 @@ def staging_folder(out: Path) -> Iterator[Path]:
         raise ResourceError(f"cannot write {folder}: {error}; free space or choose another place with --out") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def replaced_folder(
+    out: Path, mark: str, kind: str, bundle: Path, others: Sequence[Path] = (), *, force: bool
+) -> Iterator[Path]:
+    """An empty folder that takes the place of `out` when the block ends without an error, and what was there is deleted.
+
+    Args:
+        out: the folder; its parent is made, and of a link what it leads to is replaced.
+        mark: file that the block writes into the folder, which says that a later run may replace it.
+        kind: of the folder and by what it is written, for the messages.
+        bundle: what the folder is made of.
+        others: files that it is made of beside the bundle.
+        force: replace a folder with the mark.
+
+    Raises:
+        BundleError: there is something at `out` without the mark; it is left alone.
+        UsageError: `out` is there and `force` is not given, lies within the bundle, or holds what it would be made of.
+        ResourceError: somebody else writes it, the disk is full or it may not be written; nothing is left behind.
+    """
+    place = link_target(out)
+    if place.is_relative_to(link_target(bundle)):
+        raise UsageError(f"{out} lies within the bundle, which holds nothing but its own files; choose another --out")
+    for path in (bundle, *others):
+        if link_target(path).is_relative_to(place):
+            raise UsageError(f"{path} lies within {out}, which would be replaced; choose another --out, or move it")
+    with _exclusive(place):
+        sweep_leftovers(place)
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            if not (place / mark).is_file():
+                raise BundleError(f"{out} exists and is no {kind} wrote; choose another --out")
+            if not force:
+                raise UsageError(f"{out} is there already; replace it with --force, or choose another --out")
+        with staging_folder(place) as staged:
+            yield staged
+            replace_folder(staged, place)
+
+
+@contextmanager
+def _exclusive(out: Path) -> Iterator[None]:
+    """Keep others from a folder that takes seconds to write: whoever comes second is refused."""
+    lock = FileLock(out.parent / f".{out.name}.lock")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ResourceError(f"another nerve-build is writing {out}; wait for it") from error
+    except OSError as error:
+        raise ResourceError(f"cannot write beside {out}: {error}; choose another place with --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:

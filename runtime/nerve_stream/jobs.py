@@ -179,7 +179,7 @@ def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) ->
             holds the lock.
         ResourceError: the folder cannot be written.
     """
-    with locked_records(record.with_name(f"{record.name}.lock"), record):
+    with locked_outputs(record.with_name(f"{record.name}.lock"), f"the outputs that {record} records"):
         lines = _usable_lines(record, key, resume=resume, force=force)
         if lines is None:
             lines = []
@@ -191,25 +191,25 @@ def open_job(record: Path, key: JobKey, *, resume: bool, force: bool = False) ->
 
 
 @contextmanager
-def locked_records(lock_file: Path, records: Path) -> Iterator[None]:
-    """Keep other runs from the same records during the block.
+def locked_outputs(lock_file: Path, outputs: str) -> Iterator[None]:
+    """Keep other runs from the same outputs during the block.
 
     Args:
         lock_file: made with its folder if needed.
-        records: a file or folder, for the message.
+        outputs: what is locked, for the message.
 
     Raises:
         UsageError: another run holds the lock.
         ResourceError: the folder cannot be written.
     """
     lock = FileLock(lock_file)
-    with resource_errors(records):
+    with resource_errors(lock_file):
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:  # inside resource_errors, because it is an OSError too
             raise UsageError(
-                f"another run is writing the outputs that {records} records; wait for it to end, or choose another folder"
+                f"another run is writing {outputs}; wait for it to end, or choose another folder"
             ) from error
     try:
         yield

@@ -31,7 +31,7 @@ STREAM_LIBRARIES = {
 }
 PAGE_LIBRARIES = {"starlette", "uvicorn"}
 RUNTIME_ON_DEMAND = {"cuda", "huggingface_hub", "onnxruntime", "supervision", "tensorrt", "tensorrt_rtx"}
-STREAM_ON_DEMAND = {"fsspec", "ray", "triton_python_backend_utils", "tritonclient"}
+STREAM_ON_DEMAND = {"aiohttp", "fsspec", "ray", "triton_python_backend_utils", "tritonclient"}
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, sys
 for name in {poisoned!r}:

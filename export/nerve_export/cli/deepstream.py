@@ -33,7 +33,8 @@ def deepstream(
 
     The library is compiled on the machine that runs it; the README.md in the folder says how. Untested on hardware.
 
-    Exit codes: 0 written, 2 usage or a vocabulary that does not fit, 3 bad bundle, 4 missing library, 6 no space.
+    Exit codes: 0 written, 2 usage or a vocabulary that does not fit, 3 bad bundle or another folder in the way, 4 missing
+    library, 6 no space.
     """
     require("nerve-build deepstream", "export", "onnx", "safetensors")
     from nerve_export.deepstream.application import write_application

@@ -8,14 +8,15 @@ from string import Template
 
 import numpy as np
 
-from nerve_export.bundle import replace_folder, staging_folder
+from nerve_export.bundle import replaced_folder
 from nerve_export.deepstream.graph import MODEL, FrameGraph, frame_graph, write_model
 from nerve_export.deepstream.vocabulary import Vocabulary, read_vocabulary
-from nerve_runtime.atomic import resource_errors
 from nerve_runtime.bundle.manifest import Manifest, load_manifest, verify_file
 from nerve_runtime.bundle.spec import Array
-from nerve_runtime.errors import BundleError, UsageError
+from nerve_runtime.errors import BundleError
 
+MARK = ".nerve-deepstream"
+"""A file that says that a folder is an application of ours, which may be replaced."""
 CONFIG_NAME = "config_infer_nerve.txt"
 COPIED = ("Makefile", "nerve_deepstream.cc", "nerve_meta.h", "nerve_tensors.cc", "nerve_tensors.h")
 FILLED_IN = (CONFIG_NAME, "README.md", "segment.sh")
@@ -34,25 +35,23 @@ def write_application(bundle: Path, vocabulary: Path, out: Path, *, url: str | N
         force: replace an application that is there.
 
     Raises:
-        BundleError: the bundle is damaged, or has no graph `frame`.
-        UsageError: the vocabulary does not belong to it, something is at `out`, `out` lies within the bundle, or the
-            bundle or the vocabulary within `out`.
-        ResourceError: `out` cannot be written; nothing is left behind.
+        BundleError: the bundle is damaged, has no graph `frame`, or something else than an application of ours is at `out`.
+        UsageError: the vocabulary does not belong to it, an application is at `out` and `force` is not given, `out` lies
+            within the bundle, or the bundle or the vocabulary within `out`.
+        ResourceError: `out` cannot be written, or another nerve-build writes there; nothing is left behind.
     """
     manifest = load_manifest(bundle)
     if "frame" not in manifest.stages:
         raise BundleError(f"bundle {bundle} has no graph 'frame', which an application runs; build it with nerve-build")
     words = read_vocabulary(vocabulary, manifest)
-    _refuse(bundle, vocabulary, out, force=force)
     sizes = {"c": words.class_rows.shape[0], "k": words.class_rows.shape[1], "r": words.text_embeddings.shape[0]}
     graph = frame_graph(manifest, sizes)
-    with resource_errors(out):
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)
-    with staging_folder(out.resolve()) as staged:
+    kind = "application that nerve-build deepstream"
+    with replaced_folder(out, MARK, kind, bundle, [vocabulary], force=force) as staged:
         _write_texts(staged, graph, manifest, words, url)
         _write_inputs(staged / "inputs", constant_inputs(manifest, words), graph)
         _write_repository(staged / "model_repository" / MODEL, bundle, manifest, graph)
-        replace_folder(staged, out.resolve())
+        (staged / MARK).write_text(f"{manifest.plan_key}\n", encoding="ascii")
     return out
 
 
@@ -73,21 +72,6 @@ def constant_inputs(manifest: Manifest, words: Vocabulary) -> dict[str, Array]:
         "class_mask": np.ones(len(words.class_rows), dtype=np.bool_),
         **{name: np.array([value], dtype=np.float32) for name, value in numbers.items()},
     }
-
-
-def _refuse(bundle: Path, vocabulary: Path, out: Path, *, force: bool) -> None:
-    if out.resolve().is_relative_to(bundle.resolve()):
-        raise UsageError(f"{out} lies within the bundle, which holds nothing but its own files; choose another --out")
-    # An application that is replaced is deleted with all that lies in it.
-    within = [path for path in (bundle, vocabulary) if path.resolve().is_relative_to(out.resolve())]
-    if within:
-        raise UsageError(f"{within[0]} lies within {out}, which would be replaced; choose another --out, or move it")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / CONFIG_NAME).is_file():
-        raise UsageError(f"{out} exists and is no DeepStream application of ours; choose another --out")
-    if not force:
-        raise UsageError(f"{out} exists already; choose another --out or add --force to replace it")
 
 
 def _write_texts(folder: Path, graph: FrameGraph, manifest: Manifest, words: Vocabulary, url: str | None) -> None:

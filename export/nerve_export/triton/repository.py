@@ -2,19 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from nerve_export.bundle import replace_folder, sweep_leftovers
+from nerve_export.bundle import replaced_folder
 from nerve_export.triton.settings import Settings, engines_of, graph_config, nerve_config
 from nerve_runtime.bundle.manifest import MANIFEST_NAME, EngineRecord, Manifest, load_manifest, verify_file
 from nerve_runtime.bundle.spec import StageName
-from nerve_runtime.errors import BundleError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     import jinja2
@@ -51,36 +47,20 @@ def write_repository(
 
     Raises:
         BundleError: the bundle is not what its manifest says, or `out` is something else than a repository of ours.
-        UsageError: `out` is there and `force` is not given, or lies within the bundle.
+        UsageError: `out` is there and `force` is not given, lies within the bundle, or the bundle within `out`.
         CompatibilityError: the bundle has no engines for the target.
-        ResourceError: the disk is full or may not be written.
+        ResourceError: the disk is full or may not be written, or another nerve-build writes there.
     """
     manifest = load_manifest(bundle)
     engines = engines_of(manifest, settings.target) if settings.target is not None else {}
-    if out.resolve().is_relative_to(bundle.resolve()):
-        raise UsageError(f"{out} lies within the bundle, which holds nothing but its own files; choose another --out")
-    with _locked(out):
-        _refuse_in_the_way(out, force=force)
-        staged = out.parent / f".{out.name}.{os.getpid()}.tmp"
-        try:
-            staged.mkdir()
-            writer = _Writer(bundle, staged, manifest, settings, engines)
-            for model in writer.models:
-                progress(model)
-                writer.write(model)
-            writer.write_readme(out.name)
-            size = sum(
-                {
-                    (status := path.stat()).st_ino: status.st_size for path in staged.rglob("*") if path.is_file()
-                }.values()
-            )
-            replace_folder(staged, out)
-        except OSError as error:
-            raise ResourceError(
-                f"cannot write {out}: {error.strerror or error}; free space, or choose another --out"
-            ) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+    with replaced_folder(out, MARK, "repository that nerve-build triton", bundle, force=force) as staged:
+        writer = _Writer(bundle, staged, manifest, settings, engines)
+        for model in writer.models:
+            progress(model)
+            writer.write(model)
+        writer.write_readme(out.name)
+        statuses = [path.stat() for path in staged.rglob("*") if path.is_file()]
+        size = sum({status.st_ino: status.st_size for status in statuses}.values())
     return Written(out, writer.models, size)
 
 
@@ -162,25 +142,3 @@ def templates() -> "jinja2.Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(out.parent / f".{out.name}.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ResourceError(f"another nerve-build is writing {out}; wait for it") from error
-    except OSError as error:
-        raise ResourceError(f"cannot write beside {out}: {error}; choose another place with --out") from error
-
-
-def _refuse_in_the_way(out: Path, *, force: bool) -> None:
-    sweep_leftovers(out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / MARK).is_file():
-        raise BundleError(f"{out} exists and is no repository that nerve-build triton wrote; choose another --out")
-    if not force:
-        raise UsageError(f"{out} is there already; replace it with --force, or choose another --out")

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import os
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from nerve_runtime import UsageError
-from nerve_stream.jobs import JobKey, key_differences, locked_records
+from nerve_stream.jobs import JobKey, key_differences, locked_outputs
 from nerve_stream.redaction import redacted
+from nerve_stream.scaleout.inputs import tree_path
 from nerve_stream.scaleout.job import JobInput, Outcome, Places
-from nerve_stream.scaleout.storage import LocalFolder, open_folder, parsed
+from nerve_stream.scaleout.storage import LocalFolder, is_url, open_folder, parsed
 
 RECORDS = ".nerve-job"
 HEADER = "job.json"
@@ -31,7 +35,8 @@ class InputRecord:
         outcome: what became of it, none while it is begun.
         outputs: bytes of each output, by kind and name below the folder of that kind.
         source: the input, without credentials; a file of another folder may have the same name.
-        owned: no file of others was at the places of its outputs, so what is there now may be replaced.
+        own_folders: folders of outputs, relative to the one of the records, in which no file of others was at the places
+            of its outputs, so what is there now may be replaced.
     """
 
     key: str
@@ -42,7 +47,7 @@ class InputRecord:
     outcome: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Mapping[str, int | None]] = field(default_factory=dict)
     source: str = ""
-    owned: bool = False
+    own_folders: Sequence[str] = ()
 
     def outcome_of(self, item: JobInput) -> Outcome:
         """What became of the input, which the record names without credentials."""
@@ -50,11 +55,17 @@ class InputRecord:
 
 
 class Records:
-    """The records in the first of the folders of outputs."""
+    """The records in the first of the folders of outputs.
+
+    Attributes:
+        folders: the folders of outputs by kind, relative to the first: records stay true when all are moved together.
+    """
 
     def __init__(self, places: Places) -> None:
         self._folder = open_folder(records_place(places))
         self._outputs = {kind: open_folder(place) for kind, place in places.named().items()}
+        first, *_ = trees = {kind: tree_path(place) for kind, place in places.named().items()}
+        self.folders = {kind: posixpath.relpath(tree, trees[first]) for kind, tree in trees.items()}
 
     def read(self, item: JobInput) -> InputRecord | None:
         """The record of an input; None where there is none or it is damaged."""
@@ -112,16 +123,16 @@ class Records:
 
 @contextmanager
 def opened_records(places: Places, key: JobKey, *, force: bool) -> Iterator[None]:
-    """Claim the records of a job for the block: compare its settings with those of the run before, and keep others out.
+    """Claim the outputs of a job for the block: keep others out, and compare its settings with those of the run before.
 
-    Local folders are locked; in others a second run is not noticed.
+    Every local folder of outputs is locked; at URLs a second run is not noticed.
 
     Raises:
-        UsageError: the settings differ and `force` is not given, or another run writes there.
+        UsageError: the settings differ and `force` is not given, or another run writes to one of the folders.
         ResourceError: the folder cannot be written.
     """
     folder = open_folder(records_place(places))
-    with locked_records(folder.path / LOCK, folder.path) if isinstance(folder, LocalFolder) else nullcontext():
+    with _locked_folders(places):
         before, now = parsed(folder.read(HEADER)), key.record()
         if before and before != now and not force:
             raise UsageError(
@@ -130,6 +141,16 @@ def opened_records(places: Places, key: JobKey, *, force: bool) -> Iterator[None
             )
         if before != now:
             folder.write(HEADER, json.dumps(now).encode())
+        yield
+
+
+@contextmanager
+def _locked_folders(places: Places) -> Iterator[None]:
+    # Of two jobs that name the same folders in another order one gets all of them, as both ask in the order of paths.
+    folders = {os.path.realpath(place): place for place in places.named().values() if not is_url(place)}
+    with ExitStack() as stack:
+        for path, place in sorted(folders.items()):
+            stack.enter_context(locked_outputs(Path(path, RECORDS, LOCK), f"the outputs in {place}"))
         yield
 
 

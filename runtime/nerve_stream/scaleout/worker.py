@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,12 +26,24 @@ from nerve_stream.pipeline import LocalWorker, StreamJob, StreamOptions, StreamR
 from nerve_stream.redaction import redacted
 from nerve_stream.scaleout.job import Job, JobInput, Outcome
 from nerve_stream.scaleout.records import InputRecord, Records
-from nerve_stream.scaleout.storage import LocalFolder, fetched, input_fingerprint, open_folder
+from nerve_stream.scaleout.storage import (
+    LocalFolder,
+    fetched,
+    fetched_bytes,
+    input_fingerprint,
+    is_url,
+    open_folder,
+    silence,
+)
 from nerve_stream.sinks.masks import refuse_mask_classes
 from nerve_stream.sources.opening import refuse_unreadable
 from nerve_stream.sources.options import LiveOptions
 
 KINDS: tuple[SourceKind, ...] = ("picture", "video")
+TRANSPORT_FIRST = 2.5
+"""A transport that has the limit itself reaches it first, HTTP twice, by HEAD and by GET; then no process has to end."""
+LOOKS = 20
+"""For a sign of life, within the limit."""
 
 logger = logging.getLogger("nerve_runtime")
 
@@ -81,21 +93,25 @@ class JobWorker:
         begun: InputRecord | None = None
         names: Mapping[str, str] = {}
         try:
-            record, fingerprint = self._records.read(item), input_fingerprint(item.source)
-            known = self._known(item, record, fingerprint)
+            record = self._records.read(item)
+            first = self._first_record(item, record)
+            known = self._known(item, record)
+            if known is None:
+                with self._heard(item, first):
+                    first = replace(first, fingerprint=input_fingerprint(item.source, self._job.open_limit_s))
+                known = self._done_before(item, record, first)
             if known is not None:
                 if known.killed:
                     self._sweep(self._outputs(item, kind, self._local_places(), force=True) for kind in KINDS)
                 return known
-            first = self._first_record(item, record, fingerprint)
             # The record of another source, whose outputs are there, stays if this one is refused because of them.
             begun = first if record is None or record.source == first.source else None
             with tempfile.TemporaryDirectory(prefix=self._job.scratch_prefix) as scratch:
-                plan, places = self._plan(item, Path(scratch), owned=first.owned)
-                if first.owned:
+                plan, places = self._plan(item, Path(scratch), first)
+                if first.own_folders:
                     self._sweep([plan.outputs])
                 # From here on what lies at the places of these outputs is this job's, whatever ends this process.
-                begun = replace(first, owned=True)
+                begun = replace(first, own_folders=sorted({*first.own_folders, *self._records.folders.values()}))
                 self._records.begin(item, begun)
                 written = self._segment(item, self._opened(), begun, plan, places)
             names = written.names
@@ -112,31 +128,31 @@ class JobWorker:
         outcome = replace(outcome, seconds=round(time.monotonic() - started_s, 3))
         return self._recorded(item, begun, outcome, names)
 
-    def _first_record(
-        self, item: JobInput, record: InputRecord | None, fingerprint: Mapping[str, object]
-    ) -> InputRecord:
-        """The record of an input that is begun; its outputs are ours if an earlier record of this very source says so."""
+    def _first_record(self, item: JobInput, record: InputRecord | None) -> InputRecord:
+        """The record of an input that is begun; outputs are ours where an earlier record of this very source says so."""
         source, starts = redacted(item.source), self._starts(record) + 1
-        owned = record is not None and record.owned and record.source == source
-        return InputRecord(self._job.key, self._job.run, "begun", starts, fingerprint, source=source, owned=owned)
+        own = record.own_folders if record is not None and record.source == source else ()
+        return InputRecord(self._job.key, self._job.run, "begun", starts, {}, source=source, own_folders=own)
 
-    def _known(self, item: JobInput, record: InputRecord | None, fingerprint: Mapping[str, object]) -> Outcome | None:
-        """The outcome of an input that has one already, in this run or before."""
+    def _known(self, item: JobInput, record: InputRecord | None) -> Outcome | None:
+        """The outcome of an input that has one already in this run."""
         if record is None or record.key != self._job.key:
             return None
-        of_this_run = record.run == self._job.run
         if record.state == "begun" and self._starts(record) >= self._job.starts_limit:
             ended = f"{record.starts} times" if record.starts > 2 else "twice"
             reason = (
                 f"source {redacted(item.source)} ended its worker process {ended}; it was killed or crashed each time"
             )
             return Outcome(item.source, "failed", error=reason, exit_code=HungError.exit_code, killed=True)
-        if record.state == "begun":
+        # Of this run: the worker died later, and its chunk is done again.
+        return record.outcome_of(item) if record.state == "ended" and record.run == self._job.run else None
+
+    def _done_before(self, item: JobInput, record: InputRecord | None, first: InputRecord) -> Outcome | None:
+        """The outcome of an input that an earlier run has done, and that is the same as then."""
+        if record is None or record.key != self._job.key or record.state == "begun":
             return None
         outcome = record.outcome_of(item)
-        if of_this_run:  # the worker died later, and its chunk is done again
-            return outcome
-        same = outcome.status == "done" and record.fingerprint == fingerprint
+        same = outcome.status == "done" and record.fingerprint == first.fingerprint
         return replace(outcome, status="skipped") if same and self._records.outputs_are_in_place(record) else None
 
     def _starts(self, record: InputRecord | None) -> int:
@@ -152,28 +168,40 @@ class JobWorker:
             self._worker = LocalWorker(segmenter)
         return self._worker
 
-    def _plan(self, item: JobInput, scratch: Path, *, owned: bool) -> tuple[PlannedSource, Mapping[str, Path]]:
+    def _plan(self, item: JobInput, scratch: Path, first: InputRecord) -> tuple[PlannedSource, Mapping[str, Path]]:
         """The input as a local file with its outputs, and the local folder of each kind of output.
 
         Raises:
             NerveError: it cannot be read, or an output would replace it or a file that is not this job's.
         """
-        path = fetched(item.source, scratch)
+        with self._heard(item, first, lambda: fetched_bytes(scratch)):
+            path = fetched(item.source, scratch, self._job.open_limit_s)
         refuse_unreadable(path)
         local = self._local_places()
         places = {kind: local.get(kind, scratch / "outputs" / kind) for kind in self._folders}
         kind = source_kind(str(path))
-        own = self._outputs(item, kind, places, force=self._job.outputs.force or owned)
+        own = self._outputs(item, kind, places, force=self._job.outputs.force or bool(first.own_folders))
         plan = PlannedSource(str(path), item.name, kind, own)
         refuse_conflicts([plan.source], [own])
-        # `classes.json` is shared by all pictures of a folder.
-        refuse_outputs(replace(plan, outputs=replace(own, shared_masks=False)))
+        self._refuse_files_of_others(plan, places, first)
         return plan, places
+
+    def _refuse_files_of_others(self, plan: PlannedSource, places: Mapping[str, Path], first: InputRecord) -> None:
+        """Refuse outputs at whose places, paths or URLs, are files of which no record says that they are ours."""
+        ours = [kind for kind, folder in self._records.folders.items() if folder in first.own_folders]
+        others = replace(plan.outputs, force=self._job.outputs.force, **dict.fromkeys(ours))  # type: ignore[arg-type]  # paths
+        for outputs in (plan.outputs, others):
+            # `classes.json` is shared by all pictures of a folder.
+            refuse_outputs(replace(plan, outputs=replace(outputs, shared_masks=False)))
+        for kind, name in ({} if others.force else _names_below(places, others)).items():
+            folder = self._folders[kind]
+            if not isinstance(folder, LocalFolder):
+                folder.refuse_existing(name, is_mask_folder=kind == "masks" and plan.kind == "video")
 
     def _segment(
         self, item: JobInput, worker: LocalWorker, begun: InputRecord, plan: PlannedSource, places: Mapping[str, Path]
     ) -> _Written:
-        with self._watched(item, begun, "to open"):
+        with self._in_time(item, begun, "to open"):
             opened = OpenSource(plan, self._job.read, LiveOptions(), None, None, self._stop.set)
         report = self._stream(item, worker, begun, opened)
         for kind, folder in self._folders.items():
@@ -208,7 +236,7 @@ class JobWorker:
         error = self._error_of(item, report)
         if isinstance(error, HungError):
             self._end_process(item, begun, error)
-        with self._watched(item, begun, "to close"):
+        with self._in_time(item, begun, "to close"):
             opened.close(error)
         if error is not None:
             raise error
@@ -222,19 +250,46 @@ class JobWorker:
         return report.error or (report.last_failure if report.counts.failed else None)
 
     @contextmanager
-    def _watched(self, item: JobInput, begun: InputRecord, to_do: str) -> Iterator[None]:
-        """End this process when the block takes too long; a decoder that hangs can be ended no other way."""
+    def _heard(self, item: JobInput, begun: InputRecord, sign: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """End this process when the server of a URL is silent for too long, where its transport has no limit for that."""
+        if not is_url(item.source) or "::" in item.source:  # of a chain the first part may fetch all out of sight
+            yield
+            return
+        with self._watched(item, begun, silence(item.source), TRANSPORT_FIRST * self._job.open_limit_s, sign):
+            yield
+
+    def _in_time(self, item: JobInput, begun: InputRecord, to_do: str) -> AbstractContextManager[None]:
         limit_s = self._job.open_limit_s
-        reason = HungError(
-            f"source {redacted(item.source)} took longer than {limit_s:g} s {to_do}; it or its disk hangs"
-        )
-        timer = threading.Timer(limit_s, self._end_process, (item, begun, reason))
-        timer.daemon = True
-        timer.start()
+        reason = f"source {redacted(item.source)} took longer than {limit_s:g} s {to_do}; it or its disk hangs"
+        return self._watched(item, begun, HungError(reason), limit_s)
+
+    @contextmanager
+    def _watched(
+        self,
+        item: JobInput,
+        begun: InputRecord,
+        error: HungError,
+        limit_s: float,
+        sign: Callable[[], object] = lambda: None,
+    ) -> Iterator[None]:
+        """End this process when the sign of life stays the same for too long; what hangs can be ended no other way."""
+        done = threading.Event()
+
+        def watch() -> None:
+            seen, since_s = sign(), time.monotonic()
+            while not done.wait(limit_s / LOOKS):
+                now = sign()
+                if now != seen:
+                    seen, since_s = now, time.monotonic()
+                elif time.monotonic() - since_s >= limit_s and not done.is_set():
+                    self._end_process(item, begun, error)
+                    return
+
+        threading.Thread(target=watch, name="nerve-job-watch", daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            done.set()
 
     def _end_process(self, item: JobInput, begun: InputRecord, error: NerveError) -> None:
         """End this process, one of whose threads may never come back; another finds the input recorded as failed."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from nerve_bench.world.scenes import make_scene
@@ -83,7 +84,7 @@ def test_the_folder_holds_all_that_the_device_needs(application: Path, library: 
             "nerve_meta.h", "nerve_tensors.cc", "nerve_tensors.h", "segment.sh", "model_repository/nerve_frame/config.pbtxt",
             "model_repository/nerve_frame/1/model.onnx", "inputs/alpha.bin", "inputs/beta.bin", "inputs/class_mask.bin",
             "inputs/class_rows.bin", "inputs/head_temperature.bin", "inputs/tau.bin", "inputs/text_embeddings.bin",
-            "inputs/threshold.bin",
+            "inputs/threshold.bin", ".nerve-deepstream",
         ]
     )  # fmt: skip
     assert (application / "labels.txt").read_text().splitlines() == list(NAMES)
@@ -153,18 +154,66 @@ def test_without_a_background_nothing_falls_below_the_threshold(manifest: Manife
 def test_an_application_is_replaced_on_request_only(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
     out = write_application(bundle, vocabulary, tmp_path / "app", url=None, force=False)
     (out / "left.txt").touch()
-    with pytest.raises(UsageError, match="exists already; choose another --out or add --force"):
+    with pytest.raises(UsageError, match="is there already; replace it with --force, or choose another --out"):
         write_application(bundle, vocabulary, out, url=None, force=False)
     write_application(bundle, vocabulary, out, url=None, force=True)
     assert not (out / "left.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["app"]
+    assert _names(tmp_path) == ["app"]
 
 
-def test_a_folder_of_something_else_is_left_alone(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
-    (tmp_path / "precious.txt").touch()
-    with pytest.raises(UsageError, match="is no DeepStream application of ours; choose another --out"):
-        write_application(bundle, vocabulary, tmp_path, url=None, force=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("name", ["precious.txt", "config_infer_nerve.txt"])
+def test_a_folder_of_something_else_is_left_alone(bundle: Path, vocabulary: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "app"
+    out.mkdir()
+    (out / name).write_text("mine")
+    with pytest.raises(
+        BundleError, match="exists and is no application that nerve-build deepstream wrote; choose another"
+    ):
+        write_application(bundle, vocabulary, out, url=None, force=True)
+    assert (_names(tmp_path), _names(out)) == (["app"], [name])
+
+
+def test_an_empty_folder_is_filled(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
+    write_application(bundle, vocabulary, tmp_path, url=None, force=False)
+    assert (tmp_path / "Makefile").is_file()
+
+
+def test_an_application_that_a_killed_builder_moved_aside_is_put_back(
+    bundle: Path, vocabulary: Path, tmp_path: Path
+) -> None:
+    out = write_application(bundle, vocabulary, tmp_path / "app", url=None, force=False)
+    (out / "mine.txt").write_text("kept")
+    out.rename(tmp_path / ".app.old.1.tmp")
+    (tmp_path / ".app.1.tmp").mkdir()
+    with pytest.raises(UsageError, match="is there already"):
+        write_application(bundle, vocabulary, out, url=None, force=False)
+    assert (out / "mine.txt").read_text() == "kept"
+    assert _names(tmp_path) == ["app"]
+
+
+def test_two_builders_of_one_application_do_not_meet(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
+    out = write_application(bundle, vocabulary, tmp_path / "app", url=None, force=False)
+    (out / "mine.txt").write_text("kept")
+    with (
+        FileLock(tmp_path / ".app.lock"),
+        pytest.raises(ResourceError, match=r"another nerve-build is writing .*app; wait for it"),
+    ):
+        write_application(bundle, vocabulary, out, url=None, force=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    write_application(bundle, vocabulary, out, url=None, force=True)
+
+
+def test_a_link_is_kept_and_what_it_leads_to_is_replaced(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
+    write_application(bundle, vocabulary, tmp_path / "real", url=None, force=False)
+    (tmp_path / "app").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "left.txt").touch()
+    write_application(bundle, vocabulary, tmp_path / "app", url=None, force=True)
+    assert (tmp_path / "app").is_symlink()
+    assert not (tmp_path / "real" / "left.txt").exists()
 
 
 def test_a_damaged_bundle_leaves_nothing_behind(bundle: Path, vocabulary: Path, tmp_path: Path) -> None:
@@ -174,7 +223,7 @@ def test_a_damaged_bundle_leaves_nothing_behind(bundle: Path, vocabulary: Path, 
         stream.write(b"X")
     with pytest.raises(BundleError, match=r"frame\.onnx: sha256"):
         write_application(damaged, vocabulary, tmp_path / "app", url=None, force=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert _names(tmp_path) == ["bundle"]
 
 
 def test_the_bundle_itself_is_no_place_for_an_application(bundle: Path, vocabulary: Path) -> None:

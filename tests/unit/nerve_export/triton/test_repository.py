@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from nerve_export.cli.build import app
@@ -168,6 +169,31 @@ def test_only_a_repository_of_ours_is_replaced_and_only_by_force(bundle: Path, t
         write_repository(bundle, out, Settings(), force=True)
     with pytest.raises(UsageError, match="within the bundle"):
         write_repository(bundle, bundle / "models", Settings())
+    assert not [path for path in bundle.iterdir() if path.suffix == ".lock"]
+
+
+def test_a_bundle_within_the_repository_is_not_deleted_with_it(bundle: Path, tmp_path: Path) -> None:
+    out = write_repository(bundle, tmp_path / "models", Settings()).path
+    inside = shutil.copytree(bundle, out / "bundle")
+    with pytest.raises(UsageError, match=r"bundle lies within .*models, which would be replaced"):
+        write_repository(inside, out, Settings(), force=True)
+    assert (inside / "manifest.json").is_file()
+
+
+def test_two_builders_of_one_repository_do_not_meet(bundle: Path, tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".models.lock"),
+        pytest.raises(ResourceError, match=r"another nerve-build is writing .*models; wait for it"),
+    ):
+        write_repository(bundle, tmp_path / "models", Settings())
+
+
+def test_a_link_to_a_repository_is_kept(bundle: Path, tmp_path: Path) -> None:
+    write_repository(bundle, tmp_path / "real", Settings())
+    (tmp_path / "models").symlink_to(tmp_path / "real")
+    write_repository(bundle, tmp_path / "models", Settings(), force=True)
+    assert (tmp_path / "models").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")) == []
 
 
 def test_a_repository_that_a_killed_builder_moved_aside_is_put_back(bundle: Path, tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from nerve_runtime import BundleError, ResourceError, UsageError
-from nerve_stream.jobs import JobKey
+from nerve_runtime import BundleError, ResourceError
 from nerve_stream.scaleout.job import Job, JobInput, Outcome
-from nerve_stream.scaleout.records import InputRecord, Records, opened_records
+from nerve_stream.scaleout.records import InputRecord, Records
 from nerve_stream.scaleout.report import JobReport
 from nerve_stream.scaleout.storage import LocalFolder, url_of_path
 from nerve_stream.scaleout.worker import JobWorker
@@ -35,7 +34,7 @@ def _run_all(job: Job, inputs: list[JobInput]) -> list[Outcome]:
 
 def _begun(job: Job, item: JobInput, starts: int = 1) -> InputRecord:
     """What a worker that died has left."""
-    return InputRecord(job.key, job.run, "begun", starts, {}, source=item.source, owned=True)
+    return InputRecord(job.key, job.run, "begun", starts, {}, source=item.source, own_folders=(".", "../lines"))
 
 
 def _statuses(outcomes: list[Outcome]) -> list[str]:
@@ -291,26 +290,6 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def test_a_url_keeps_its_slashes_as_a_path_of_the_command_line() -> None:
     urls = ["s3://bucket/out", "memory://out/a", "file:///tmp/out", "simplecache::s3://bucket/out"]
     assert [url_of_path(Path(url)) for url in urls] == urls
-
-
-def test_another_run_or_other_settings_are_refused(tmp_path: Path) -> None:
-    job, _ = job_for(write_picture(tmp_path / "a.png"), tmp_path / "out")
-    key = JobKey("sha", ("red",), (), "", {"alpha": 0.5}, {}, "1")
-    other = replace(key, constants={"alpha": 0.6})
-
-    def open_with(of_job: JobKey, *, force: bool = False) -> None:
-        with opened_records(job.places, of_job, force=force):
-            pass
-
-    with (
-        opened_records(job.places, key, force=False),
-        pytest.raises(UsageError, match="another run is writing the outputs"),
-    ):
-        open_with(key)
-    with pytest.raises(UsageError, match=r"other settings \(constants: then .*0\.5.*, now .*0\.6"):
-        open_with(other)
-    open_with(other, force=True)
-    open_with(other)
 
 
 def test_a_record_that_is_damaged_counts_as_none(tmp_path: Path) -> None:
