@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,14 +146,20 @@ def silence(source: str) -> HungError:
 
 @contextmanager
 def source_errors(source: str) -> Iterator[None]:
-    """Turn an OSError while reading an input into a SourceError that names it, and a limit of silence into a HungError."""
+    """Turn what a transport raises into a SourceError that names the input, and a limit of silence into a HungError."""
     try:
         yield
-    except (OSError, asyncio.TimeoutError) as error:  # before Python 3.11 the latter is no OSError
+    except _transport_errors() as error:
         # fsspec says that a file is missing where its server was silent when asked for the size.
         if _is_silence(error) or _is_silence(error.__cause__):
             raise silence(source) from error
         raise SourceError(f"source {redacted(source)} cannot be read: {redacted(_reason(error))}") from error
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    aiohttp = sys.modules.get("aiohttp")  # imported by fsspec, for http only
+    # Before Python 3.11 the second is no OSError.
+    return (OSError, asyncio.TimeoutError, *([aiohttp.ClientError] if aiohttp else []))
 
 
 def _is_silence(error: BaseException | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nerve_runtime import HungError
+from nerve_runtime import HungError, SourceError
 from nerve_stream.scaleout.inputs import find_inputs
 from nerve_stream.scaleout.job import Job, JobInput, Places
 from nerve_stream.scaleout.processes import run_on_processes
@@ -29,7 +29,8 @@ NOT_SENT = "clip.mp4 is not sent any more; its server or the network hangs"
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Sends files; of those in `stalled/` a half, in `slow/` a tenth at a time, in `deaf/` nothing, not even a header."""
+    """Sends files; of those in `stalled/` a half, as in `cut/`, where it hangs up then; in `slow/` a tenth at a time,
+    in `deaf/` nothing, not even a header."""
 
     protocol_version = "HTTP/1.1"
     done: threading.Event
@@ -51,10 +52,11 @@ class _Handler(SimpleHTTPRequestHandler):
                 outputfile.write(content[part * (len(content) // 10) :][: len(content) // 10])
                 time.sleep(LIMIT_S / 5)
             return
-        outputfile.write(content[: len(content) // 2] if "/stalled/" in self.path else content)
-        if "/stalled/" in self.path:
+        stalled, cut = "/stalled/" in self.path, "/cut/" in self.path
+        outputfile.write(content[: len(content) // 2] if stalled or cut else content)
+        if stalled:
             self.done.wait(TEST_LIMIT_S)
-            self.close_connection = True
+        self.close_connection = self.close_connection or stalled or cut
 
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
@@ -62,8 +64,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """A server on this machine, and three folders that it sends in its ways."""
-    for folder in ("stalled", "slow", "deaf", "good"):
+    """A server on this machine, and a folder for each of its ways to send."""
+    for folder in ("stalled", "cut", "slow", "deaf", "good"):
         (tmp_path / "served" / folder).mkdir(parents=True)
         write_clip(tmp_path / "served" / folder / "clip.mp4", 3)
     handler = type("_Handler", (_Handler,), {"done": threading.Event()})
@@ -96,6 +98,12 @@ def _job(tmp_path: Path) -> Job:
 
 def _dies(code: int) -> None:
     raise AssertionError(f"the process would have ended with code {code}")
+
+
+def test_a_connection_that_is_cut_fails_its_input_by_name(server: str, tmp_path: Path) -> None:
+    failed = JobWorker(_job(tmp_path), die=_dies).run(_video(f"{server}/cut/clip.mp4"))
+    assert (failed.status, failed.exit_code) == ("failed", SourceError.exit_code)
+    assert f"source {server}/cut/clip.mp4 cannot be read: ClientPayloadError" in str(failed.error)
 
 
 @pytest.mark.parametrize("way", ["stalled", "deaf"])
