@@ -20,10 +20,10 @@ def main(results: Path, out: Path) -> None:
         for number in sorted(set(given.files) - {"names"}):
             labels = given[number]
             rgb = np.full((*labels.shape, 3), 128, dtype=np.uint8)
-            result = FrameResult(labels, labels, tuple(map(str, given["names"])), 0, None, {}, True, 0, True, rgb=rgb)
+            result = FrameResult(labels, labels, tuple(map(str, given["names"])), 0, None, {}, True, 0, True)
             detections = result.to_detections()
             found[f"{number}|masks"], found[f"{number}|labels"] = detections.mask, detections.class_id
-            found[f"{number}|drawn"] = supervision.MaskAnnotator().annotate(result.rgb.copy(), detections)
+            found[f"{number}|drawn"] = supervision.MaskAnnotator().annotate(rgb.copy(), detections)
     np.savez_compressed(out, allow_pickle=False, **found)
 
 
