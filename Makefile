@@ -2,7 +2,7 @@
 # Works with GNU make 4.3 and any python3 from 3.11 on; nothing else has to be installed first.
 
 PYTHON ?= python3
-# More words for pip, for instance another index for PyTorch: make demo PIP_ARGS="--extra-index-url URL"
+# More words for pip, for instance another index for PyTorch: make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 # How many tests run at a time; those that take longer run one after another.
 JOBS ?= 2

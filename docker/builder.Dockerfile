@@ -4,7 +4,7 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS environment
-# For instance an index with PyTorch's CPU build, which saves gigabytes: --build-arg PIP_ARGS="--extra-index-url URL"
+# For instance an index with PyTorch's CPU build, which saves gigabytes: --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG PIP_ARGS=""
 WORKDIR /source
 COPY requirements/dev.txt requirements/dev.txt

@@ -99,8 +99,9 @@ Json tokens(const Json& given) {
         for (const Json& prompts : given["prompts"]) {
             Json warnings = Json::array();
             try {
-                const auto ids = tokenizer.encode(prompts.get<std::vector<std::string>>(), given["strict"].get<bool>(),
-                                                  [&](const std::string& text) { warnings += text; });
+                const auto ids = tokenizer.encode(
+                    prompts.get<std::vector<std::string>>(), given["strict"].get<bool>(),
+                    [&](const std::string& text) { warnings += text; }, given["templates"].get<std::vector<std::string>>());
                 answers.push_back({{"ids", ids}, {"warnings", warnings}});
             } catch (const Error& error) {
                 answers.push_back({{"code", error.code}, {"error", error.what()}, {"warnings", warnings}});

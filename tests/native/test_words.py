@@ -179,10 +179,15 @@ def test_class_lists_that_are_mostly_fine_are_read_as_in_python(words: Words, ma
     assert same_class_lists(words, manifest, lists) > 100
 
 
+# Of known words, as those of a bundle are: several fit some of the prompts below, and none fits others.
+TEMPLATES = ("{} road", "a photo of a {}.", "a {}", "photo")
+
+
 def same_tokens(words: Words, tokenizers: Tokenizers, texts: Sequence[str], *, strict: bool = False) -> int:
     """Compare token ids of prompts; returns how many were accepted."""
-    found = words.ask("tokens", **tokenizers.given, prompts=[[text] for text in texts], strict=strict)
-    expected = [Reference.tokens(tokenizers.python, [text], strict=strict) for text in texts]
+    given = {"templates": TEMPLATES, "strict": strict}
+    found = words.ask("tokens", **tokenizers.given, prompts=[[text] for text in texts], **given)
+    expected = [Reference.tokens(tokenizers.python, [text], templates=TEMPLATES, strict=strict) for text in texts]
     assert found == expected
     return sum("ids" in answer for answer in expected)
 
@@ -218,6 +223,9 @@ def test_prompts_of_known_words_have_ids_and_others_the_same_hint(
         "a" * 300,
         "teh",
         "pizzza's",
+        "a photo of a pink quokka.",
+        "a photo of a quokka.",
+        "a photo of a .",
     ]
     composed = [unicodedata.normalize("NFC", text) for text in random_texts(200, seed=3)]
     assert same_tokens(words, tokenizers["words"], [*known, *close, *composed]) > 5

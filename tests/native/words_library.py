@@ -105,9 +105,11 @@ class Reference:
         return outcome(answer)
 
     @staticmethod
-    def tokens(tokenizer: PromptTokenizer, prompts: list[str], *, strict: bool) -> dict[str, Any]:
+    def tokens(
+        tokenizer: PromptTokenizer, prompts: list[str], *, templates: Sequence[str], strict: bool
+    ) -> dict[str, Any]:
         """Token ids, one prompt after another."""
-        return outcome(lambda: {"ids": tokenizer.encode(prompts, strict=strict).ravel().tolist()})
+        return outcome(lambda: {"ids": tokenizer.encode(prompts, templates=templates, strict=strict).ravel().tolist()})
 
     @staticmethod
     def vocabulary_file(path: Path, text_sha: str, text_width: int) -> dict[str, Any]:

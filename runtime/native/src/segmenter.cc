@@ -123,7 +123,7 @@ TextBank TextEncoder::of_classes(const std::string& classes, const std::optional
 std::vector<float> TextEncoder::encode(const std::vector<std::string>& prompts, const Warn& warn) {
     const VocabularyRecord& record = manifest_.vocabulary;
     if (!tokenizer_) tokenizer_ = std::make_unique<PromptTokenizer>(verify_file(folder_, manifest_, record.tokenizer), record);
-    const std::vector<int64_t> ids = tokenizer_->encode(prompts, strict_, warn);
+    const std::vector<int64_t> ids = tokenizer_->encode(prompts, strict_, warn, chosen_templates(record));
     if (!session_) session_ = backend_.open_session("text");
     const auto count = static_cast<int64_t>(prompts.size());
     const Tensors outputs =

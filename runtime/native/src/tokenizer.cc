@@ -98,13 +98,26 @@ std::string known_words(const TokenizerModel& model) {
     return listed;
 }
 
-[[noreturn]] void refuse_unknown_word(const TokenizerModel& model, TextView prompt, TextView word) {
+// What was put in place of {}, by the template that has most in common with the prompt; the prompt where none fits.
+std::string typed_in(const std::string& prompt, const std::vector<std::string>& templates) {
+    size_t start = 0, size = prompt.size();
+    for (const std::string& templ : templates) {
+        const size_t place = templ.find("{}"), between = prompt.size() + 2 - templ.size();
+        if (place == templ.npos || between >= size || prompt.compare(0, place, templ, 0, place) != 0) continue;
+        if (prompt.compare(place + between, prompt.npos, templ, place + 2, templ.npos) != 0) continue;
+        start = place;
+        size = between;
+    }
+    return prompt.substr(start, size);
+}
+
+[[noreturn]] void refuse_unknown_word(const TokenizerModel& model, TextView word, const std::string& typed) {
     std::vector<Text> known;
     for (const auto& [token, id] : model.vocabulary) known.push_back(decode_utf8(token).value_or(U""));
     const std::optional<Text> close = close_match(lower(word), known);
     const std::string hint = close ? "did you mean " + repr(TextView(*close)) + "? " : "";
     fail(NERVE_USAGE,
-         {"word ", repr(word), " of ", shortened(prompt), " is not known to this bundle's tokenizer; ", hint,
+         {"word ", repr(word), " of ", repr(typed), " is not known to this bundle's tokenizer; ", hint,
           "other words need a bundle of real weights (nerve-build --preset edge); known words: ", known_words(model)});
 }
 
@@ -144,7 +157,8 @@ PromptTokenizer::PromptTokenizer(const std::string& path, const VocabularyRecord
 
 PromptTokenizer::~PromptTokenizer() = default;
 
-std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool strict, const Warn& warn) const {
+std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool strict, const Warn& warn,
+                                                 const std::vector<std::string>& templates) const {
     const Text text = decode_utf8(prompt).value_or(U"");
     std::vector<Token> typed = tokens_of(*model_, text);
     const size_t room = context_length_ - model_->before.size() - model_->after.size();
@@ -158,7 +172,7 @@ std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool
     if (unknown_id_ != NO_TOKEN && unknown != ids.end()) {
         const size_t place = static_cast<size_t>(unknown - ids.begin()) - model_->before.size();
         const Token token = place < typed.size() ? typed[place] : Token{unknown_id_, 0, 0};
-        refuse_unknown_word(*model_, text, TextView(text).substr(token.start, token.end - token.start));
+        refuse_unknown_word(*model_, TextView(text).substr(token.start, token.end - token.start), typed_in(prompt, templates));
     }
     refuse_special_tokens(*model_, text, typed, end_id_, unknown_id_);
     if (is_cut) {
@@ -169,11 +183,12 @@ std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool
     return ids;
 }
 
-std::vector<int64_t> PromptTokenizer::encode(const std::vector<std::string>& prompts, bool strict, const Warn& warn) const {
+std::vector<int64_t> PromptTokenizer::encode(const std::vector<std::string>& prompts, bool strict, const Warn& warn,
+                                             const std::vector<std::string>& templates) const {
     std::vector<int64_t> all;
     bool ends = true;
     for (const std::string& prompt : prompts) {
-        const std::vector<int64_t> ids = encode_one(prompt, strict, warn);
+        const std::vector<int64_t> ids = encode_one(prompt, strict, warn, templates);
         ends = ends && std::find(ids.begin(), ids.end(), end_id_) != ids.end();
         all.insert(all.end(), ids.begin(), ids.end());
     }

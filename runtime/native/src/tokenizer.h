@@ -24,10 +24,13 @@ class PromptTokenizer {
     // Token ids of n prompts, (n, context_length), padded with the end token.
     // Raises UsageError: a prompt holds a special token such as <|endoftext|>, a word that a tokenizer of known words does
     // not know, or is too long and `strict`. BundleError: the tokenizer does not end a prompt with the end token.
-    std::vector<int64_t> encode(const std::vector<std::string>& prompts, bool strict, const Warn& warn) const;
+    // `templates`: what the prompts were made of, with {} where a word was put, so that an error can name that word.
+    std::vector<int64_t> encode(const std::vector<std::string>& prompts, bool strict, const Warn& warn,
+                                const std::vector<std::string>& templates) const;
 
    private:
-    std::vector<int64_t> encode_one(const std::string& prompt, bool strict, const Warn& warn) const;
+    std::vector<int64_t> encode_one(const std::string& prompt, bool strict, const Warn& warn,
+                                    const std::vector<std::string>& templates) const;
 
     std::unique_ptr<const TokenizerModel> model_;
     size_t context_length_;

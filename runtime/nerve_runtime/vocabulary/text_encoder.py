@@ -117,7 +117,7 @@ class TextEncoder:
             vocabulary = self._manifest.vocabulary
             path = verify_file(self._bundle, self._manifest, vocabulary.tokenizer)
             self._tokenizer = PromptTokenizer(path, vocabulary)
-        token_ids = self._tokenizer.encode(prompts, strict=self._strict)
+        token_ids = self._tokenizer.encode(prompts, templates=self._templates, strict=self._strict)
         if self._session is None:
             self._session = self._backend.open_session("text")
         return self._session.run({"token_ids": token_ids})["text_embeddings"]

@@ -45,11 +45,14 @@ class PromptTokenizer:
             raise BundleError(f"{path} has no token {token!r}, which the manifest names; rebuild the bundle")
         return token_id
 
-    def encode(self, prompts: Sequence[str], *, strict: bool = False) -> NDArray[np.int64]:
+    def encode(
+        self, prompts: Sequence[str], *, templates: Sequence[str] = (), strict: bool = False
+    ) -> NDArray[np.int64]:
         """Token ids of prompts, int64 (n, l), padded with the end token to the context length l.
 
         Args:
             prompts: n texts.
+            templates: what they were made of, with `{}` where a word was put, so that an error can name that word.
             strict: refuse a prompt that is cut to the context length, which is otherwise a warning.
 
         Raises:
@@ -59,7 +62,7 @@ class PromptTokenizer:
         """
         encodings = self._tokenizer.encode_batch(list(prompts))
         for prompt, encoding in zip(prompts, encodings, strict=True):
-            self._refuse_unknown_words(prompt, encoding)
+            self._refuse_unknown_words(prompt, templates, encoding)
             self._refuse_special_tokens(prompt, encoding)
             if encoding.overflowing:
                 message = f"prompt {_short(prompt)} is longer than {self._context_length} tokens and is cut; shorten it"
@@ -80,15 +83,17 @@ class PromptTokenizer:
                 "expected plain words; remove it"
             )
 
-    def _refuse_unknown_words(self, prompt: str, encoding: Encoding) -> None:
+    def _refuse_unknown_words(self, prompt: str, templates: Sequence[str], encoding: Encoding) -> None:
         if self._unknown_id is None or self._unknown_id not in encoding.ids:
             return
         start, end = encoding.offsets[encoding.ids.index(self._unknown_id)]
         word = prompt[start:end]
         close = get_close_matches(word.lower(), self._tokenizer.get_vocab(), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        typed = _typed(prompt, templates)
+        place = typed if word in typed else prompt
         raise UsageError(
-            f"word {word!r} of {_short(prompt)} is not known to this bundle's tokenizer; {hint}other words need a "
+            f"word {word!r} of {place!r} is not known to this bundle's tokenizer; {hint}other words need a "
             f"bundle of real weights (nerve-build --preset edge); known words: {self._known_words()}"
         )
 
@@ -96,6 +101,21 @@ class PromptTokenizer:
         words = sorted(word for word in self._tokenizer.get_vocab() if word[:1].isalnum())
         more = f" and {len(words) - WORDS_SHOWN} more" if len(words) > WORDS_SHOWN else ""
         return ", ".join(words[:WORDS_SHOWN]) + more
+
+
+def _typed(prompt: str, templates: Sequence[str]) -> str:
+    """What was put in place of `{}`, by the template that has most in common with the prompt; the prompt where none fits.
+
+    >>> _typed("a photo of a cat.", ["{}", "a photo of a {}."])
+    'cat'
+    """
+    halves = [template.split("{}", 1) for template in templates if "{}" in template]
+    fitting = [
+        prompt[len(before) : len(prompt) - len(after)]
+        for before, after in halves
+        if prompt.startswith(before) and prompt.endswith(after) and len(before) + len(after) <= len(prompt)
+    ]
+    return min([prompt, *fitting], key=len)
 
 
 def _short(prompt: str) -> str:

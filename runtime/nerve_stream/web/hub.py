@@ -19,8 +19,8 @@ from nerve_stream.web.view import UInt8Array, View, drawn, fitted
 JPEG_QUALITY = 85
 REFRESH_S = 1.0
 """What the page says is looked up so often, also while no frame comes."""
-LISTED_CLASSES = 60
-"""Of a longer list the page names only those that are seen."""
+LISTED_CLASSES = 256
+"""Of a longer list, 14 kB a frame, the page names only those that are seen or hidden."""
 JOIN_TIMEOUT_S = 1.0
 
 
@@ -194,7 +194,7 @@ class Hub:
         picture = drawn(rgb, result, view, self._style)
         encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         self.encodings += 1
-        return _frame_text(frame, result), encoded.tobytes()
+        return _frame_text(frame, result, view.hidden), encoded.tobytes()
 
     def _send(self, text: dict[str, Any], jpeg: bytes) -> None:
         content = json.dumps(text, ensure_ascii=False, allow_nan=False).encode()
@@ -207,14 +207,17 @@ def _view_text(view: View) -> dict[str, Any]:
     return {"source": view.source, "opacity": view.opacity, "heat": view.heat, "hidden": sorted(view.hidden)}
 
 
-def _frame_text(frame: ShownFrame, smaller: FrameResult) -> dict[str, Any]:
-    """What the page says of a frame; areas are those of the picture that is shown."""
+def _frame_text(frame: ShownFrame, smaller: FrameResult, hidden: frozenset[str]) -> dict[str, Any]:
+    """What the page says of a frame; areas are those of the picture that is shown. Label 0 is always the first class."""
     result = frame.result
     colours, areas = class_colours(result.class_names), smaller.areas
+    listed = (
+        {result.class_names[0], *areas, *hidden} if len(result.class_names) > LISTED_CLASSES else result.class_names
+    )
     classes = [
         {"name": name, "colour": f"#{bytes(colours[label]).hex()}", "share": round(areas.get(name, 0.0), 4)}
         for label, name in enumerate(result.class_names)
-        if len(result.class_names) <= LISTED_CLASSES or name in areas
+        if name in listed
     ]
     return {
         "frame": result.index,

@@ -6,6 +6,7 @@ const REFUSAL_MS = 900;
 const SLIDING_MS = 80;
 const DESCRIBE_MS = 2000;
 const AREA_MEMORY = 0.95;
+const SEEN_AT_ONCE = 10; // rows of the legend; more have a field to find one
 const RETRY_MS = [500, 1000, 2000, 4000];
 const byId = (id) => document.getElementById(id);
 const canvas = byId("canvas");
@@ -161,18 +162,52 @@ function describeLegend() {
   });
   rows.forEach((row) => row.remove());
   byId("show-all").hidden = !drawn.some((one) => hidden.has(one.name));
+  find();
 }
 
-// Largest first, as of the last seconds; the list rests while somebody points at it or is in it.
+// Rows whose name has the letters that are looked for; no other is seen or reached.
+function find() {
+  const rows = [...byId("legend").children];
+  const field = byId("find");
+  byId("find-row").hidden = rows.length <= SEEN_AT_ONCE;
+  if (byId("find-row").hidden) field.value = "";
+  const wanted = field.value.trim().toLowerCase();
+  rows.forEach((row) => { row.hidden = !row.dataset.name.toLowerCase().includes(wanted); });
+  const found = rows.filter((row) => !row.hidden);
+  const names = (state.names || 0) - Number(Boolean(state.background));
+  setText("found", found.length < names ? `${found.length} of ${names}` : `${names}`);
+  reachable(found.find((row) => row.contains(document.activeElement)) || found.find((row) => "reached" in row.dataset) || found[0]);
+}
+
+// Tab stops at one row, arrow keys go on from there: a hundred classes are no two hundred stops.
+function reachable(reached) {
+  for (const row of byId("legend").children) {
+    row.toggleAttribute("data-reached", row === reached);
+    for (const button of row.children) button.tabIndex = row === reached ? 0 : -1;
+  }
+}
+
+function moveInLegend(event) {
+  const rows = [...byId("legend").children].filter((row) => !row.hidden);
+  const place = rows.findIndex((row) => row.contains(event.target));
+  const next = { ArrowDown: place + 1, ArrowUp: place - 1, Home: 0, End: rows.length - 1 }[event.key];
+  if (next === undefined) return;
+  event.preventDefault();
+  rows[next]?.querySelector(`.${event.target.className}`).focus();
+}
+
+// Largest first, now or over the last seconds; the list rests while somebody points at it or is in it.
 function inOrder(classes) {
   for (const { name, share } of classes) {
     usualShares.set(name, AREA_MEMORY * (usualShares.get(name) ?? share) + (1 - AREA_MEMORY) * share);
   }
   const names = classes.map((one) => one.name);
-  const isOther = names.length !== order.length || names.some((name) => !order.includes(name));
+  const before = new Set(order);
+  const isOther = names.length !== order.length || names.some((name) => !before.has(name));
   const list = byId("legend");
   if (isOther || (Date.now() - describedAt > DESCRIBE_MS && !list.matches(":hover, :focus-within"))) {
-    order = [...names].sort((a, b) => Math.round(100 * usualShares.get(b)) - Math.round(100 * usualShares.get(a)));
+    const largest = new Map(classes.map(({ name, share }) => [name, Math.round(100 * Math.max(share, usualShares.get(name)))]));
+    order = [...names].sort((a, b) => largest.get(b) - largest.get(a));
   }
   const places = new Map(order.map((name, place) => [name, place]));
   return [...classes].sort((a, b) => places.get(a.name) - places.get(b.name));
@@ -286,6 +321,9 @@ byId("source").addEventListener("change", async (event) => tellRefusal(await ask
 byId("pause").addEventListener("click", async () => tellRefusal(await askJson("run", { do: state.paused ? "resume" : "pause" })));
 byId("step").addEventListener("click", async () => tellRefusal(await askJson("run", { do: "step" })));
 byId("show-all").addEventListener("click", () => hide([]));
+byId("find").addEventListener("input", find);
+byId("legend").addEventListener("keydown", moveInLegend);
+byId("legend").addEventListener("focusin", find);
 
 async function upload(file) {
   if (!file) return;

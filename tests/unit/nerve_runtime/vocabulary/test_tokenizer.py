@@ -57,6 +57,14 @@ def test_an_unknown_word_is_named_with_the_words_that_are_known(tokenizer: Promp
         tokenizer.encode(["red", "a unicorn"])
 
 
+def test_an_unknown_word_is_named_with_the_class_that_was_typed(tokenizer: PromptTokenizer) -> None:
+    templates = ["{}", "a {} ball", "a photo of {}"]
+    with pytest.raises(UsageError, match=r"word 'unicorn' of 'blue unicorn' is not known"):
+        tokenizer.encode(["a blue unicorn ball"], templates=templates)
+    with pytest.raises(UsageError, match=r"word 'foto' of 'a foto of red' is not known"):
+        tokenizer.encode(["a foto of red"], templates=["a foto of {}"])
+
+
 def test_a_long_prompt_is_cut_with_a_warning(tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture) -> None:
     prompt = "red " * 30
     with caplog.at_level(logging.WARNING):

@@ -1,5 +1,6 @@
-"""Exports read back by the libraries of others, in an environment of their own: `make test-exports`."""
+"""Exports and detections read back by the libraries of others, in an environment of their own: `make test-exports`."""
 
+import os
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -15,10 +16,14 @@ from tests.data.drawn_results import drawn_results
 READERS = ROOT / "build" / "readers" / "bin" / "python"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not READERS.exists(), reason="no build/readers with datumaro and others; make test-exports makes it"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not READERS.exists(), reason="no build/readers with datumaro and others; make test-exports makes it"
+    ),
+]
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_what_others_read_is_the_labels_to_the_pixel(background: bool, tmp_path: Path) -> None:
     results = list(drawn_results(background=background))
@@ -41,3 +46,20 @@ def test_what_others_read_is_the_labels_to_the_pixel(background: bool, tmp_path:
     assert set(read.files) == set(expected)
     for key, mask in expected.items():
         np.testing.assert_array_equal(read[key], mask, err_msg=key)
+
+
+def test_what_supervision_draws_is_each_pixel_that_has_a_label(tmp_path: Path) -> None:
+    labels = {str(number): result.labels for number, result in enumerate(drawn_results(background=False))}
+    names = next(drawn_results(background=False)).class_names
+    np.savez(tmp_path / "results.npz", allow_pickle=False, names=np.array(names), **labels)
+    script = ROOT / "tests" / "data" / "read_detections.py"
+    words = [READERS, script, tmp_path / "results.npz", tmp_path / "read.npz"]
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT / "runtime")}
+    run = subprocess.run(words, capture_output=True, text=True, check=False, env=surroundings)
+    assert run.returncode == 0, run.stderr
+    read = np.load(tmp_path / "read.npz")
+    for number, expected in labels.items():
+        assert set(read[f"{number}|labels"].tolist()) == set(np.unique(expected).tolist()) - {255}
+        for mask, label in zip(read[f"{number}|masks"], read[f"{number}|labels"], strict=True):
+            np.testing.assert_array_equal(mask, expected == label)
+        np.testing.assert_array_equal((read[f"{number}|drawn"] != 128).any(axis=-1), expected != 255)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nerve_runtime.result import FrameResult
+from nerve_runtime import FrameResult, label_dtype
 from nerve_stream.web import app
 from nerve_stream.web.uploads import UploadedPictures
 from tests.data.served_page import ServedPage, Viewer, decoded, grey, half_and_half, png_of, wait_for
@@ -49,6 +49,22 @@ def test_a_viewer_sees_the_frame_and_reads_what_is_in_it(page: ServedPage) -> No
     picture = decoded(jpeg)
     assert picture.shape == (48, 64, 3)
     assert np.abs(picture[24, 10].astype(int) - picture[24, 50]).max() > 30
+
+
+@pytest.mark.parametrize(("count", "listed"), [(256, 256), (257, 4)])
+def test_of_a_very_long_list_the_page_names_what_is_seen_or_hidden(page: ServedPage, count: int, listed: int) -> None:
+    names = ("background", *(f"class {number}" for number in range(1, count)))
+    labels = np.full((48, 64), 7, dtype=label_dtype(count))
+    labels[:, 32:] = 9
+    result = replace(half_and_half(), labels=labels, class_names=names)
+    with page.viewer() as viewer:
+        page.post("/view", {"hidden": ["class 200", "no class"]})
+        page.show(result=result)
+        text, _ = viewer.next_where(lambda text: text.get("classes") and text["hidden"])
+    found = [one["name"] for one in text["classes"]]
+    assert len(found) == listed
+    assert {"class 7", "class 9", "class 200"} < set(found)
+    assert found[0] == "background"
 
 
 def test_eight_viewers_share_one_encoding(page: ServedPage) -> None:
