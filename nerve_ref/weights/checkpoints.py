@@ -203,7 +203,7 @@ def _diffuser(kind: Any, folder: Path) -> Any:
 def _transformer(kind: Any, path: Path, single_file: Any) -> Any:
     """A transformers network from a folder, or from what `single_file` returns: its configuration and tensors."""
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-    with _readable(path), _without_progress_bar():
+    with _readable(path), _quietly():
         if path.is_dir():
             model, report = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, **options)
         else:
@@ -243,12 +243,14 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar over ours for files that are read in milliseconds."""
-    was_enabled = transformers_logging.is_progress_bar_enabled()
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing a bar over ours, and from a table of weights that are refused or known to be left."""
+    was_enabled, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if was_enabled:
             transformers_logging.enable_progress_bar()

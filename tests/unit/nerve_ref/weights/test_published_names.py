@@ -4,6 +4,7 @@ The names are those that transformers 4.31 to 4.57 and diffusers 0.6 write, note
 them is what their sizes say (tests/parity/test_rehearsal.py).
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,15 @@ def test_a_weight_that_is_missing_ends_every_reader(tmp_path: Path, kind: str) -
             read(path, config)
 
 
-def test_a_dino_with_registers_is_not_read_as_one_without(tmp_path: Path) -> None:
+def test_a_dino_with_registers_is_not_read_as_one_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = new_dino("dinov2 with registers")
     save_file(network.state_dict(), tmp_path / "with.safetensors")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with pytest.raises(ValueError, match=r"no place for, such as embeddings\.register_tokens; it is another network"):
         read_dino(tmp_path / "with.safetensors", DINOS["dinov2"])
+    assert caplog.text == "", "the sentence says all"
 
 
 def test_a_deeper_clip_is_not_read_as_a_shallower_one(tmp_path: Path) -> None:
