@@ -238,7 +238,7 @@ def tensors(configs: Mapping[str, Mapping[str, Mapping[str, Any]]], network: str
     """The tensors of a weight file, in the order in which it holds them."""
     with torch.device("meta"):
         named = dict(_module(configs[network], path).state_dict())
-    found = [Tensor(_published_name(network, path, name), "F32", tuple(each.shape)) for name, each in named.items()]
+    found = [Tensor(published_name(network, path, name), "F32", tuple(each.shape)) for name, each in named.items()]
     found += [Tensor(name, "I64", (1, length)) for name, length in _position_ids(configs[network], path).items()]
     return writer(network).ordered(found)
 
@@ -265,7 +265,7 @@ def _stripped(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _published_name(network: str, path: str, name: str) -> str:
+def published_name(network: str, path: str, name: str) -> str:
     """The name of a tensor in the file; the libraries have renamed some since, and rename them while they read."""
     renamed = OLD_DINO_ATTENTION if network == DINOV2 else OLD_ATTENTION if path.startswith("vae/") else {}
     for new, old in renamed.items():

@@ -130,26 +130,26 @@ def environment(hub: HubServer, folder: Path, configs: Configs = CONFIGS) -> dic
         site = folder / "site"
         site.mkdir(parents=True, exist_ok=True)
         (site / "sitecustomize.py").write_text(SITE)
-        (site / "configs.json").write_text(json.dumps(_roles(configs)))
+        (site / "configs.json").write_text(json.dumps(roles(configs)))
         root = Path(__file__).parents[2]
         paths = (site, root, root / "export", root / "runtime")
         changed["PYTHONPATH"] = os.pathsep.join(str(path) for path in paths)
     return {**kept, **changed}
 
 
-def _roles(configs: Configs) -> dict[str, dict[str, Any]]:
+def roles(configs: Configs) -> dict[str, dict[str, Any]]:
     """The configurations by network and role, as `nerve_ref.weights.configs.published` has them."""
     from nerve_ref.weights.configs.published import CONFIGS as OURS
 
-    roles: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for network in {name for names in NETWORKS.values() for name in names} - {TOKENIZER, TAESD}:
         theirs, ours = configs[network], OURS[network]
         if "clip" in ours:
-            roles[network] = {"clip": _clip_roles(ours["clip"], theirs["config.json"])}
+            found[network] = {"clip": _clip_roles(ours["clip"], theirs["config.json"])}
             continue
         files = {"dinov2": "config.json"} if "dinov2" in ours else {role: f"{role}/config.json" for role in _NARROWED}
-        roles[network] = {role: _narrowed(ours[role], theirs[path]) for role, path in files.items()}
-    return roles
+        found[network] = {role: _narrowed(ours[role], theirs[path]) for role, path in files.items()}
+    return found
 
 
 _NARROWED = ("unet", "text_encoder")

@@ -129,17 +129,18 @@ class FileOnDisk:
 
 def write_pickle(path: Path, tensors: Sequence[Tensor], size: int | None) -> None:
     """A file of PyTorch with these tensors; a part that nobody reads fills it up to a size in bytes."""
-    torch.save({tensor.name: _whole(tensor) for tensor in tensors}, path)
+    torch.save({tensor.name: whole(tensor) for tensor in tensors}, path)
     if size is None:
         return
     missing = size - _with_filling(path, b"")
     if missing < 0:
         raise ValueError(f"{path.name} has {-missing} bytes too many")
-    torch.save({tensor.name: _whole(tensor) for tensor in tensors}, path)
+    torch.save({tensor.name: whole(tensor) for tensor in tensors}, path)
     _with_filling(path, bytes(missing))
 
 
-def _whole(tensor: Tensor) -> torch.Tensor:
+def whole(tensor: Tensor) -> torch.Tensor:
+    """All numbers of a tensor, in its shape."""
     blocks = [_block(tensor, number) for number in range(-(-tensor.size // (BLOCK_VALUES * 4)))]
     return torch.from_numpy(np.concatenate(blocks).reshape(tensor.shape))
 
