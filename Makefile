@@ -143,7 +143,7 @@ $(READERS)/.installed: requirements/readers.txt
 	@$(READERS)/bin/python -m pip --quiet --disable-pip-version-check install $(PIP_ARGS) -r requirements/readers.txt
 	@touch $@
 
-presets: $(VENV)/.linked ## build every kind of network that no preset names, and edge from a stand-in of the hub (a quarter of an hour)
+presets: $(VENV)/.linked ## build every kind of network that no preset names, and edge, sd15 and dinov2 from a stand-in of the hub (half an hour)
 	@$(PY) -m pytest -q -m presets $(PYTEST_ARGS)
 
 check: format-check lint types contracts test ## all that a change must pass

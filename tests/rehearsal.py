@@ -103,10 +103,27 @@ def rehearse(hub: HubServer, folder: Path, configs: Configs = CONFIGS) -> None:
     _again(stage)
 
 
-def _lock_and_plan(stage: Rehearsal, open_lock: Path) -> None:
+def build_another(hub: HubServer, folder: Path, preset: str, configs: Configs) -> None:
+    """Lock and build another preset from the hub, at a small size and without its faults.
+
+    Raises:
+        AssertionError: it was not built, or does not agree with the reference.
+    """
+    stage = Rehearsal(hub, folder, configs)
+    _lock(stage, publish(hub, stage.folder / "served", configs, preset).open_lock)
+    built = stage.run("nerve-build", "--preset", preset, "--lock", LOCK, "--locked", "--size", "128", "128")
+    assert built.code == 0, built
+    assert "comparisons passed" in built.text
+
+
+def _lock(stage: Rehearsal, open_lock: Path) -> None:
     locked = stage.run("nerve-build", "lock", LOCK, "--source", str(open_lock.relative_to(stage.folder)))
     assert locked.code == 0, locked
     assert "not pinned" not in locked.text
+
+
+def _lock_and_plan(stage: Rehearsal, open_lock: Path) -> None:
+    _lock(stage, open_lock)
     planned = stage.run(*BUILD, "--dry-run")
     assert planned.code == 0, planned
     refused = stage.run(*BUILD, "--offline")

@@ -1,7 +1,7 @@
 """Reading networks from disk: folders in the layout of the hub, or single safetensors files; nothing is unpickled.
 
-Weights may be stored in half precision; they are widened to float32. A weight that a file lacks is an error: the
-libraries would go on with a random one.
+Weights may be stored in half precision; they are widened to float32. A weight that a file lacks is an error, as the
+libraries would go on with a random one; so is one that the network has no place for, as it would be dropped.
 """
 
 import json
@@ -19,7 +19,15 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    RadioModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from nerve_ref.providers.dino import DinoModel
@@ -34,7 +42,17 @@ LDM_TEXT, LDM_OPEN_CLIP_TEXT = "cond_stage_model.transformer.", "cond_stage_mode
 """Where the original checkpoints of Stable Diffusion keep their networks; the last two are those of 1 and 2."""
 OLD_ATTENTION_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Autoencoders published before diffusers 0.16 name their attention so."""
-NOT_OF_THE_TEXT_ENCODER = ("text_projection", "logit_scale", "position_ids")
+POSITION_IDS = "position_ids"
+"""Numbers of positions, which transformers before 4.31 saved beside the weights."""
+NOT_OF_THE_TEXT_ENCODER = ("text_projection", "text_projection.weight", "logit_scale", POSITION_IDS)
+_CLASSIFIER = ("classifier.weight", "classifier.bias")
+LEFT_IN_THE_FILE: Mapping[type, tuple[str, ...]] = {
+    CLIPTextModel: NOT_OF_THE_TEXT_ENCODER,
+    Dinov2Model: _CLASSIFIER,
+    Dinov2WithRegistersModel: _CLASSIFIER,
+    RadioModel: ("video_patch_projection.weight",),
+}
+"""How the names end of what files hold beside a network that is read here: heads for other purposes."""
 NAMES_SHOWN = 4
 
 
@@ -42,7 +60,7 @@ def read_clip(path: Path, config: Mapping[str, Any]) -> CLIPModel:
     """CLIP from a transformers folder, or a single file in transformers' or OpenCLIP's names with the given configuration.
 
     Raises:
-        ValueError: if it cannot be read or lacks a weight.
+        ValueError: if it cannot be read or has other weights.
     """
     return _transformer(CLIPModel, path, lambda: (CLIPConfig(**config), from_open_clip(_tensors(path))))
 
@@ -51,7 +69,7 @@ def read_dino(path: Path, config: Mapping[str, Any]) -> DinoModel:
     """DINOv2, DINOv3 or RADIO, as the configuration says, likewise.
 
     Raises:
-        ValueError: if it cannot be read or lacks a weight.
+        ValueError: if it cannot be read or has other weights.
     """
     make_config, kind = DINO_CLASSES[config.get("model_type", "dinov2")]
     return _transformer(kind, path, lambda: (make_config(**config), _tensors(path)))
@@ -61,7 +79,7 @@ def read_text_encoder(path: Path, config: Mapping[str, Any]) -> CLIPTextModel:
     """Stable Diffusion's text encoder, likewise; a single file may also be an original checkpoint.
 
     Raises:
-        ValueError: if it cannot be read or lacks a weight.
+        ValueError: if it cannot be read or has other weights.
     """
 
     def single_file() -> tuple[CLIPTextConfig, Tensors]:
@@ -75,7 +93,7 @@ def read_unet(path: Path, config: Mapping[str, Any]) -> UNet2DConditionModel:
     """A UNet from a diffusers folder, or a single file in diffusers' or the original names.
 
     Raises:
-        ValueError: if it cannot be read or lacks a weight.
+        ValueError: if it cannot be read or has other weights.
     """
     if path.is_dir():
         return _diffuser(UNet2DConditionModel, path)
@@ -94,7 +112,7 @@ def read_autoencoder(path: Path, config: Mapping[str, Any], tiny_config: Mapping
         tiny_config: of TAESD, for a single file.
 
     Raises:
-        ValueError: if it cannot be read, lacks a weight, or is another kind.
+        ValueError: if it cannot be read, has other weights, or is another kind.
     """
     if path.is_dir():
         return _diffuser(_autoencoder_kind(path), path)
@@ -161,7 +179,8 @@ def _filled(kind: Any, config: Mapping[str, Any], tensors: Tensors, path: Path) 
     """
     with torch.device("meta"):
         model = kind.from_config(dict(config))
-    _refuse_missing(path, kind, set(model.state_dict()) - set(tensors))
+    names = set(model.state_dict())
+    _refuse_other_weights(path, kind, names - set(tensors), set(tensors) - names)
     with _readable(path):
         model.load_state_dict(tensors, strict=False, assign=True)
     return model
@@ -177,31 +196,40 @@ def _diffuser(kind: Any, folder: Path) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    _refuse_missing(folder, kind, report["missing_keys"])
+    _refuse_other_weights(folder, kind, report["missing_keys"], report["unexpected_keys"])
     return model
 
 
 def _transformer(kind: Any, path: Path, single_file: Any) -> Any:
     """A transformers network from a folder, or from what `single_file` returns: its configuration and tensors."""
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
-    with _readable(path), _without_progress_bar():
+    with _readable(path), _quietly():
         if path.is_dir():
             model, report = kind.from_pretrained(path, local_files_only=True, use_safetensors=True, **options)
         else:
             config, tensors = single_file()
             model, report = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
-    _refuse_missing(path, kind, report["missing_keys"])
+    _refuse_other_weights(path, kind, report["missing_keys"], report["unexpected_keys"])
     return model
 
 
-def _refuse_missing(path: Path, kind: Any, names: Collection[str]) -> None:
-    if not names:
-        return
-    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-    raise ValueError(
-        f"{path} lacks {len(names)} weights of a {kind.__name__}, such as {shown}; "
-        "it is another network or an incomplete copy: fetch it again or give another path"
-    )
+def _refuse_other_weights(path: Path, kind: Any, missing: Collection[str], unexpected: Collection[str]) -> None:
+    """Refuse a file whose weights are not those of the network, but for what is known to be no part of it."""
+    if missing:
+        raise ValueError(
+            f"{path} lacks {len(missing)} weights of a {kind.__name__}, such as {_shown(missing)}; "
+            "it is another network or an incomplete copy: fetch it again or give another path"
+        )
+    left = (*LEFT_IN_THE_FILE.get(kind, ()), POSITION_IDS)
+    if without_place := [name for name in unexpected if not name.endswith(left)]:
+        raise ValueError(
+            f"{path} has {len(without_place)} weights that a {kind.__name__} of this configuration has no place for, "
+            f"such as {_shown(without_place)}; it is another network: give another path, or the preset that it is for"
+        )
+
+
+def _shown(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:NAMES_SHOWN])
 
 
 @contextmanager
@@ -215,12 +243,14 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _without_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing a bar over ours for files that are read in milliseconds."""
-    was_enabled = transformers_logging.is_progress_bar_enabled()
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing a bar over ours, and from a table of weights that are refused or known to be left."""
+    was_enabled, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if was_enabled:
             transformers_logging.enable_progress_bar()

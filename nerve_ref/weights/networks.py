@@ -354,7 +354,7 @@ def empty_prompt(name: AnyNetwork, path: Path) -> Float[Tensor, "1 l d"]:
         path: folder or single file of the text encoder.
 
     Raises:
-        ValueError: if the encoder cannot be read or lacks a weight.
+        ValueError: if the encoder cannot be read or has other weights.
     """
     encoder = read_text_encoder(path, network_config(name, "text_encoder")).eval()
     tokens = network_config(name, "empty_prompt")

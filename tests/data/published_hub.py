@@ -1,4 +1,4 @@
-"""The repositories of `edge` as the hub has them, served by the stand-in, with random numbers in the tensors."""
+"""The repositories of a preset as the hub has them, served by the stand-in, with random numbers in the tensors."""
 
 import json
 import os
@@ -10,10 +10,27 @@ from typing import Any
 from nerve_ref.weights.lock import PACKAGED_LOCK, FilePin, LockedNetwork, lock_text, read_lock
 from nerve_ref.weights.random import synthetic_tokenizer
 from tests.data.hub_server import PROXIES, TOKEN, HubServer, Served
-from tests.data.published_files import CLIP, CONFIGS, SD, TAESD, TOKENIZER, config_text, is_padded, tensors
+from tests.data.published_files import (
+    CLIP,
+    CLIP_336,
+    CONFIGS,
+    DINOV2,
+    SD,
+    SD15,
+    TAESD,
+    TOKENIZER,
+    config_text,
+    tensors,
+    writer,
+)
 from tests.data.random_checkpoints import FileOnDisk, RandomSafetensors, write_pickle
 
-NETWORKS = (TOKENIZER, CLIP, SD, TAESD)
+NETWORKS = {
+    "edge": (TOKENIZER, CLIP, SD, TAESD),
+    "sd15": (TOKENIZER, CLIP_336, SD15),
+    "dinov2": (TOKENIZER, CLIP_336, DINOV2),
+}
+"""What a preset is built from, by the names of the lock."""
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PICKLE = "pytorch_model.bin"
 Configs = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -39,17 +56,19 @@ class PublishedHub:
     open_lock: Path
 
 
-def publish(hub: HubServer, folder: Path, configs: Configs = CONFIGS) -> PublishedHub:
-    """Let the hub serve every repository that the lock names for `edge`, at the lock's commits, mirrors included.
+def publish(hub: HubServer, folder: Path, configs: Configs = CONFIGS, preset: str = "edge") -> PublishedHub:
+    """Let the hub serve every repository that the lock names for a preset, at the lock's commits, mirrors included.
 
     Args:
         hub: the stand-in.
         folder: takes the files that are not made while they are sent: a pickle of 0.6 GB.
         configs: the published ones, or narrower ones; the sizes of files are the lock's for the former only.
+        preset: "edge", "sd15" or "dinov2".
     """
-    locked = {network: read_lock(PACKAGED_LOCK)[network] for network in NETWORKS}
+    networks = NETWORKS[preset]
+    locked = {network: read_lock(PACKAGED_LOCK)[network] for network in networks}
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: _files(name, locked[name], folder, configs) for name in NETWORKS}
+    files = {name: _files(name, locked[name], folder, configs) for name in networks}
     repositories: dict[tuple[str, str], dict[str, bytes | Served]] = {}
     for network, entry in locked.items():
         for mirror in entry.mirrors:
@@ -74,7 +93,7 @@ def _file(network: str, path: str, size: int | None, folder: Path, configs: Conf
         return config_text(configs[network][path])
     held = tensors(configs, network, path)
     if path != PICKLE:
-        return RandomSafetensors(held, is_padded(path))
+        return RandomSafetensors(held, writer(network))
     write_pickle(folder / path, held, size if configs is CONFIGS else None)
     return FileOnDisk(folder / path)
 
@@ -111,30 +130,35 @@ def environment(hub: HubServer, folder: Path, configs: Configs = CONFIGS) -> dic
         site = folder / "site"
         site.mkdir(parents=True, exist_ok=True)
         (site / "sitecustomize.py").write_text(SITE)
-        (site / "configs.json").write_text(json.dumps(_roles(configs)))
+        (site / "configs.json").write_text(json.dumps(roles(configs)))
         root = Path(__file__).parents[2]
         paths = (site, root, root / "export", root / "runtime")
         changed["PYTHONPATH"] = os.pathsep.join(str(path) for path in paths)
     return {**kept, **changed}
 
 
-def _roles(configs: Configs) -> dict[str, dict[str, Any]]:
+def roles(configs: Configs) -> dict[str, dict[str, Any]]:
     """The configurations by network and role, as `nerve_ref.weights.configs.published` has them."""
     from nerve_ref.weights.configs.published import CONFIGS as OURS
 
-    clip = dict(OURS[CLIP]["clip"])
-    for tower in ("text_config", "vision_config"):
-        theirs = configs[CLIP]["config.json"][tower]
-        clip[tower] = {**clip[tower], **{name: theirs[name] for name in ("hidden_size", "intermediate_size")}}
-    unet, text = configs[SD]["unet/config.json"], configs[SD]["text_encoder/config.json"]
-    widths = ("block_out_channels", "attention_head_dim", "cross_attention_dim")
-    return {
-        CLIP: {"clip": clip},
-        SD: {
-            "unet": {**OURS[SD]["unet"], **{name: unet[name] for name in widths}},
-            "text_encoder": {
-                **OURS[SD]["text_encoder"],
-                **{name: text[name] for name in ("hidden_size", "intermediate_size")},
-            },
-        },
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for network in {name for names in NETWORKS.values() for name in names} - {TOKENIZER, TAESD}:
+        theirs, ours = configs[network], OURS[network]
+        if "clip" in ours:
+            found[network] = {"clip": _clip_roles(ours["clip"], theirs["config.json"])}
+            continue
+        files = {"dinov2": "config.json"} if "dinov2" in ours else {role: f"{role}/config.json" for role in _NARROWED}
+        found[network] = {role: _narrowed(ours[role], theirs[path]) for role, path in files.items()}
+    return found
+
+
+_NARROWED = ("unet", "text_encoder")
+_WIDTHS = ("hidden_size", "intermediate_size", "block_out_channels", "attention_head_dim", "cross_attention_dim")
+
+
+def _narrowed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**ours, **{name: theirs[name] for name in _WIDTHS if name in theirs}}
+
+
+def _clip_roles(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**ours, **{tower: _narrowed(ours[tower], theirs[tower]) for tower in ("text_config", "vision_config")}}

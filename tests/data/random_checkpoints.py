@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tests.data.published_files import Tensor
+from tests.data.published_files import Tensor, Writer
 
 BLOCK_VALUES = 1 << 20
 JITTER = 0.02
@@ -35,7 +35,7 @@ def _scale(tensor: Tensor) -> tuple[float, float]:
         return 0.0, tensor.shape[-1] ** -0.5
     if len(tensor.shape) > 1:
         return 0.0, float(np.prod(tensor.shape[1:])) ** -0.5
-    return (1.0, JITTER) if tensor.name.endswith("weight") else (0.0, JITTER)
+    return (1.0, JITTER) if tensor.name.endswith(("weight", "lambda1")) else (0.0, JITTER)
 
 
 def _block(tensor: Tensor, number: int) -> npt.NDArray[np.float32] | npt.NDArray[np.int64]:
@@ -64,7 +64,7 @@ class RandomSafetensors:
     """A safetensors file of these tensors that is nowhere; see `tests.data.hub_server.Served`."""
 
     tensors: Sequence[Tensor]
-    padded: bool
+    writer: Writer
 
     @cached_property
     def header(self) -> bytes:
@@ -76,8 +76,7 @@ class RandomSafetensors:
             described[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
             offset += tensor.size
         text = json.dumps(described, separators=(",", ":")).encode()
-        if self.padded:
-            text += b" " * (-len(text) % 8)
+        text += b" " * self.writer.padding(len(text))
         return len(text).to_bytes(8, "little") + text
 
     @cached_property
@@ -130,17 +129,18 @@ class FileOnDisk:
 
 def write_pickle(path: Path, tensors: Sequence[Tensor], size: int | None) -> None:
     """A file of PyTorch with these tensors; a part that nobody reads fills it up to a size in bytes."""
-    torch.save({tensor.name: _whole(tensor) for tensor in tensors}, path)
+    torch.save({tensor.name: whole(tensor) for tensor in tensors}, path)
     if size is None:
         return
     missing = size - _with_filling(path, b"")
     if missing < 0:
         raise ValueError(f"{path.name} has {-missing} bytes too many")
-    torch.save({tensor.name: _whole(tensor) for tensor in tensors}, path)
+    torch.save({tensor.name: whole(tensor) for tensor in tensors}, path)
     _with_filling(path, bytes(missing))
 
 
-def _whole(tensor: Tensor) -> torch.Tensor:
+def whole(tensor: Tensor) -> torch.Tensor:
+    """All numbers of a tensor, in its shape."""
     blocks = [_block(tensor, number) for number in range(-(-tensor.size // (BLOCK_VALUES * 4)))]
     return torch.from_numpy(np.concatenate(blocks).reshape(tensor.shape))
 
