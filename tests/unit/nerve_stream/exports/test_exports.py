@@ -200,11 +200,19 @@ def test_a_picture_whose_name_is_no_utf_8_does_not_cost_the_others_their_export(
 
 
 def test_yaml_reads_the_class_names_of_yolo_as_they_are(tmp_path: Path) -> None:
-    names = ("background", "\U0001f600 caf\u00e9", 'a "b": #c')
+    names = ("background", "\U0001f600 caf\u00e9", 'a "b": #c', "line\u2028end", "no\ufffecharacter", "back\\slash")
     result = replace(next(drawn_results(background=True)), class_names=names)
     folder = written("yolo", tmp_path, [replace(result, labels=result.labels % len(names))])
     yaml = pytest.importorskip("yaml", reason="not installed: yaml")
     assert yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"] == dict(enumerate(names[1:]))
+
+
+def test_characters_that_xml_cannot_hold_cost_nobody_the_file(tmp_path: Path) -> None:
+    result = replace(next(drawn_results(background=True)), class_names=("background", "a\uffff", "b", "c"))
+    root = ElementTree.parse(written("cvat", tmp_path, [result], picture="bell\x07 <{}>.jpg")).getroot()
+    assert [image.attrib["name"] for image in root.iter("image")] == ["bell\ufffd <0>.jpg"]
+    assert [label.findtext("name") for label in root.iter("label")] == ["a\ufffd", "b", "c"]
+    assert {mask.attrib["label"] for mask in root.iter("mask")} <= {"a\ufffd", "b", "c"}
 
 
 def test_labels_that_somebody_drew_are_kept(tmp_path: Path) -> None:
