@@ -1,6 +1,7 @@
 """Bundles of the hub, fetched by the real huggingface_hub from a stand-in of the hub on the loopback."""
 
 import io
+import json
 import logging
 import os
 import re
@@ -193,6 +194,16 @@ def test_row_53_a_manifest_without_end_is_refused(hub: HubServer) -> None:
     commit = hub.add("owner/endless", {"manifest.json": b" " * (MANIFEST_LIMIT_BYTES + 1)})
     with pytest.raises(BundleError, match=r"manifest\.json is longer than 4000000 bytes"):
         bundle_folder(f"hf://owner/endless@{commit}")
+
+
+@pytest.mark.parametrize("path", ["d/" * 1500 + "d", "n" * 300])
+def test_row_53_a_path_that_no_disk_takes_is_refused(hub: HubServer, tmp_path: Path, path: str) -> None:
+    folder = make_fake_bundle(tmp_path / "published")
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"][path] = {"bytes": 1, "sha256": "0" * 64}
+    address = hub.add("owner/deep", files_in(folder) | {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(BundleError, match=rf"has {len(path)} characters, expected at most 200; tell its owner"):
+        bundle_folder(f"hf://owner/deep@{address}")
 
 
 def test_row_54_a_cut_connection_goes_on_where_it_was_cut(
