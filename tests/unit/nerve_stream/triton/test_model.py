@@ -218,5 +218,6 @@ def test_facts_and_options_survive_the_way() -> None:
 def test_a_pixel_without_label_stays_one_in_16_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = FakeServer(make_fake_bundle(tmp_path / "wide", max_classes=300), tmp_path, monkeypatch)
     wide = running.model._widened(np.array([[1, 255]], dtype=np.uint8))
-    assert (wide.dtype, wide.tolist()) == (np.uint16, [[1, 65535]])
+    assert wide.dtype == np.uint16
+    assert wide.tolist() == [[1, 65535]]
     running.close()
