@@ -37,6 +37,8 @@ UNFINISHED = ".unfinished"
 # A Path made of hf://owner/name has one slash less.
 ADDRESS = re.compile(r"hf:/{1,2}(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 SCHEME = re.compile(r"hf:/")
+PATH_LIMIT = 200
+"""Characters of a path in a bundle, whose own have 20: in a thousand folders nothing can be made or deleted."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REFUSED_STATUS = (401, 403)
 
@@ -264,6 +266,10 @@ def _fetch_bundle(address: HubAddress, folder: Path) -> None:
     except BundleError as error:
         raise BundleError(f"{address} holds no bundle that can be opened: {error}") from error
     kept = without_engines(manifest)
+    if longest := max((len(path) for path in kept.files if len(path) > PATH_LIMIT), default=0):
+        raise BundleError(
+            f"{address}: a path of its manifest has {longest} characters, expected at most {PATH_LIMIT}; tell its owner"
+        )
     if kept != manifest:
         (folder / MANIFEST_NAME).write_bytes(manifest_bytes(kept))
     total = sum(record.bytes for record in kept.files.values())

@@ -113,7 +113,8 @@ class FrameResult:
         labels, one grey channel of 8 bit, or 16 beyond 254 classes; `.json` the record of `nerve-segment --jsonl --rle`.
 
         Raises:
-            UsageError: the suffix is none of these, or the result does not know its frame.
+            UsageError: the suffix is none of these, its format holds no picture so large, or the result does not know its
+                frame.
             ResourceError: the file cannot be written.
         """
         path = Path(path)
@@ -133,7 +134,7 @@ class FrameResult:
             )
         if path.name.lower().endswith(".labels.png"):
             return cv2.imencode(".png", self.labels)[1].tobytes()
-        return cv2.imencode(suffix, self.plot()[..., ::-1])[1].tobytes()
+        return _encoded_picture(self.plot(), suffix)
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """The result as COCO annotations, one for each class seen but the background: `annotations` of instances files.
@@ -181,3 +182,14 @@ class FrameResult:
             confidence=np.array(confidence, dtype=np.float32),
             data={"class_name": np.array([self.class_names[label] for label in seen], dtype=str)},
         )
+
+
+def _encoded_picture(rgb: NDArray[np.uint8], suffix: str) -> bytes:
+    try:
+        done, content = cv2.imencode(suffix, rgb[..., ::-1])
+    except cv2.error:  # what releases before OpenCV 5 do in place of saying no
+        done = False
+    if not done:
+        height, width = rgb.shape[:2]
+        raise UsageError(f"a {suffix} file holds no picture of {width} x {height} pixels; name a .png file")
+    return content.tobytes()

@@ -3,6 +3,7 @@
 Source: CVAT's format description; run lengths are of the box around the mask, row by row, beginning with zeros.
 """
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,9 @@ from nerve_runtime import FrameResult
 from nerve_runtime.drawing import class_colours
 from nerve_stream.exports.base import FileExport
 from nerve_stream.exports.segments import BoolArray, Segment, export_names, segments
+
+NO_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+"""Characters that file names may have and XML may not, not even escaped: one of them and nobody reads the file."""
 
 
 class CvatImages(FileExport):
@@ -26,9 +30,9 @@ class CvatImages(FileExport):
         """Add a picture and its masks."""
         colours = class_colours(result.class_names)
         for label, class_name in export_names(result.class_names, has_background=result.has_background).items():
-            self._classes[class_name] = f"#{bytes(colours[label]).hex()}"
+            self._classes[_xml_text(class_name)] = f"#{bytes(colours[label]).hex()}"
         height, width = result.labels.shape
-        attributes = {"id": str(len(self._images)), "name": name, "width": str(width), "height": str(height)}
+        attributes = {"id": str(len(self._images)), "name": _xml_text(name), "width": str(width), "height": str(height)}
         image = ElementTree.Element("image", attributes)
         image.extend(_mask(segment) for segment in segments(result))
         self._images.append(image)
@@ -51,7 +55,7 @@ class CvatImages(FileExport):
 def _mask(segment: Segment) -> ElementTree.Element:
     left, top, width, height = segment.box
     attributes = {
-        "label": segment.name,
+        "label": _xml_text(segment.name),
         "source": "semi-auto",
         "occluded": "0",
         "rle": ", ".join(map(str, _row_run_lengths(segment.mask[top : top + height, left : left + width]))),
@@ -70,3 +74,7 @@ def _row_run_lengths(mask: BoolArray) -> list[int]:
     changes = np.flatnonzero(np.diff(flat)) + 1
     counts: list[int] = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
     return [0, *counts] if flat[0] else counts
+
+
+def _xml_text(text: str) -> str:
+    return NO_XML.sub("\ufffd", text)

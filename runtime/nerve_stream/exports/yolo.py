@@ -60,15 +60,20 @@ class YoloSegments(Sink):
     def commit(self) -> None:
         """Move the files into the folder, then write `data.yaml`."""
         self._new.move()
-        # As they are: YAML reads the two escapes that JSON has for an emoji as two broken characters.
-        quoted = [json.dumps(name, ensure_ascii=False) for _, name in sorted(self._names.items())]
-        names = [f"  {number}: {name}\n" for number, name in enumerate(quoted)]
+        names = [f"  {number}: {_quoted(name)}\n" for number, (_, name) in enumerate(sorted(self._names.items()))]
         text = f"# Segmented by NERVE Deploy from class names.\npath: .\ntrain: images\nval: images\nnames:\n{''.join(names)}"
         write_bytes_whole(self.path / self.file_name, text.encode())
 
     def abort(self) -> None:
         """Delete what was not moved."""
         self._new.delete()
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML reads it back; JSON's two escapes for an emoji would be two broken characters there."""
+    text = json.dumps(name, ensure_ascii=False)
+    # U+2028 ends a line in YAML, and U+FFFE the reading.
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08X}" for char in text)
 
 
 def _shares(points: list[list[int]], shape: tuple[int, ...]) -> str:

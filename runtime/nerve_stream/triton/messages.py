@@ -1,6 +1,7 @@
 """What a client and the model `nerve` of a Triton server say to each other: names of tensors, options, errors."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,10 +93,11 @@ def error_text(error: NerveError) -> str:
 
 def error_of(text: str) -> NerveError | None:
     """The error that `error_text` wrote, wherever it stands in a server's message; None where there is none."""
-    for name in dir(nerve_runtime):
-        kind: Any = getattr(nerve_runtime, name)
-        if isinstance(kind, type) and issubclass(kind, NerveError):
-            _, mark, sentence = text.partition(f"{name}: ")
-            if mark:
-                return kind(sentence)
-    return None
+    kinds = {name: kind for name in dir(nerve_runtime) if _is_error(kind := getattr(nerve_runtime, name))}
+    # The first that is named: its sentence may quote another, out of a class name.
+    found = re.search(rf"\b({'|'.join(kinds)}): ", text)
+    return None if found is None else kinds[found[1]](text[found.end() :])
+
+
+def _is_error(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, NerveError)

@@ -12,7 +12,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import Message, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from nerve_runtime import NerveError, SourceError, UsageError
@@ -122,7 +121,7 @@ class PageApp:
     async def _mjpeg(self, _: Request) -> Response:
         if self._hub.viewers >= VIEWERS_LIMIT:
             raise RefusedError(503, f"{VIEWERS_LIMIT} viewers look already; try later")
-        return _MjpegResponse(self._parts(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+        return StreamingResponse(self._parts(), media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}")
 
     async def _parts(self) -> AsyncIterator[bytes]:
         with self._hub.viewing():
@@ -227,17 +226,6 @@ async def _hear(socket: WebSocket, turns: _Turns) -> None:
             await socket.close(VIOLATION, f"expected {ACKNOWLEDGED!r} once after each view")
             return
         turns.ended.set()
-
-
-class _MjpegResponse(StreamingResponse):
-    """A stream whose reader is let go when it takes nothing."""
-
-    async def stream_response(self, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            await asyncio.wait_for(send(message), SEND_TIMEOUT_S)
-
-        with contextlib.suppress(asyncio.TimeoutError):
-            await super().stream_response(send_in_time)
 
 
 def _grant(limit: RateLimit) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from nerve_runtime import ResourceError
 from nerve_stream.web.address import OPTION, PageAddress
@@ -17,7 +17,9 @@ from nerve_stream.web.address import OPTION, PageAddress
 CONNECTIONS_LIMIT = 64
 """Sockets that are kept open; one more is closed at once, so that files and cameras never lack descriptors."""
 REQUEST_TIMEOUT_S = 10.0
-"""A connection that asks nothing for so long is closed."""
+"""A connection that asks nothing for so long, at first or after an answer, is closed."""
+READING_TIMEOUT_S = 30.0
+"""A connection that takes nothing of its answer for so long is closed."""
 MESSAGE_LIMIT_BYTES = 1024
 HEADERS_LIMIT_BYTES = 16_384
 GRACE_S = 1
@@ -27,18 +29,48 @@ logger = logging.getLogger("nerve_runtime")
 
 
 class _BoundedProtocol(H11Protocol):
-    """HTTP/1.1 for so many connections at most, none of which may wait with its request."""
+    """HTTP/1.1 for so many connections at most, none of which may wait with its next request or its reading."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS_LIMIT:
             transport.abort()
             return
-        self.loop.call_later(REQUEST_TIMEOUT_S, self._close_without_request)
+        self._await_request_after(None)
 
-    def _close_without_request(self) -> None:
-        if self in self.connections and self.cycle is None and not self.transport.is_closing():
+    def on_response_complete(self) -> None:
+        # A request that was sent ahead begins in here, and is not waited for.
+        answered = self.cycle
+        super().on_response_complete()
+        self._await_request_after(answered)
+
+    def _await_request_after(self, answered: RequestResponseCycle | None) -> None:
+        self.loop.call_later(REQUEST_TIMEOUT_S, self._close_without_request, answered)
+
+    def _close_without_request(self, answered: RequestResponseCycle | None) -> None:
+        # One that is being closed still reads its answer.
+        if self in self.connections and self.cycle is answered and not self.transport.is_closing():
             self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reading_watch.cancel()
+
+    def _watch_reading(self) -> None:
+        left_bytes = self.transport.get_write_buffer_size()
+        self._reading_watch = self.loop.call_later(READING_TIMEOUT_S, self._close_without_reading, left_bytes)
+
+    def _close_without_reading(self, left_bytes: int) -> None:
+        if self not in self.connections:
+            return
+        if self.transport.get_write_buffer_size() == left_bytes:
+            self.transport.abort()
+        else:
+            self._watch_reading()
 
 
 class _StoppableServer(uvicorn.Server):
@@ -102,8 +134,8 @@ def listening(address: PageAddress) -> socket.socket:
     """
     try:
         return _bound(address.host, address.port)
-    except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
+    except (OSError, UnicodeError) as error:  # UnicodeError: a part of the name is empty or too long
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         if in_use and address.or_free:
             return _bound(address.host, 0)
         reason = "it is in use" if in_use else str(error)

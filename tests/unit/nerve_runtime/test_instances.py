@@ -91,6 +91,17 @@ def test_of_a_region_that_falls_apart_the_larger_part_keeps_the_number() -> None
     assert numbers_at(found, (30, 40), (30, 15)) == [before.number, before.number + 1]
 
 
+def test_of_regions_that_grow_together_the_larger_one_gives_the_number() -> None:
+    whole = scene([(10, 10, 40, 1)])
+    labels = whole.labels.copy()
+    labels[10:50, 20:23] = 0
+    tracker = InstanceTracker()
+    before = tracker.update(replace(whole, labels=labels))
+    small, large = numbers_at(before, (30, 15), (30, 40))
+    (after,) = tracker.update(replace(whole, index=1)).instances
+    assert (after.number, large != small) == (large, True)
+
+
 def test_specks_are_no_instances() -> None:
     result = scene([(10, 10, 2, 1), (60, 60, 30, 1)])
     assert [one.area for one in InstanceTracker().update(result).instances] == [900]

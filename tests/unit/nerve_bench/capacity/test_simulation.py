@@ -177,3 +177,8 @@ def test_the_formulas_agree_where_they_meet() -> None:
     in_m_m_1 = wait_quantile_s(0.99, 0.8, 8.0)
     assert 0.8 * math.exp(-in_m_m_1 * (1 - 0.8) / 2.0) == pytest.approx(0.01)
     assert full_probability(1.0, 3) == pytest.approx(full_probability(1.000001, 3), rel=1e-4)
+
+
+def test_work_after_the_end_of_a_run_is_not_counted() -> None:
+    run = simulate(np.array([1.0]), np.zeros(1, dtype=np.intp), lambda *_: 10.0, BoundedFifo(), until_s=4.0)
+    assert (run.busy_s, run.done, run.in_flight) == (3.0, 0, 1)

@@ -287,6 +287,28 @@ def test_a_vocabulary_of_another_bundle_is_refused(manifest: Manifest, tmp_path:
         read_vocabulary(path, manifest)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"text_embeddings": lambda embeddings: np.where(embeddings > 1e9, embeddings, np.nan).astype(np.float32)},
+        {"text_embeddings": lambda embeddings: np.ascontiguousarray(embeddings[:, 1:])},
+        {"text_embeddings": lambda embeddings: embeddings[:3]},
+        {"class_rows": lambda rows: rows - 1},
+        {"class_rows": lambda rows: rows[:2]},
+    ],
+    ids=["not finite", "too narrow", "a row that is not there", "a row below 0", "a name without rows"],
+)
+def test_a_vocabulary_that_the_graph_cannot_read_is_refused(
+    manifest: Manifest, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    words = bank(manifest)
+    changed = {name: change(getattr(words, name)) for name, change in changes.items()}
+    path = tmp_path / "words.safetensors"
+    path.write_bytes(vocabulary_bytes(replace(words, **changed), text_sha256(manifest)))
+    with pytest.raises(UsageError, match=r"expected finite embeddings \(r, \d+\) and a row of them for each name"):
+        read_vocabulary(path, manifest)
+
+
 def test_more_classes_than_the_bundle_takes_are_refused(manifest: Manifest, vocabulary: Path) -> None:
     geometry = manifest.geometry.model_copy(update={"max_classes": 2})
     with pytest.raises(UsageError, match="has 3 classes, the bundle takes up to 2"):

@@ -85,6 +85,12 @@ def test_instances_and_kind_are_those_asked_for(bundle: Path, tmp_path: Path) ->
     assert nerve.instance_group[0].kind == nerve.instance_group[0].KIND_CPU
 
 
+def test_with_a_batch_axis_tensors_come_back_from_the_gpu_where_it_is_taken_off(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path / "bundle", max_batch=4)
+    write_repository(bundle, tmp_path / "models", Settings(kind="gpu"))
+    assert config_of(tmp_path / "models", "nerve").parameters["stages_on_gpu"].string_value == "false"
+
+
 def test_nerve_has_places_for_twice_the_sequences_and_every_control(bundle: Path, tmp_path: Path) -> None:
     write_repository(bundle, tmp_path / "models", Settings(sequences=5, processes=2, idle_s=2.5))
     config = config_of(tmp_path / "models", "nerve")

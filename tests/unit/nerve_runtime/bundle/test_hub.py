@@ -1,6 +1,8 @@
 """Bundles of the hub, fetched by the real huggingface_hub from a stand-in of the hub on the loopback."""
 
+import hashlib
 import io
+import json
 import logging
 import os
 import re
@@ -17,7 +19,7 @@ import huggingface_hub
 import pytest
 
 from nerve_runtime import BundleError, CompatibilityError, NerveError, ResourceError, Segmenter, UsageError
-from nerve_runtime.bundle.hub import HubAddress, UnreachableError, bundle_folder, fetched_bundles
+from nerve_runtime.bundle.hub import HubAddress, UnreachableError, bundle_folder, fetched_bundles, hub_errors
 from nerve_runtime.bundle.manifest import MANIFEST_LIMIT_BYTES, load_manifest, verify_bundle
 from tests.contracts.checkout import ROOT
 from tests.data.fake_bundle import list_engine, make_fake_bundle, write_manifest
@@ -195,6 +197,16 @@ def test_row_53_a_manifest_without_end_is_refused(hub: HubServer) -> None:
         bundle_folder(f"hf://owner/endless@{commit}")
 
 
+@pytest.mark.parametrize("path", ["d/" * 1500 + "d", "n" * 300])
+def test_row_53_a_path_that_no_disk_takes_is_refused(hub: HubServer, tmp_path: Path, path: str) -> None:
+    folder = make_fake_bundle(tmp_path / "published")
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"][path] = {"bytes": 1, "sha256": "0" * 64}
+    address = hub.add("owner/deep", files_in(folder) | {"manifest.json": json.dumps(manifest).encode()})
+    with pytest.raises(BundleError, match=rf"has {len(path)} characters, expected at most 200; tell its owner"):
+        bundle_folder(f"hf://owner/deep@{address}")
+
+
 def test_row_54_a_cut_connection_goes_on_where_it_was_cut(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +288,45 @@ def test_engines_are_not_fetched(hub: HubServer, tmp_path: Path) -> None:
     assert engine not in hub.fetched()
     assert load_manifest(fetched).engines == ()
     verify_bundle(fetched, load_manifest(fetched))
+
+
+def test_a_bundle_with_engines_goes_on_where_it_broke_off(hub: HubServer, tmp_path: Path) -> None:
+    folder = make_fake_bundle(tmp_path / "published")
+    list_engine(folder)
+    address = f"hf://owner/engines@{hub.add('owner/engines', files_in(folder))}"
+    hub.swapped["text.onnx"] = b"DUMMY bytes of text"
+    with pytest.raises(BundleError, match=r"text\.onnx came with"):
+        bundle_folder(address)
+    hub.swapped.clear()
+    fetched = bundle_folder(address)  # the manifest of before, without engines, is no beginning of this one
+    verify_bundle(fetched, load_manifest(fetched))
+
+
+def test_a_file_that_is_too_long_already_is_fetched_anew(hub: HubServer, commit: str) -> None:
+    unfinished = fetched_bundles() / "owner--whole" / f"{commit}.unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "text.onnx").write_bytes(b"x" * 500)
+    folder = bundle_folder(f"hf://owner/whole@{commit}")
+    verify_bundle(folder, load_manifest(folder))
+
+
+def test_an_empty_file_of_a_bundle_is_there(hub: HubServer, tmp_path: Path) -> None:
+    folder = make_fake_bundle(tmp_path / "published")
+    (folder / "empty.txt").touch()
+    files = {path: record.model_dump() for path, record in load_manifest(folder).files.items()}
+    files["empty.txt"] = {"bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+    write_manifest(folder, files=files)
+    fetched = bundle_folder(f"hf://owner/empty@{hub.add('owner/empty', files_in(folder))}")
+    assert (fetched / "empty.txt").read_bytes() == b""
+
+
+def test_a_signature_in_an_address_is_not_told() -> None:
+    address = HubAddress("owner/name")
+    with pytest.raises(UnreachableError) as caught, hub_errors(address):
+        raise ConnectionError(
+            "no answer from https://cdn.example/walk.onnx?X-Amz-Signature=secret&Expires=1 within 10 s"
+        )
+    assert "no answer from https://cdn.example/walk.onnx within 10 s" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -109,6 +110,14 @@ def test_the_suffix_says_what_is_saved(tmp_path: Path) -> None:
     record = json.loads(result.save(str(tmp_path / "seen.json")).read_text())
     assert [entry["name"] for entry in record["classes"]] == ["background", "car", "road"]
     assert record["classes"][1]["rle"]["size"] == [48, 64]
+
+
+def test_a_picture_that_is_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
+    size_hw = (1, 20_000)
+    wide = replace(street(), labels=np.zeros(size_hw, dtype=np.uint8), rgb=np.zeros((*size_hw, 3), dtype=np.uint8))
+    with pytest.raises(UsageError, match=r"a .webp file holds no picture of 20000 x 1 pixels; name a .png file"):
+        wide.save(tmp_path / "seen.webp")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_suffix_and_a_missing_folder_are_refused(tmp_path: Path) -> None:

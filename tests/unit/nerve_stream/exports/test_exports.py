@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nerve_runtime import FrameResult, UsageError
+from nerve_runtime.drawing import class_colours
 from nerve_stream.exports import FOLDER_FORMATS, FORMATS, export_sink
 from nerve_stream.exports.label_studio import packed_run_lengths
 from nerve_stream.sources.images import Picture
@@ -60,6 +61,7 @@ def test_the_pngs_of_coco_panoptic_are_the_masks(background: bool, tmp_path: Pat
     results = list(drawn_results(background=background))
     folder = written("coco-panoptic", tmp_path, results)
     content = json.loads((folder / "panoptic.json").read_text())
+    assert {category["isthing"] for category in content["categories"]} == {0}
     names = {category["id"]: category["name"] for category in content["categories"]}
     for result, annotation in zip(results, content["annotations"], strict=True):
         bgr = cv2.imread(str(folder / annotation["file_name"]))
@@ -83,6 +85,7 @@ def test_polygons_of_yolo_fill_to_the_masks(whole: str, background: bool, tmp_pa
         for line in (folder / "labels" / f"street {number}.txt").read_text().splitlines():
             class_number, *shares = line.split()
             points = np.array(shares, dtype=np.float32).reshape(-1, 2) * size_wh
+            assert len(points) >= 3  # readers refuse less, a single pixel's too
             mask = masks.setdefault(json.loads(names[class_number]), np.zeros(result.labels.shape, dtype=np.uint8))
             cv2.fillPoly(mask, [(np.rint(points) if whole == "round" else points).astype(np.int32)], 1)
         assert {result.class_names.index(name) for name in masks} == seen(result)
@@ -94,13 +97,16 @@ def test_polygons_of_yolo_fill_to_the_masks(whole: str, background: bool, tmp_pa
 def test_masks_of_cvat_are_the_masks(background: bool, tmp_path: Path) -> None:
     results = list(drawn_results(background=background))
     root = ElementTree.parse(written("cvat", tmp_path, results)).getroot()
-    declared = {label.findtext("name") for label in root.iter("label")}
+    declared = {label.findtext("name"): label.findtext("color") for label in root.iter("label")}
+    names = results[0].class_names
+    colours = class_colours(names)
+    assert declared == {names[i]: f"#{bytes(colours[i]).hex()}" for i in range(int(background), len(names))}
     for result, image in zip(results, root.iter("image"), strict=True):
         size_hw = int(image.attrib["height"]), int(image.attrib["width"])
         assert size_hw == result.labels.shape
         found = {element.attrib["label"]: _cvat_mask(element.attrib, size_hw) for element in image.iter("mask")}
         assert {result.class_names.index(name) for name in found} == seen(result)
-        assert set(found) <= declared
+        assert set(found) <= set(declared)
         for name, mask in found.items():
             np.testing.assert_array_equal(mask, result.mask(name))
 
@@ -124,6 +130,8 @@ def test_brush_masks_of_label_studio_are_the_masks(background: bool, tmp_path: P
         regions = task["predictions"][0]["result"]
         assert {result.class_names.index(region["value"]["brushlabels"][0]) for region in regions} == seen(result)
         for region in regions:
+            named = (region["type"], region["from_name"], region["to_name"])
+            assert named == ("brushlabels", "label", "image")  # as the labelling interface names them
             height, width = region["original_height"], region["original_width"]
             values = np.array(list(_unpacked(bytes(region["value"]["rle"])))).reshape(height, width, 4)
             assert {tuple(value) for value in np.unique(values.reshape(-1, 4), axis=0).tolist()} <= {
@@ -131,6 +139,16 @@ def test_brush_masks_of_label_studio_are_the_masks(background: bool, tmp_path: P
                 (255,) * 4,
             }
             np.testing.assert_array_equal(values[..., 3] > 0, result.mask(region["value"]["brushlabels"][0]))
+
+
+def test_the_score_of_a_label_studio_task_is_the_mean_of_its_regions(tmp_path: Path) -> None:
+    labels = np.array([[1, 1, 2], [0, 0, 0]], dtype=np.uint8)
+    confidence = np.array([[255, 153, 102], [0, 0, 0]], dtype=np.uint8)
+    result = FrameResult(labels, confidence, ("background", "a", "b"), 0, None, {}, True, 0, True)
+    (task,) = json.loads(written("label-studio", tmp_path, [result]).read_text())
+    (prediction,) = task["predictions"]
+    assert [region["score"] for region in prediction["result"]] == [0.8, 0.4]
+    assert prediction["score"] == 0.6
 
 
 def _unpacked(content: bytes) -> Iterator[int]:
@@ -200,11 +218,19 @@ def test_a_picture_whose_name_is_no_utf_8_does_not_cost_the_others_their_export(
 
 
 def test_yaml_reads_the_class_names_of_yolo_as_they_are(tmp_path: Path) -> None:
-    names = ("background", "\U0001f600 caf\u00e9", 'a "b": #c')
+    names = ("background", "\U0001f600 caf\u00e9", 'a "b": #c', "line\u2028end", "no\ufffecharacter", "back\\slash")
     result = replace(next(drawn_results(background=True)), class_names=names)
     folder = written("yolo", tmp_path, [replace(result, labels=result.labels % len(names))])
     yaml = pytest.importorskip("yaml", reason="not installed: yaml")
     assert yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"] == dict(enumerate(names[1:]))
+
+
+def test_characters_that_xml_cannot_hold_cost_nobody_the_file(tmp_path: Path) -> None:
+    result = replace(next(drawn_results(background=True)), class_names=("background", "a\uffff", "b", "c"))
+    root = ElementTree.parse(written("cvat", tmp_path, [result], picture="bell\x07 <{}>.jpg")).getroot()
+    assert [image.attrib["name"] for image in root.iter("image")] == ["bell\ufffd <0>.jpg"]
+    assert [label.findtext("name") for label in root.iter("label")] == ["a\ufffd", "b", "c"]
+    assert {mask.attrib["label"] for mask in root.iter("mask")} <= {"a\ufffd", "b", "c"}
 
 
 def test_labels_that_somebody_drew_are_kept(tmp_path: Path) -> None:

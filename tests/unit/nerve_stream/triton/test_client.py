@@ -226,3 +226,10 @@ def test_an_address_says_the_protocol(address: str) -> None:
 def test_a_timeout_is_a_positive_number_of_seconds() -> None:
     with pytest.raises(UsageError, match="timeout_s is 0"):
         TritonSegmenter.open("grpc://server", ["red", "grass"], timeout_s=0)
+
+
+def test_an_error_keeps_its_kind_though_its_sentence_names_another() -> None:
+    sentence = "word 'BundleError: a' is not known"
+    error = messages.error_of(f"model 'nerve', message: UsageError: {sentence}")
+    assert (type(error), str(error)) == (UsageError, sentence)
+    assert messages.error_of("MyUsageError: a") is None

@@ -213,3 +213,11 @@ def test_facts_and_options_survive_the_way() -> None:
     facts = Facts(3, keyframe=True, affinity_age=2, valid=False, timings_ms={"walk": 1.5})
     assert Facts.of_json(facts.to_json().encode()) == facts
     assert Options().to_json() == "{}"
+
+
+def test_a_pixel_without_label_stays_one_in_16_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = FakeServer(make_fake_bundle(tmp_path / "wide", max_classes=300), tmp_path, monkeypatch)
+    wide = running.model._widened(np.array([[1, 255]], dtype=np.uint8))
+    assert wide.dtype == np.uint16
+    assert wide.tolist() == [[1, 65535]]
+    running.close()

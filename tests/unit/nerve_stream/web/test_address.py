@@ -65,6 +65,12 @@ def test_the_usual_port_gives_way_to_a_free_one_and_a_named_one_does_not() -> No
             listening(PageAddress(port=port, or_free=False))
 
 
+@pytest.mark.parametrize("host", ["a..b", f"{'x' * 64}.de"])
+def test_what_can_be_no_name_is_refused(host: str) -> None:
+    with pytest.raises(ResourceError, match=rf"cannot listen on {host}:0: .*choose another with --web HOST:PORT"):
+        listening(PageAddress(host, 0, or_free=False))
+
+
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(ResourceError, match=r"cannot listen on 192\.0\.2\.1:0"):
         listening(PageAddress("192.0.2.1", 0, or_free=False))

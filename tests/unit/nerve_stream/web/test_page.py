@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nerve_runtime import FrameResult, label_dtype
-from nerve_stream.web import app
+from nerve_stream.web import server
 from nerve_stream.web.uploads import UploadedPictures
 from tests.data.served_page import ServedPage, Viewer, decoded, grey, half_and_half, png_of, wait_for
 
@@ -276,8 +276,11 @@ def test_a_stop_of_the_run_ends_the_page(page: ServedPage) -> None:
     page.show()  # frames that still come cost nothing
 
 
-def test_a_dead_reader_of_the_stream_is_let_go(page: ServedPage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "SEND_TIMEOUT_S", 0.3)
+def test_a_dead_reader_of_the_stream_is_let_go_with_its_connection(
+    page: ServedPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "READING_TIMEOUT_S", 0.3)
+    connections = page.page._server._server.server_state.connections
     with socket.create_connection(("127.0.0.1", page.port)) as dead:
         dead.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         dead.sendall(f"GET /stream.mjpg HTTP/1.1\r\nhost: {page.host}\r\n\r\n".encode())
@@ -287,9 +290,22 @@ def test_a_dead_reader_of_the_stream_is_let_go(page: ServedPage, monkeypatch: py
         gone = False
         for index in range(60):
             page.show(rgb=noise, result=replace(result, index=index))
-            if gone := wait_for(lambda: page.hub.viewers == 0, 0.2):
+            if gone := wait_for(lambda: page.hub.viewers == 0 and not connections, 0.2):
                 break
         assert gone
+
+
+def test_a_slow_reader_of_the_stream_is_kept(page: ServedPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READING_TIMEOUT_S", 0.5)
+    noise = np.random.default_rng(0).integers(0, 256, (1280, 1280, 3), dtype=np.uint8)
+    result = half_and_half((1280, 1280))
+    with socket.create_connection(("127.0.0.1", page.port), timeout=5) as slow:
+        slow.sendall(f"GET /stream.mjpg HTTP/1.1\r\nhost: {page.host}\r\n\r\n".encode())
+        for index in range(20):
+            page.show(rgb=noise, result=replace(result, index=index))
+            assert slow.recv(200_000)
+            time.sleep(0.1)
+        assert page.hub.viewers == 1
 
 
 def test_half_a_character_is_refused_and_the_page_goes_on(page: ServedPage) -> None:

@@ -8,7 +8,8 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -286,10 +287,15 @@ def test_a_thousand_connections_at_once_cost_64_descriptors_and_the_page_answers
 
 
 def is_closed(client: socket.socket) -> bool:
+    """Whether the connection ends, after what is left of an answer."""
     try:
-        return client.recv(100) == b""
+        while client.recv(1000):
+            pass
     except ConnectionResetError:
         return True
+    except TimeoutError:
+        return False
+    return True
 
 
 def test_a_connection_that_asks_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +305,40 @@ def test_a_connection_that_asks_nothing_is_closed(monkeypatch: pytest.MonkeyPatc
             with socket.create_connection(("127.0.0.1", page.port), timeout=10) as client:
                 client.sendall(words)
                 assert is_closed(client)
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [b"GET / HTTP/1.1\r\nhost: evil\r\n\r\n", b"POST / HTTP/1.1\r\nhost: evil\r\ncontent-length: 99\r\n\r\n"],
+)
+def test_a_connection_whose_next_request_never_ends_is_closed(answered: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
+    with ServedPage() as page, socket.create_connection(("127.0.0.1", page.port), timeout=10) as client:
+        client.sendall(answered)
+        assert client.recv(4000).startswith(b"HTTP/1.1 421 ")
+        client.sendall(b"G")
+        assert is_closed(client)
+
+
+def test_a_connection_that_asks_again_in_time_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
+    with ServedPage() as page, closing(HTTPConnection("127.0.0.1", page.port, timeout=10)) as client:
+        client.connect()
+        kept = client.sock
+        for _ in range(5):
+            client.request("GET", "/icon.svg")
+            assert client.getresponse().read().startswith(b"<svg")
+            time.sleep(0.25)
+        assert client.sock is kept
+
+
+def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "READING_TIMEOUT_S", 0.3)
+    with ServedPage() as page, socket.create_connection(("127.0.0.1", page.port), timeout=10) as client:
+        connections = page.page._server._server.server_state.connections
+        client.sendall(f"GET /page.js HTTP/1.1\r\nhost: {page.host}\r\n\r\n".encode() * 800)
+        assert wait_for(lambda: len(connections) == 1)
+        assert wait_for(lambda: not connections)
 
 
 def test_viewers_are_limited_in_number(page: ServedPage, monkeypatch: pytest.MonkeyPatch) -> None:
