@@ -8,6 +8,7 @@ from pathlib import Path
 from nerve_runtime.frames import Frame
 from tests.data.stream_doubles import DoubleSegmenter
 
+SLOW_S = 0.2
 STARTS = "NERVE_TEST_STARTS"
 """Environment variable: a file that takes the monotonic time of every start, a line each."""
 
@@ -56,8 +57,8 @@ def hangs_at_the_fourth_frame() -> DoubleSegmenter:
 
 
 def is_slow() -> DoubleSegmenter:
-    """Takes 0.2 s for a frame."""
-    return DoubleSegmenter(encode_s=0.1, decode_s=0.1)
+    """Takes `SLOW_S` for a frame."""
+    return DoubleSegmenter(encode_s=SLOW_S / 2, decode_s=SLOW_S / 2)
 
 
 class _SlowKeyframe(DoubleSegmenter):

@@ -167,14 +167,6 @@ def decoded(picture: bytes) -> NDArray[np.uint8]:
     return np.asarray(found, dtype=np.uint8)
 
 
-def wait_for(holds: Callable[[], object], timeout_s: float = PATIENCE_S) -> bool:
-    """Wait until something holds; whether it does."""
-    deadline_s = time.monotonic() + timeout_s
-    while not holds() and time.monotonic() < deadline_s:
-        time.sleep(0.005)
-    return bool(holds())
-
-
 def open_to_all() -> PageAddress:
     """An address that asks for a token."""
     return parse_page_address("0.0.0.0:0")

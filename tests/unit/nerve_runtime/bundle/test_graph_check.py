@@ -321,9 +321,9 @@ def test_two_gigabytes_of_weights_are_skipped_not_read(tmp_path: Path) -> None:
     with (tmp_path / "g.onnx").open("wb") as stream:
         stream.write(content)
         stream.truncate(len(content) + size)  # a hole: no disk is used
-    before, started = _read_bytes(), time.perf_counter()
+    before, started_s = _read_bytes(), time.process_time()
     check(tmp_path)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started_s < 1
     assert _read_bytes() - before < 1_000_000
     with (tmp_path / "g.onnx").open("r+b") as stream:
         stream.truncate(len(content) + size - 1)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nerve_runtime.errors import UsageError
+from nerve_runtime.vocabulary import class_list
 from nerve_runtime.vocabulary.class_list import ClassList, split_classes
 
 
@@ -51,12 +52,13 @@ def test_a_single_class_has_no_rival() -> None:
     assert with_background.names == ("background", "zebra")
 
 
-def test_a_hundred_thousand_classes_are_refused_before_any_is_looked_at() -> None:
+def test_a_hundred_thousand_classes_are_refused_before_any_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_list, "_checked_word", lambda *_, **__: pytest.fail("a word was looked at"))
     names = [f"class {number}" for number in range(100_000)]
-    started = time.perf_counter()
+    started_s = time.process_time()
     with pytest.raises(UsageError, match="100000 classes are active, background included, expected at most 65534"):
         ClassList.of(names)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started_s < 0.5
 
 
 def test_background_words_may_be_separated_as_classes_are() -> None:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from nerve_runtime.errors import ResourceError
-from nerve_stream.backoff import Backoff
+from nerve_stream.backoff import FIRST_DELAY_S, GROWTH, JITTER, Backoff
 from nerve_stream.cli import run as cli_run
 from nerve_stream.pipeline import LocalWorker, ProcessWorker, StreamJob, StreamReport, run_streams
 from tests.data import failing_segmenters
 from tests.data.clips import damage_middle, write_clip
-from tests.data.failing_segmenters import STARTS, starts_s
+from tests.data.failing_segmenters import SLOW_S, STARTS, starts_s
 from tests.data.media import make_video
 from tests.data.processes import own_children
 from tests.data.running_command import (
@@ -32,6 +32,7 @@ from tests.data.running_command import (
     summary_of,
 )
 from tests.data.stream_doubles import DoubleSegmenter, numbered
+from tests.load import Control
 
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 
@@ -58,7 +59,7 @@ def test_row_30_a_hung_frame_is_lost_and_counted_and_the_others_are_written(
 ) -> None:
     worker_opens("hangs_at_the_fourth_frame")
     clip, status = write_clip(tmp_path / "clip.mp4", 12), tmp_path / "status.json"
-    words = ("--isolate", "--hang-timeout", 0.3, "--jsonl", tmp_path / "l.jsonl", "--status-json", status, "--json")
+    words = ("--isolate", "--hang-timeout", 1.5, "--jsonl", tmp_path / "l.jsonl", "--status-json", status, "--json")
     ended = segment(bundle, clip, *words)
     assert ended.exit_code == 8, ended.output  # a file is only done when all of it is
     written = [line["index"] for line in json_lines(tmp_path / "l.jsonl")]
@@ -66,7 +67,7 @@ def test_row_30_a_hung_frame_is_lost_and_counted_and_the_others_are_written(
     assert 3 not in written
     assert written[-1] == 11
     assert summary["dropped"]["failed"] == 12 - len(written) <= 2
-    assert "frame 3 of clip was not segmented within 0.3 s" in error_of(ended)
+    assert "frame 3 of clip was not segmented within 1.5 s" in error_of(ended)
     final = json.loads(status.read_text())
     assert (final["worker_restarts"], len(starts_s()), final["sources"][0]["state"]) == (1, 2, "ended")
     assert own_children() == []
@@ -105,7 +106,8 @@ def test_row_31_a_file_plays_at_its_pace_in_realtime_and_what_is_too_much_is_dro
 ) -> None:
     worker_opens("is_slow")
     clip = make_video(tmp_path / "clip.mp4", *H264, rate=25, seconds=2)
-    ended = segment(bundle, clip, "--realtime", "--isolate", "--jsonl", tmp_path / "l.jsonl", "--json")
+    with Control(SLOW_S) as control:
+        ended = segment(bundle, clip, "--realtime", "--isolate", "--jsonl", tmp_path / "l.jsonl", "--json")
     assert ended.exit_code == 0, ended.output
     summary, written = summary_of(ended), json_lines(tmp_path / "l.jsonl")
     assert summary["frames_in"] == 50 == summary["frames"] + sum(summary["dropped"].values())
@@ -113,7 +115,8 @@ def test_row_31_a_file_plays_at_its_pace_in_realtime_and_what_is_too_much_is_dro
     assert summary["dropped"]["superseded"] == 50 - len(written)
     assert 1.9 < summary["seconds"] < 6
     assert written[-1]["index"] >= 48
-    assert summary["age_p99_ms"] < 2 * 200 + 150  # two service times, and what a busy machine adds
+    # Two service times, what handing over takes, and what a busy machine adds.
+    assert summary["age_p99_ms"] < 2000 * SLOW_S + 150 + control.late_p99_ms
 
 
 def test_row_31_without_realtime_no_frame_is_lost_however_slow_the_graphs_are(
@@ -142,7 +145,8 @@ def test_row_32_a_worker_that_crashes_at_the_start_has_failed_after_five_restart
     assert "after 5 restarts within 60 s, the worker is not started again" in error_of(ended)
     pauses_s = np.diff(starts_s())
     assert len(pauses_s) == 5
-    assert pauses_s[4] > pauses_s[0] + 0.3  # each start has to wait longer than the one before: no spin
+    # Each start has to wait twice as long as the one before: no spin.
+    assert (pauses_s >= [(1 - JITTER) * FIRST_DELAY_S / 10 * GROWTH**number for number in range(5)]).all()
     assert own_children() == []
 
 

@@ -14,6 +14,7 @@ from nerve_runtime.errors import ResourceError
 from nerve_stream.monitoring.counters import SourceCounts
 from nerve_stream.monitoring.health import Health
 from nerve_stream.monitoring.status import StatusReporter, status_lines, write_status
+from tests.data.waiting import wait_for
 from tests.unit.nerve_stream.monitoring.test_health import FakeWorker, observed
 
 
@@ -46,8 +47,7 @@ def test_on_a_terminal_the_line_is_redrawn() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=200)
     with StatusReporter(health_of("[red]door"), console=console, interval_s=0.02):
-        time.sleep(0.2)
-    assert out.getvalue().count("[red]door: reconnecting") >= 2
+        assert wait_for(lambda: out.getvalue().count("[red]door: reconnecting") >= 2)
 
 
 def test_the_file_is_whole_whenever_it_is_read_and_final_at_the_end(tmp_path: Path) -> None:
@@ -78,14 +78,17 @@ def test_a_disk_that_fills_up_later_is_logged_once_and_ends_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: bytes) -> None:
+        attempts.append(path)
         raise ResourceError("cannot write status.json: no space")
+
+    attempts: list[Path] = []
 
     with (
         caplog.at_level(logging.WARNING),
         StatusReporter(health_of("door"), json_path=tmp_path / "status.json", lines=False, interval_s=0.01),
     ):
         monkeypatch.setattr("nerve_stream.monitoring.status.write_bytes_whole", full)
-        time.sleep(0.1)
+        assert wait_for(lambda: len(attempts) > 5)
     assert [record.getMessage() for record in caplog.records] == ["cannot write status.json: no space"]
 
 

@@ -7,13 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from nerve_runtime.errors import HungError, UsageError
@@ -28,10 +27,13 @@ from nerve_stream.pipeline import (
     run,
     run_streams,
 )
+from tests.data.processes import threads_and_files
 from tests.data.stream_doubles import DoubleSegmenter, blank, numbered
 from tests.data.stream_runs import REALTIME, Camera, Written, cut_off, run_all
 
 ROOT = Path(__file__).resolve().parents[4]
+HANG_TIMEOUT_S = 5.0
+"""Of frames in tests of files that stand still, which have a limit of their own: no busy machine makes a frame hang."""
 
 
 def test_files_lose_nothing_and_keep_their_order() -> None:
@@ -64,28 +66,36 @@ def test_in_realtime_the_newest_frame_wins_and_every_drop_is_counted() -> None:
 
 
 def test_without_realtime_nobody_waits_for_a_slow_output_but_its_own_source() -> None:
-    slow = Written(each_s=0.02)
-    done_at: dict[str, float] = {}
-
-    def last(name: str) -> Callable[[], object]:
-        return lambda: done_at.setdefault(name, time.monotonic())
-
-    written = {"slow": slow, "quick": Written(at={99: last("quick")})}
-    slow._at = {19: last("slow")}
+    quick_is_done, came_first = threading.Event(), list[bool]()
+    written = {
+        "slow": Written(at={0: lambda: came_first.append(quick_is_done.wait(10))}),
+        "quick": Written(at={99: quick_is_done.set}),
+    }
     run_all({"slow": numbered(20), "quick": numbered(100)}, written=written)
-    assert done_at["quick"] < done_at["slow"]
+    assert came_first == [True]
+    assert written["slow"] == list(range(20))
 
 
 def test_files_play_as_fast_as_they_were_recorded_in_realtime() -> None:
-    started_s = time.monotonic()
-    reports, _ = run_all({"a": Camera(11, fps=1e5, live=False)}, options=REALTIME)
-    assert 0.35 < time.monotonic() - started_s < 3
-    assert reports[0].counts.frames_in == 11
-    assert reports[0].worst_age_ms < 300
+    class Noted(Camera):
+        def read_frames(self) -> Iterator[Frame]:
+            begun_s.append(time.monotonic())
+            yield from super().read_frames()
+
+    begun_s: list[float] = []
+
+    def worst_age_ms() -> float:
+        reports, _ = run_all({"a": Noted(11, fps=1e5, live=False)}, options=REALTIME)
+        assert 0.35 < time.monotonic() - begun_s[-1] < 3
+        assert reports[0].counts.frames_in == 11
+        return reports[0].worst_age_ms
+
+    # A busy machine can only add to it, so that the best of three counts.
+    assert any(worst_age_ms() < 300 for _ in range(3))
 
 
 def test_a_pause_lets_files_wait_and_live_sources_go_on() -> None:
-    control, health = StreamControl(), Health()
+    control, health, camera = StreamControl(), Health(), Camera(6000)  # half a minute, unless it is closed
     control.pause()
     seen: list[HealthSnapshot] = []
 
@@ -95,8 +105,10 @@ def test_a_pause_lets_files_wait_and_live_sources_go_on() -> None:
         if control.paused and live.paused >= 20:
             assert (live.done, file.done, file.frames_in) == (0, 0, 0)
             control.resume()
+        if live.done:
+            camera.close()
 
-    frames: dict[str, Iterable[Frame]] = {"live": Camera(60), "file": numbered(30)}
+    frames: dict[str, Iterable[Frame]] = {"live": camera, "file": numbered(30)}
     reports, written = run_all(frames, control=control, health=health, idle=look)
     assert written["file"] == list(range(30))
     assert reports[0].counts.paused >= 20
@@ -140,7 +152,7 @@ def test_a_source_that_accompanies_others_is_closed_when_they_have_ended() -> No
 
 
 def test_a_source_that_rests_does_not_count_as_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "FROZEN_TIMEOUTS", 1)
+    monkeypatch.setattr(run, "FROZEN_TIMEOUTS", 0.1 / HANG_TIMEOUT_S)
 
     class Resting(Camera):
         resting = True
@@ -149,7 +161,8 @@ def test_a_source_that_rests_does_not_count_as_frozen(monkeypatch: pytest.Monkey
             self.closed.wait(0.5)
             yield blank(0)
 
-    reports, written = run_all({"a": Resting(1, live=False)}, options=StreamOptions(hang_timeout_s=0.1))
+    options = StreamOptions(hang_timeout_s=HANG_TIMEOUT_S)
+    reports, written = run_all({"a": Resting(1, live=False)}, options=options)
     assert (reports[0].error, written["a"]) == (None, [0])
 
 
@@ -177,9 +190,9 @@ def test_a_stop_is_over_within_five_seconds_even_with_a_hung_frame(deaf: bool, m
     monkeypatch.setattr(local_worker, "JOIN_TIMEOUT_S", 0.2)
     stop, segmenter = threading.Event(), DoubleSegmenter(hang_at=3, deaf=deaf)
     worker = LocalWorker(segmenter)
-    threading.Timer(0.2, stop.set).start()
+    soon = threading.Timer(0.2, stop.set)  # by then frame 3 hangs
     started_s = time.monotonic()
-    reports = run_streams([StreamJob("a", numbered(100), Written())], worker, stop=stop)
+    reports = run_streams([StreamJob("a", numbered(100), Written(at={2: soon.start}))], worker, stop=stop)
     assert time.monotonic() - started_s < 4
     assert (reports[0].frames, reports[0].counts.in_flight, reports[0].error) == (3, 0, None)
     segmenter.stopped.set()
@@ -199,29 +212,35 @@ def test_an_output_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "WRITE_DEADLINE_S", 0.2)
     monkeypatch.setattr(run, "STOP_DEADLINE_S", 0.3)
     stop, released = threading.Event(), threading.Event()
-    threading.Timer(0.1, stop.set).start()
+
+    def stop_and_hang() -> None:
+        stop.set()
+        released.wait(10)
+
     with pytest.raises(HungError, match=r"threads nerve-writer-a did not end within 0\.3 s"):
-        run_all({"a": numbered(3)}, stop=stop, written={"a": Written(at={1: lambda: released.wait(10)})})
+        run_all({"a": numbered(3)}, stop=stop, written={"a": Written(at={1: stop_and_hang})})
     released.set()
 
 
-def test_a_file_that_delivers_nothing_fails_and_the_others_go_on() -> None:
+def test_a_file_that_delivers_nothing_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FROZEN_TIMEOUTS", 1 / HANG_TIMEOUT_S)
     released = threading.Event()
 
     def frozen() -> Iterator[Frame]:
         yield blank(0)
         released.wait(20)
 
-    options = StreamOptions(hang_timeout_s=0.1)
+    options = StreamOptions(hang_timeout_s=HANG_TIMEOUT_S)
     reports, written = run_all({"a": frozen(), "b": Camera(100, live=False)}, options=options)
     released.set()
     assert isinstance(reports[0].error, HungError)
-    assert "a delivered no frame for 0.3" in str(reports[0].error)
+    assert "a delivered no frame for 1 s" in str(reports[0].error)
     assert written["b"] == list(range(100))
 
 
-def test_a_slow_output_is_no_frozen_file() -> None:
-    options = StreamOptions(hang_timeout_s=0.1)
+def test_a_slow_output_is_no_frozen_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FROZEN_TIMEOUTS", 0.3 / HANG_TIMEOUT_S)
+    options = StreamOptions(hang_timeout_s=HANG_TIMEOUT_S)
     slow = Written(at={0: lambda: time.sleep(0.7)})  # both trays fill up, and the reader waits
     reports, written = run_all({"a": numbered(20)}, options=options, written={"a": slow})
     assert (len(written["a"]), reports[0].error) == (20, None)
@@ -233,10 +252,13 @@ def test_names_tell_sources_apart_and_hold_no_credentials() -> None:
     with LocalWorker(DoubleSegmenter()) as worker, pytest.raises(UsageError, match="sources are a, a, expected"):
         run_streams([StreamJob("a", numbered(1), Written())] * 2, worker, stop=threading.Event())
     names: set[str] = set()
-    reports, _ = run_all(
-        {"rtsp://me:secret@door/1": Camera(30)},
-        idle=lambda: names.update(thread.name for thread in threading.enumerate()),
-    )
+    camera = Camera(6000)
+
+    def look() -> None:
+        names.update(thread.name for thread in threading.enumerate())
+        camera.close()
+
+    reports, _ = run_all({"rtsp://me:secret@door/1": camera}, idle=look)
     assert reports[0].name == "rtsp://***@door/1"
     assert "nerve-reader-rtsp://***@door/1" in names
     assert not any("secret" in name for name in names)
@@ -250,9 +272,9 @@ def test_options_out_of_their_range_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_a_run_leaves_no_thread_and_no_file_behind() -> None:
     run_all({"warm": numbered(3)})
-    before = (threading.active_count(), psutil.Process().num_fds())
+    before = threads_and_files()
     run_all({"a": Camera(20), "b": numbered(20), "c": cut_off(2)})
-    assert (threading.active_count(), psutil.Process().num_fds()) == before
+    assert threads_and_files() <= before
 
 
 SUSPENDED = """

@@ -18,6 +18,9 @@ from nerve_stream.pipeline import (
 from tests.data.stream_doubles import DoubleSegmenter, blank, numbered, open_double
 from tests.data.stream_runs import Camera, Written, cut_off, run_all
 
+HANG_TIMEOUT_S = 1.5
+"""Short beside the minute that a double hangs, long beside what a busy machine adds to the frames that do not."""
+
 
 def test_a_source_that_fails_leaves_the_others_alone_and_keeps_what_it_gave() -> None:
     reports, written = run_all({"a": cut_off(3), "b": numbered(60)})
@@ -94,7 +97,7 @@ def test_failures_with_good_frames_between_do_not_end_a_source() -> None:
 
 
 def test_row_30_a_hung_frame_fails_with_code_8_and_an_isolated_run_goes_on() -> None:
-    options, written = StreamOptions(hang_timeout_s=0.2), Written()
+    options, written = StreamOptions(hang_timeout_s=HANG_TIMEOUT_S), Written()
     with ProcessWorker(partial(open_double, hang_at=5)) as worker:
         report = run_streams([StreamJob("a", numbered(12), written)], worker, options, stop=threading.Event())[0]
     assert 5 not in written
@@ -107,7 +110,7 @@ def test_row_30_a_hung_frame_fails_with_code_8_and_an_isolated_run_goes_on() -> 
 def test_row_30_an_isolated_run_over_a_file_ends_a_hung_frame_without_being_told_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hang_limit, "LEAST_S", 0.5)
+    monkeypatch.setattr(hang_limit, "LEAST_S", HANG_TIMEOUT_S)
     written = Written()
     with ProcessWorker(partial(open_double, hang_at=5)) as worker:
         report = run_streams([StreamJob("a", numbered(12), written)], worker, stop=threading.Event())[0]
@@ -116,8 +119,9 @@ def test_row_30_an_isolated_run_over_a_file_ends_a_hung_frame_without_being_told
 
 
 def test_row_30_a_hung_frame_in_this_process_ends_the_run() -> None:
-    with pytest.raises(HungError, match=r"frame 5 of a was not segmented within 0\.2 s; use --isolate"):
-        run_all({"a": numbered(12)}, segmenter=DoubleSegmenter(hang_at=5), options=StreamOptions(hang_timeout_s=0.2))
+    options = StreamOptions(hang_timeout_s=HANG_TIMEOUT_S)
+    with pytest.raises(HungError, match=r"frame 5 of a was not segmented within 1\.5 s; use --isolate"):
+        run_all({"a": numbered(12)}, segmenter=DoubleSegmenter(hang_at=5), options=options)
 
 
 def test_a_frame_of_a_file_is_waited_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

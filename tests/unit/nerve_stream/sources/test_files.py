@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,6 +219,7 @@ def test_closing_from_another_thread_ends_the_reading(tmp_path: Path) -> None:
         for frame in source:
             seen.append(frame)
             first.set()
+            time.sleep(0.02)  # all 200 would take 4 s, and closing comes first on a busy machine too
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -69,11 +69,13 @@ def test_row_48_who_did_not_read_for_a_while_finds_new_frames_and_no_backlog(ser
         frames = iter(source)
         before = decoded(frames, 5)[-1]
         time.sleep(1.5)
-        after = decoded(frames, 6)
-        ages_s = [(time.monotonic_ns() - frame.arrived_ns) / 1e9 for frame in after[-1:]]
+        after, ages_s = [], []
+        for frame in itertools.islice(frames, 6):
+            after.append(frame)
+            ages_s.append((time.monotonic_ns() - frame.arrived_ns) / 1e9)
     assert after[3].index - before.index > FPS  # what waited was left out
     assert after[3].arrived_ns - before.arrived_ns > 1.3e9
-    assert ages_s[0] < 0.5
+    assert min(ages_s[3:]) < 0.5  # all of a backlog would be older; a busy machine may let one wait
 
 
 READ_AND_TELL = """

@@ -15,7 +15,8 @@ import pytest
 from nerve_runtime import FrameResult, label_dtype
 from nerve_stream.web import server
 from nerve_stream.web.uploads import UploadedPictures
-from tests.data.served_page import ServedPage, Viewer, decoded, grey, half_and_half, png_of, wait_for
+from tests.data.served_page import ServedPage, Viewer, decoded, grey, half_and_half, png_of
+from tests.data.waiting import wait_for
 
 FRAMES = 30
 

@@ -20,7 +20,8 @@ from nerve_stream.web.address import PageAddress
 from nerve_stream.web.security import POLICY, Access, RateLimit
 from nerve_stream.web.uploads import UPLOAD_LIMIT_BYTES
 from tests.contracts.checkout import ROOT
-from tests.data.served_page import ServedPage, open_to_all, png_of, wait_for
+from tests.data.served_page import ServedPage, open_to_all, png_of
+from tests.data.waiting import wait_for
 
 CHANGES = {"/words": {"words": "c; d"}, "/view": {"heat": True}, "/run": {"do": "pause"}, "/pictures": {}}
 
