@@ -1,5 +1,7 @@
 """Masks as run lengths, boxes, and polygons that fill back to the same pixels."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,9 @@ from nerve_runtime.opencv import cv2
 
 Polygon = NDArray[np.int32]
 """Points (n, 2), x then y, in whole pixels: the centres of the pixels at the border of a region, which are part of it."""
+
+END = -1
+RANK_STEP = 1 << 256  # room for about a hundred detours of detours before all are ranked anew; integers have no limit
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
@@ -39,31 +44,90 @@ def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
     contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if hierarchy is None:
         return []
-    parents = hierarchy[0, :, 3]
+    parents = hierarchy[0, :, 3].tolist()
     rings = [np.asarray(contour[:, 0], dtype=np.int32) for contour in contours]
-    polygons = []
-    for outer in np.flatnonzero(parents < 0):
-        polygon = rings[outer]
-        # From left to right: the line to the left of a hole meets the border or a hole that was joined before.
-        for hole in sorted((rings[index] for index in np.flatnonzero(parents == outer)), key=_leftmost):
-            polygon = _joined(polygon, hole, mask)
-        polygons.append(_without_points_on_lines(polygon))
-    return polygons
+    holes: dict[int, list[Polygon]] = {outer: [] for outer, parent in enumerate(parents) if parent < 0}
+    for ring, parent in zip(rings, parents, strict=True):
+        if parent >= 0:
+            holes[parent].append(ring)
+    left_ends = _left_ends(mask)
+    return [_without_points_on_lines(_joined(rings[outer], inside, left_ends)) for outer, inside in holes.items()]
 
 
-def _leftmost(ring: Polygon) -> int:
-    return int(ring[:, 0].min())
+def _left_ends(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each pixel of a mask (H, W), the column of the first pixel of its run of True in the row."""
+    columns = np.arange(mask.shape[1])
+    return np.maximum.accumulate(np.where(mask, 0, columns + 1), axis=1)
 
 
-def _joined(polygon: Polygon, hole: Polygon, mask: NDArray[np.bool_]) -> Polygon:
-    """The polygon with a detour from its border to a hole, around it and back."""
-    start = int(hole[:, 0].argmin())
-    x, y = hole[start].tolist()
-    outside = np.flatnonzero(~mask[y, :x])
-    border_x = int(outside[-1]) + 1 if len(outside) else 0
-    at = int(np.flatnonzero((polygon == (border_x, y)).all(axis=1))[0])
-    around = np.concatenate([hole[start:], hole[: start + 1]])
-    return np.concatenate([polygon[: at + 1], around, polygon[at:]])
+def _joined(outer: Polygon, holes: Sequence[Polygon], left_ends: NDArray[np.intp]) -> Polygon:
+    """The outer border with a detour to each hole, around it and back."""
+    if not holes:
+        return outer
+    chain = _Chain(outer)
+    # From left to right: the line to the left of a hole meets the border or a hole that was joined before.
+    for hole in sorted(holes, key=lambda ring: int(ring[:, 0].min())):
+        start = int(hole[:, 0].argmin())
+        x, y = hole[start].tolist()
+        chain.insert((int(left_ends[y, x]), y), np.concatenate([hole[start:], hole[: start + 1]]))
+    return chain.polygon()
+
+
+class _Chain:
+    """A polygon that grows by detours, as a chain, so that a detour costs its own points and not all of them.
+
+    State: the points in the order in which they came; for each, the next one of the chain and a rank, which grows along
+    the chain; and for each place the first point of the chain that is there.
+    """
+
+    def __init__(self, ring: Polygon) -> None:
+        self._points = [(x, y) for x, y in ring.tolist()]
+        self._next = [*range(1, len(self._points)), END]
+        self._ranks = [RANK_STEP * index for index in range(len(self._points))]
+        self._first: dict[tuple[int, int], int] = {}
+        self._note_first(0)
+
+    def insert(self, place: tuple[int, int], around: Polygon) -> None:
+        """Go around and back to the place, from where the polygon is there first.
+
+        Args:
+            place: a point of the polygon.
+            around: points (n, 2), the first and the last the same.
+        """
+        at, begin = self._first[place], len(self._points)
+        self._points += [(x, y) for x, y in around.tolist()] + [place]
+        count = len(self._points) - begin
+        if self._room_after(at) <= count:
+            self._rank_anew()
+        step = self._room_after(at) // (count + 1)
+        self._ranks += [self._ranks[at] + step * (index + 1) for index in range(count)]
+        self._next += [*range(begin + 1, begin + count), self._next[at]]
+        self._next[at] = begin
+        self._note_first(begin)
+
+    def polygon(self) -> Polygon:
+        """The points in order."""
+        return np.array([self._points[index] for index in self._indices()], dtype=np.int32)
+
+    def _indices(self) -> Iterator[int]:
+        index = 0
+        while index != END:
+            yield index
+            index = self._next[index]
+
+    def _room_after(self, index: int) -> int:
+        following = self._next[index]
+        return RANK_STEP if following == END else self._ranks[following] - self._ranks[index]
+
+    def _rank_anew(self) -> None:
+        for place, index in enumerate(self._indices()):
+            self._ranks[index] = RANK_STEP * place
+
+    def _note_first(self, begin: int) -> None:
+        for index in range(begin, len(self._points)):
+            known = self._first.setdefault(self._points[index], index)
+            if self._ranks[index] < self._ranks[known]:
+                self._first[self._points[index]] = index
 
 
 def _without_points_on_lines(polygon: Polygon) -> Polygon:

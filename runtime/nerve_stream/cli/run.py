@@ -151,7 +151,7 @@ def _unfinished_sources(planned: list[PlannedSource], job: Job | None) -> list[P
 def _delete_temporaries(planned: Sequence[PlannedSource]) -> None:
     """Delete the temporary files of a killed run, of all outputs before the first is written again."""
     for plan in planned:
-        for path in plan.outputs.paths():
+        for path in plan.outputs.staged_paths():
             sweep_temporaries(path)
 
 

@@ -18,7 +18,10 @@ FORMATS: Mapping[str, type[FileExport | CocoPanoptic | YoloSegments]] = {
     "cvat": CvatImages,
     "label-studio": LabelStudioTasks,
 }
-"""What makes the sink of each format, of a path (a folder for `coco-panoptic` and `yolo`) and `force`."""
+"""What makes the sink of each format, of a path (a folder for `coco-panoptic` and `yolo`) and `force`.
+
+Its `inside` names what is moved into that folder from a temporary name of its own.
+"""
 ALIASES = {"coco": "coco-instances"}
 FOLDER_FORMATS = frozenset({"coco-panoptic", "yolo"})
 PNG_FORMATS = frozenset({"coco-panoptic"})

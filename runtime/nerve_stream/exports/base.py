@@ -22,6 +22,7 @@ class FileExport(Sink):
     """
 
     kind = "export"
+    inside: tuple[str, ...] = ()
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         self.refuse(path, force=force)

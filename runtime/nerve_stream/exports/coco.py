@@ -98,6 +98,7 @@ class CocoPanoptic(Sink):
 
     kind = "export"
     file_name = "panoptic.json"
+    inside = (file_name,)
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         self.refuse(path, force=force)

@@ -34,6 +34,7 @@ class YoloSegments(Sink):
 
     kind = "export"
     file_name = "data.yaml"
+    inside = (LABELS, file_name)
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         self.refuse(path, force=force)

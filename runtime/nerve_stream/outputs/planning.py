@@ -10,7 +10,7 @@ from typing import Literal
 from nerve_runtime import UsageError
 from nerve_runtime.atomic import link_target, refuse_existing
 from nerve_runtime.drawing import OverlayStyle
-from nerve_stream.exports import PNG_FORMATS, export_sink, refuse_export
+from nerve_stream.exports import FORMATS, PNG_FORMATS, export_sink, refuse_export
 from nerve_stream.outputs.naming import common_root, names_below, path_below
 from nerve_stream.sinks import (
     JsonLines,
@@ -94,6 +94,12 @@ class Outputs:
         jsonl = None if str(self.jsonl) == STDOUT else self.jsonl
         exports = (path for _, path in self.exports)
         return [path for path in (self.overlay, self.masks, jsonl, *exports) if path is not None]
+
+    def staged_paths(self) -> list[Path]:
+        """Files and folders that are written under a temporary name first: `paths`, and what is moved into them."""
+        classes = [self.masks.with_name(CLASSES_FILE)] if self.shared_masks and self.masks is not None else []
+        inside = [path / name for form, path in self.exports for name in FORMATS[form].inside]
+        return [*self.paths(), *classes, *inside]
 
     def png_folders(self) -> list[Path]:
         """Folders that get a PNG of each picture's name; masks that are one file count too."""

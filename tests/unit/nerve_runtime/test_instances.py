@@ -1,8 +1,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nerve_runtime import FrameResult, Instances, UsageError
 from nerve_runtime.instances import InstanceTracker
@@ -11,14 +13,19 @@ SIZE_HW = (120, 160)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
 
 
+def smooth(coarse: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
+    """Texture that optical flow can trace over some pixels: of finer noise it finds a pixel in a hundred, by chance."""
+    return np.asarray(cv2.resize(coarse, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+
+
 def scene(things: Sequence[tuple[int, int, int, int]], *, texture: int = 0, label: int = 1) -> FrameResult:
     """Textured squares (top, left, side, number of its texture) of one class on a textured ground."""
     height, width = SIZE_HW
     coarse = TEXTURE[texture : texture + 30, texture : texture + 40]
-    rgb = np.kron(coarse, np.ones((4, 4, 1), dtype=np.uint8))
+    rgb = smooth(coarse, 4)
     labels = np.zeros(SIZE_HW, dtype=np.uint8)
     for top, left, side, own in things:
-        pixels = np.kron(TEXTURE[100 * own : 100 * own + 20, 200:220], np.ones((3, 3, 1), dtype=np.uint8))
+        pixels = smooth(TEXTURE[100 * own : 100 * own + 20, 200:220], 12)
         rgb[top : top + side, left : left + side] = pixels[:side, :side][: height - top, : width - left]
         labels[top : top + side, left : left + side] = label
     confidence = np.full(SIZE_HW, 204, dtype=np.uint8)
@@ -100,6 +107,27 @@ def test_of_regions_that_grow_together_the_larger_one_gives_the_number() -> None
     small, large = numbers_at(before, (30, 15), (30, 40))
     (after,) = tracker.update(replace(whole, index=1)).instances
     assert (after.number, large != small) == (large, True)
+
+
+@pytest.mark.parametrize("side", [20, 30, 40, 50])
+def test_a_thing_in_the_place_of_another_has_a_number_of_its_own(side: int) -> None:
+    tracker = InstanceTracker()
+    (before,) = tracker.update(scene([(40, 40, side, 1)])).instances
+    (after,) = tracker.update(scene([(40, 40, side, 2)])).instances
+    assert after.number != before.number
+
+
+def test_a_number_passes_on_through_a_tenth_of_the_smaller_region_and_not_through_less() -> None:
+    whole = scene([(20, 20, 60, 1)])
+    for columns, passes in ((7, True), (5, False)):
+        tracker = InstanceTracker()
+        labels = np.zeros_like(whole.labels)
+        labels[20:80, 20:80] = 1
+        (before,) = tracker.update(replace(whole, labels=labels)).instances
+        moved = np.zeros_like(labels)
+        moved[20:80, 80 - columns : 140 - columns] = 1
+        (after,) = tracker.update(replace(whole, labels=moved)).instances
+        assert (after.number == before.number) is passes
 
 
 def test_specks_are_no_instances() -> None:

@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,27 @@ def test_a_rectangle_has_four_points() -> None:
     mask = np.zeros((9, 9), dtype=bool)
     mask[2:5, 3:8] = True
     assert sorted(map(tuple, outlines(mask)[0].tolist())) == [(3, 2), (3, 4), (7, 2), (7, 4)]
+
+
+def test_a_region_with_many_holes_costs_about_what_its_pieces_cost() -> None:
+    mask = np.random.default_rng(0).random((400, 400)) < 0.97
+    pieces = [mask[y : y + 80, x : x + 80] for y in range(0, 400, 80) for x in range(0, 400, 80)]
+    outlines(pieces[0])
+    begun_s = time.process_time()
+    for piece in pieces:
+        outlines(piece)
+    between_s = time.process_time()
+    outlines(mask)
+    # Measured 1.2 to 1.6; where each detour copied all points, 9.
+    assert time.process_time() - between_s < 5 * (between_s - begun_s)
+
+
+def test_detours_of_detours_fill_to_the_very_mask_when_ranks_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.random.default_rng(0).random((40, 60)) < 0.8
+    expected = outlines(mask)
+    monkeypatch.setattr("nerve_runtime.result.shapes.RANK_STEP", 1 << 8)
+    assert [polygon.tolist() for polygon in outlines(mask)] == [polygon.tolist() for polygon in expected]
+    np.testing.assert_array_equal(filled(expected, mask.shape), mask)
 
 
 def test_an_empty_mask_has_no_polygon() -> None:

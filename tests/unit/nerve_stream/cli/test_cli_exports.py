@@ -62,6 +62,35 @@ def test_instances_are_in_lines_and_exports(bundle: Path, tmp_path: Path) -> Non
     assert np.sum(areas) <= np.prod(lines[0]["size_hw"])
 
 
+@pytest.mark.parametrize(
+    ("form", "left"),
+    [
+        ("yolo", "out/.labels.abcdefgh.tmp/a.txt"),
+        ("yolo", "out/.data.abcdefgh.tmp.yaml"),
+        ("coco-panoptic", ".out.abcdefgh.tmp/a.png"),
+        ("coco-panoptic", "out/.panoptic.abcdefgh.tmp.json"),
+    ],
+)
+def test_what_a_killed_run_left_of_an_export_is_swept_by_a_resumed_one(
+    form: str, left: str, bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / left).parent.mkdir(parents=True)
+    (tmp_path / left).write_bytes(b"half")
+    ended = segment(bundle, photos, "--export", f"{form}={tmp_path / 'out'}", "--resume")
+    assert ended.exit_code == 0, ended.output
+    assert [name for name in everything_below(tmp_path) if "abcdefgh" in name] == []
+
+
+def test_what_a_killed_run_left_of_the_classes_of_several_pictures_is_swept_by_a_resumed_one(
+    bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / ".classes.abcdefgh.tmp.json").write_bytes(b"half")
+    ended = segment(bundle, photos / "a.jpg", photos / "b.jpg", "--masks", tmp_path / "masks", "--resume")
+    assert ended.exit_code == 0, ended.output
+    assert not (tmp_path / "masks" / ".classes.abcdefgh.tmp.json").exists()
+
+
 @pytest.mark.parametrize("text", ["yolo", "yolo=", "pascal=x"])
 def test_an_unknown_format_is_refused_with_those_there_are(text: str, bundle: Path, photos: Path) -> None:
     ended = segment(bundle, photos, "--export", text)
