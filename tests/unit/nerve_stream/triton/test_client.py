@@ -22,6 +22,7 @@ from nerve_runtime import (
     Temporal,
     UsageError,
 )
+from nerve_runtime.images import Picture
 from nerve_stream import TritonSegmenter
 from nerve_stream.triton import client, messages
 from nerve_stream.triton.transport import ForgottenError, connect
@@ -193,7 +194,9 @@ def test_pictures_are_segmented_each_by_itself_as_the_local_segmenter_does(
     pixels = frames()[0].rgb
     with opened() as remote, Segmenter.open(bundle, ["red", "grass"], backend="fake", temporal=TEMPORAL) as local:
         remote.segment(pixels)
-        for pictures in (picture, str(picture), pixels, frames()[2], [pixels, picture, pixels[:20], frames()[5]], []):
+        several: list[Picture] = [pixels, picture, pixels[:20], frames()[5]]
+        cases: list[Picture | list[Picture]] = [picture, str(picture), pixels, frames()[2], several, []]
+        for pictures in cases:
             found, expected = remote(pictures), local(pictures)
             assert [result.keyframe for result in found] == [True] * len(expected)
             assert [result.index for result in found] == [result.index for result in expected]
