@@ -126,6 +126,8 @@ def _exclusive(out: Path) -> Iterator[None]:
     lock = FileLock(out.parent / f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        # Where no file can be made, as below /proc, the lock would wait for one.
+        Path(lock.lock_file).touch()
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ResourceError(f"another nerve-build is writing {out}; wait for it") from error

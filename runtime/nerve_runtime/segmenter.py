@@ -16,7 +16,7 @@ from nerve_runtime.bundle.spec import READOUT_STAGES, Array, Readout
 from nerve_runtime.errors import UsageError
 from nerve_runtime.frames import Frame
 from nerve_runtime.graphs import Graphs, Transfers
-from nerve_runtime.images import read_image
+from nerve_runtime.images import Picture, read_pictures
 from nerve_runtime.result import FrameResult
 from nerve_runtime.temporal import EVERY_FRAME, Temporal
 from nerve_runtime.video import Video
@@ -33,8 +33,6 @@ RANGES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 UInt8Array = NDArray[np.uint8]
-Picture = str | Path | Frame | UInt8Array
-"""A picture by itself: an image file, or its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +236,7 @@ class Segmenter(AbstractContextManager["Segmenter"]):
             UsageError: pixels are not uint8 (H, W, 3), or the segmenter is closed.
             ResourceError: memory ran out.
         """
-        if isinstance(pictures, (str, Path, Frame, np.ndarray)):
-            return self([pictures])
-        return self.segment_batch(
-            read_image(Path(picture)) if isinstance(picture, (str, Path)) else picture for picture in pictures
-        )
+        return self.segment_batch(read_pictures(pictures))
 
     def segment_batch(self, frames: Iterable[Frame | UInt8Array], *, bgr: bool = False) -> list[FrameResult]:
         """Label every pixel of unrelated frames of any sizes, such as pictures, or one frame of each camera.

@@ -12,6 +12,8 @@ from nerve_runtime.errors import UsageError
 
 KINDS = ("keyframe", "follow")
 DRAWN_AT_ONCE = 1024
+LEAST_MS = 0.1
+"""Of a frame: 10,000 a second, with which a plan takes a minute. With 0.01 ms it takes many, with 1e-9 ms all memory."""
 Record = Mapping[str, Any]
 
 
@@ -119,7 +121,7 @@ def assumed_service(words: str, cadence: Cadence) -> ServiceTimes:
     """Constant service times from words such as "keyframe=40,follow=5", in milliseconds.
 
     Raises:
-        UsageError: they do not say both, or not in numbers above 0.
+        UsageError: they do not say both, not in numbers, or in less than `LEAST_MS`.
     """
     given: dict[str, float] = {}
     for word in words.split(","):
@@ -132,6 +134,8 @@ def assumed_service(words: str, cadence: Cadence) -> ServiceTimes:
         raise UsageError(
             f"--service-ms is {words!r}, expected milliseconds of both kinds, such as keyframe=40,follow=5"
         )
+    if min(given.values()) < LEAST_MS:
+        raise UsageError(f"--service-ms is {words!r}, expected {LEAST_MS} ms or more for each kind")
     keyframe, follow = (np.array([given[kind] / 1000]) for kind in KINDS)
     return ServiceTimes(keyframe, follow, cadence, assumed=True)
 

@@ -1,5 +1,6 @@
 """What of a bundle is sent to the hub, and the sending of it, in one commit."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from nerve_runtime.bundle.manifest import MANIFEST_NAME, load_manifest, manifest
 from nerve_runtime.errors import UsageError
 
 CARD_NAME = "README.md"
+BRANCH = re.compile(r"(?!.*(\.\.|//|/\.|\.lock(/|$)))\w[\w./-]*(?<![./])", re.ASCII)
+"""Git's rules for names, of the characters that an address takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,18 @@ def plan_push(bundle: Path, target: str, branch: str | None, *, allow_random: bo
         allow_random: take a bundle with random weights.
 
     Raises:
-        UsageError: the target is no address or names a revision, or the weights are random.
+        UsageError: the target is no address or names a revision, the branch is none, or the weights are random.
         BundleError: a file is not what the manifest says.
     """
     address = HubAddress.parse(target)
     if address is None or address.revision is not None:
         raise UsageError(f"the target is {target}, expected hf://owner/name; name a branch with --revision")
+    branch = MAIN if branch is None else branch
+    if not BRANCH.fullmatch(branch):
+        raise UsageError(
+            f"--revision is {branch!r}, expected the name of a branch: letters of ASCII, digits and . _ - /, without '..' "
+            "or '.lock', and no '.' or '/' at an end of a part"
+        )
     manifest = load_manifest(bundle)
     if manifest.random_weights and not allow_random:
         raise UsageError(
@@ -67,7 +76,6 @@ def plan_push(bundle: Path, target: str, branch: str | None, *, allow_random: bo
         raise UsageError(
             f"{bundle} lists a file {CARD_NAME}, which is the card's name on the hub; build the bundle again"
         )
-    branch = branch or MAIN
     return Push(
         bundle,
         HubAddress(address.repository, branch),

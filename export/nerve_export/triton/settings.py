@@ -18,6 +18,8 @@ WARM_UP_SIZES = {"n": 1, "r": 2, "c": 2, "k": 1}
 LEAST = {
     "instances": 1, "queue_delay_us": 0, "max_queue": 1, "queue_timeout_ms": 1, "sequences": 1, "processes": 1,
 }  # fmt: skip
+MOST = 2**31 - 1
+"""Counts are fields of 32 bit in config.pbtxt."""
 MILLISECONDS = 1000
 SECONDS = 1_000_000
 TENSORRT = "tensorrt"
@@ -58,6 +60,10 @@ class Settings:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected {least} or more")
+            # The config has twice the sequences as its batch size.
+            most = MOST // 2 if name == "sequences" else MOST
+            if getattr(self, name) > most:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at most {most}")
         if not 1 <= self.idle_s < 1e6:
             raise UsageError(f"idle-s is {self.idle_s}, expected 1 to a million seconds")
         if self.target is not None and self.kind == "cpu":

@@ -248,6 +248,9 @@ class Manifest(StrictModel):
         unlisted = sorted(set(named) - set(self.files))
         if unlisted:
             raise ValueError(f"files {unlisted} are named but not listed under 'files'")
+        folders = {str(folder) for path in self.files for folder in PurePosixPath(path).parents}
+        if both := sorted(folders.intersection(self.files)):
+            raise ValueError(f"paths {both} are files and also folders of other files")
         self._refuse_axes_beside_the_geometry()
         self._refuse_labels_beside_the_classes()
         return self

@@ -13,16 +13,16 @@ from nerve_runtime.images.header import (
 )
 
 if TYPE_CHECKING:
-    from nerve_runtime.images.reading import decode_image, read_image
+    from nerve_runtime.images.reading import Picture, decode_image, read_image, read_pictures
 
 __all__ = [
-    "IMAGE_KINDS", "decode_image", "image_size_hw", "is_animated_png", "looks_like_image", "picture_count", "read_image",
-    "refuse_too_large",
+    "IMAGE_KINDS", "Picture", "decode_image", "image_size_hw", "is_animated_png", "looks_like_image", "picture_count",
+    "read_image", "read_pictures", "refuse_too_large",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import what reads pixels; a decoder process needs the headers alone."""
-    if name not in ("decode_image", "read_image"):
+    if name not in ("Picture", "decode_image", "read_image", "read_pictures"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.reading"), name)

@@ -1,15 +1,29 @@
 """The pixels of an image file."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nerve_runtime.errors import SourceError
-from nerve_runtime.frames import UInt8Array
+from nerve_runtime.frames import Frame, UInt8Array
 from nerve_runtime.images.header import IMAGE_KINDS, image_size_hw, picture_count, refuse_too_large
 from nerve_runtime.opencv import cv2
 
 IMAGE_FILE_LIMIT_BYTES = 500_000_000
+Picture = str | Path | Frame | UInt8Array
+"""A picture by itself: an image file, or its pixels."""
+
+
+def read_pictures(pictures: Picture | Sequence[Picture]) -> Iterator[Frame | UInt8Array]:
+    """The pixels of one or several pictures: those of files are read when they are asked for, others come as they are.
+
+    Raises:
+        SourceError: a file is no image, or is damaged; see `read_image`.
+    """
+    several = [pictures] if isinstance(pictures, (str, Path, Frame, np.ndarray)) else pictures
+    for picture in several:
+        yield read_image(Path(picture)) if isinstance(picture, (str, Path)) else picture
 
 
 def read_image(path: Path) -> UInt8Array:

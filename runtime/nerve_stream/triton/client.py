@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,7 @@ from nerve_runtime import (
     UsageError,
     label_dtype,
 )
+from nerve_runtime.images import Picture, read_pictures
 from nerve_stream.triton import messages
 from nerve_stream.triton.messages import Facts, Options
 from nerve_stream.triton.transport import Connection, ForgottenError, connect
@@ -62,7 +63,8 @@ class TritonVideo(AbstractContextManager["TritonVideo"]):
         self._vocabulary = vocabulary
         self._options = options
         self._sequence = secrets.randbits(SEQUENCE_BITS) or 1  # 0 is no sequence
-        self._sent: _Vocabulary | None = None
+        self._sent: _Vocabulary | None = None  # the list of the sequence; without one the next request starts it anew
+        self._started = False
         self._frames = 0
         self._closed = False
 
@@ -105,13 +107,24 @@ class TritonVideo(AbstractContextManager["TritonVideo"]):
         """Forget what came before: the next frame starts the sequence anew, with a keyframe."""
         self._sent = None
 
+    @property
+    def ready(self) -> bool:
+        """False once closed, and while the server or its model is not ready; asks the server."""
+        if self._closed:
+            return False
+        try:
+            self._connection.check_ready()
+        except NerveError:
+            return False
+        return True
+
     def close(self) -> None:
         """End the sequence where the server is still there, and close the connection; closing twice is fine."""
         if self._closed:
             return
         self._closed = True
         try:
-            if self._sent is not None:
+            if self._started:
                 self._connection.infer({messages.OPTIONS: _text("{}")}, self._sequence, end=True)
         except NerveError:
             pass  # the server forgets the sequence by itself
@@ -129,9 +142,11 @@ class TritonVideo(AbstractContextManager["TritonVideo"]):
         except ForgottenError:
             self._sent = None
             return self._once(tensors, wanted)
+        except UsageError:
+            raise  # the server's list is as it was
         except NerveError:
-            if vocabulary is None:
-                self._sent = None if self._sent is not wanted else self._sent
+            if self._sent is not wanted:  # an answer that was lost may have changed it
+                self._sent = None
             raise
 
     def _once(self, tensors: dict[str, Any], wanted: _Vocabulary) -> dict[str, Any]:
@@ -143,7 +158,7 @@ class TritonVideo(AbstractContextManager["TritonVideo"]):
             text = options.model_copy(update={"background": wanted.background}).to_json()
             more[messages.OPTIONS] = _text(text)
         outputs = self._connection.infer({**tensors, **more}, self._sequence, start=start)
-        self._sent = wanted
+        self._sent, self._started = wanted, True
         return outputs
 
 
@@ -227,6 +242,11 @@ class TritonSegmenter(AbstractContextManager["TritonSegmenter"]):
         """Where the frames are computed."""
         return f"triton: {self.address}"
 
+    @property
+    def ready(self) -> bool:
+        """False once closed, and while the server or its model is not ready; asks the server each time."""
+        return self._video.ready
+
     def new_video(self) -> TritonVideo:
         """Start another video, a sequence of its own that shares the class list; close it when it ends."""
         return TritonVideo(self._connecting(), lambda: self._vocabulary, self._options)
@@ -244,6 +264,28 @@ class TritonSegmenter(AbstractContextManager["TritonSegmenter"]):
     def segment(self, frame: Frame | np.ndarray[Any, Any], *, bgr: bool = False) -> FrameResult:
         """Label every pixel of a frame; see `TritonVideo.segment`."""
         return self._video.segment(frame, bgr=bgr)
+
+    def __call__(self, pictures: Picture | Sequence[Picture]) -> list[FrameResult]:
+        """Segment pictures, each by itself; one result each, in their order.
+
+        They go through the segmenter's own sequence, one after another: its next frame is a keyframe.
+
+        Args:
+            pictures: the path of an image file, pixels uint8 (H, W, 3), RGB, or a Frame; or a sequence of those.
+
+        Raises:
+            SourceError: a file is no image, or is damaged; see `nerve_runtime.images.read_image`.
+            NerveError: as in `TritonVideo.segment`.
+        """
+        results = []
+        for place, picture in enumerate(read_pictures(pictures)):
+            self.reset()
+            try:
+                result = self.segment(picture)
+            finally:
+                self.reset()
+            results.append(result if isinstance(picture, Frame) else replace(result, index=place))
+        return results
 
     def stream(self, frames: Iterable[Frame]) -> Iterator[FrameResult]:
         """Segment frames one after another; what has a `close` is closed at the end."""

@@ -11,6 +11,8 @@ OPTION = "--web"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 PORT_LIMIT = 65535
+CAMERAS = 256
+"""Linux numbers so many video devices; a greater number after `--web` is a port."""
 ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*):(?P<port>\d{1,5})")
 
 
@@ -59,13 +61,16 @@ def parse_page_address(text: str) -> PageAddress:
 def with_page_address(words: Sequence[str]) -> list[str]:
     """The words of a command line in which a `--web` without an address has an empty one; typer has no optional values.
 
+    A number beyond those of cameras stays its value, which is then refused as no HOST:PORT.
+
     >>> with_page_address(["--web", "clip.mp4"]), with_page_address(["--web", ":80"])
     (['--web=', 'clip.mp4'], ['--web=:80'])
     """
     found: list[str] = []
     for word in words:
         if found and found[-1] == OPTION:
-            found[-1] = f"{OPTION}={word}" if ADDRESS.fullmatch(word) else f"{OPTION}="
+            is_value = ADDRESS.fullmatch(word) or (word.isdecimal() and int(word) >= CAMERAS)
+            found[-1] = f"{OPTION}={word}" if is_value else f"{OPTION}="
             if found[-1] != f"{OPTION}=":
                 continue
         found.append(word)

@@ -97,3 +97,9 @@ def test_assumed_times_say_so() -> None:
 def test_assumed_times_that_are_none_are_refused(words: str) -> None:
     with pytest.raises(UsageError, match="expected milliseconds of both kinds, such as keyframe=40,follow=5"):
         assumed_service(words, Cadence())
+
+
+@pytest.mark.parametrize("words", ["keyframe=1e-9,follow=1e-9", "keyframe=5,follow=0.09"])
+def test_assumed_times_too_short_to_simulate_are_refused(words: str) -> None:
+    with pytest.raises(UsageError, match=r"expected 0\.1 ms or more for each kind"):
+        assumed_service(words, Cadence())

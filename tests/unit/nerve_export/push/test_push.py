@@ -154,6 +154,22 @@ def test_a_target_is_a_repository(bundle: Path, target: str) -> None:
     assert "expected hf://owner/name; name a branch with --revision" in str(refusal(bundle, target))
 
 
+@pytest.mark.parametrize(
+    "branch",
+    ["", "ä..b", "a..b", "a b", "a\n", "a~1", "a^", "a:b", "a*", "a\\b", "/a", "a/", "a//b", "a.", ".a", "a/.b", "a.lock",
+     "a.lock/b", "--force"],
+)  # fmt: skip
+def test_a_branch_has_a_name_that_git_and_an_address_take(bundle: Path, branch: str) -> None:
+    error = refusal(bundle, TARGET, f"--revision={branch}", "--dry-run")
+    assert f"--revision is {branch!r}, expected the name of a branch" in str(error)
+    assert error.exit_code == 2
+
+
+@pytest.mark.parametrize("branch", ["main", "fp16", "v1.2", "refs/pr/1", "a.locked", "a-b_c/d"])
+def test_a_usual_branch_is_taken(bundle: Path, branch: str) -> None:
+    assert push(bundle, TARGET, "--revision", branch, "--dry-run").exit_code == 0
+
+
 def test_a_licence_that_is_not_known_to_let_weights_be_passed_on_is_told(bundle: Path, hub: HubServer) -> None:
     weights = [_weights("clip", "MIT", "hub:openai/clip@main:model.safetensors"), _weights("unet", "cc-by-nc-4.0")]
     write_manifest(bundle, random_seed=None, weights=[record.model_dump() for record in weights])

@@ -194,6 +194,19 @@ def test_two_builders_of_one_repository_do_not_meet(bundle: Path, tmp_path: Path
         write_repository(bundle, tmp_path / "models", Settings())
 
 
+def test_a_place_where_nothing_can_be_made_is_not_called_busy(bundle: Path) -> None:
+    with pytest.raises(ResourceError, match=r"cannot write beside /proc/x: .*No such file or directory"):
+        write_repository(bundle, Path("/proc/x"), Settings())
+
+
+def test_the_greatest_numbers_are_written_as_triton_reads_them(bundle: Path, tmp_path: Path) -> None:
+    most = 2**31 - 1
+    settings = Settings(None, "cpu", most, most, most, most, most // 2, 1, 999_999.0)
+    write_repository(bundle, tmp_path / "models", settings)
+    assert config_of(tmp_path / "models", "frame").dynamic_batching.default_queue_policy.max_queue_size == most
+    assert config_of(tmp_path / "models", "nerve").max_batch_size == most - 1
+
+
 def test_a_link_to_a_repository_is_kept(bundle: Path, tmp_path: Path) -> None:
     write_repository(bundle, tmp_path / "real", Settings())
     (tmp_path / "models").symlink_to(tmp_path / "real")
@@ -285,6 +298,9 @@ def test_engines_that_triton_cannot_serve_are_refused(
         ({"kind": "npu"}, "kind is 'npu'"),
         ({"instances": 0}, "instances is 0"),
         ({"max_queue": 0}, "max-queue is 0"),
+        ({"max_queue": 2**31}, "max-queue is 2147483648, expected at most 2147483647"),
+        ({"queue_timeout_ms": 2**31}, "queue-timeout-ms is 2147483648, expected at most 2147483647"),
+        ({"sequences": 2**30}, "sequences is 1073741824, expected at most 1073741823"),
         ({"idle_s": 0.5}, "idle-s is 0.5"),
         ({"target": "tensorrt-sm89"}, "--kind gpu"),
     ],

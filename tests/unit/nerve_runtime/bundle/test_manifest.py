@@ -98,6 +98,13 @@ def test_a_file_that_is_named_must_be_listed(own_bundle: Path) -> None:
         load_manifest(own_bundle)
 
 
+def test_no_path_is_a_file_and_a_folder(own_bundle: Path) -> None:
+    files = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))["files"]
+    rewrite(own_bundle, files=files | {"text.onnx/more/weights": next(iter(files.values()))})
+    with pytest.raises(BundleError, match=r"paths \['text\.onnx'\] are files and also folders of other files"):
+        load_manifest(own_bundle)
+
+
 def test_the_default_template_set_must_exist(own_bundle: Path) -> None:
     lines = json.loads((own_bundle / "manifest.json").read_text(encoding="utf-8"))
     rewrite(own_bundle, vocabulary={**lines["vocabulary"], "default_template_set": "none"})

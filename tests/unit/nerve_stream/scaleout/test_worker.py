@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from nerve_runtime import BundleError, ResourceError
+from nerve_stream.pipeline.hang_limit import HangLimit
 from nerve_stream.scaleout.job import Job, JobInput, Outcome
 from nerve_stream.scaleout.records import InputRecord, Records
 from nerve_stream.scaleout.report import JobReport
@@ -213,6 +214,24 @@ def test_row_29_a_decoder_that_hangs_ends_its_process_and_the_input_by_name(
     JobWorker(job, die=die).run(inputs[0])
     assert codes == [8]
     monkeypatch.undo()
+
+
+def test_a_bug_that_ends_the_segmenters_threads_costs_one_input_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_picture(tmp_path / "in" / "a.png")
+    write_picture(tmp_path / "in" / "b.png")
+    job, inputs = job_for(tmp_path / "in", tmp_path / "out")
+    add, bugs = HangLimit.add, [ZeroDivisionError("a bug")]
+
+    def add_or_fail(self: HangLimit, seconds: float, *, keyframe: bool) -> None:
+        if bugs:
+            raise bugs.pop()
+        add(self, seconds, keyframe=keyframe)
+
+    monkeypatch.setattr(HangLimit, "add", add_or_fail)
+    failed, done = _run_all(job, inputs)
+    assert (failed.status, failed.error, done.status) == ("failed", "unexpected: ZeroDivisionError: a bug", "done")
 
 
 def test_a_graph_that_hangs_ends_its_process_and_the_input_by_name(tmp_path: Path) -> None:

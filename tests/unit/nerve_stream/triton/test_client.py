@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -17,9 +18,11 @@ from nerve_runtime import (
     NerveError,
     ResourceError,
     Segmenter,
+    SourceError,
     Temporal,
     UsageError,
 )
+from nerve_runtime.images import Picture
 from nerve_stream import TritonSegmenter
 from nerve_stream.triton import client, messages
 from nerve_stream.triton.transport import ForgottenError, connect
@@ -151,6 +154,84 @@ def test_a_frame_that_was_lost_does_not_lose_the_next_one(server: FakeServer) ->
         with pytest.raises(HungError, match="late"):
             remote.segment(frames()[0])
         assert remote.segment(frames()[1]).index == 1
+
+
+def test_a_class_list_whose_answer_was_lost_is_not_in_use(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened() as remote:
+        remote.segment(frames()[0])
+        connection: Any = remote._video._connection
+        infer = connection._infer
+
+        def lost(*given: Any, **flags: Any) -> None:
+            infer(*given, **flags)
+            raise HungError("late")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_infer", lost)
+            with pytest.raises(HungError, match="late"):
+                remote.set_classes("blue; ball; sky")
+        assert remote.segment(frames()[1]).class_names == remote.class_names == ("red", "grass")
+
+
+def test_a_class_list_that_is_refused_costs_no_keyframe(server: FakeServer) -> None:
+    with opened() as remote:
+        remote.segment(frames()[0])
+        with pytest.raises(UsageError):
+            remote.set_classes(["red", "xylophone"])
+        assert not remote.segment(frames()[1]).keyframe
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "street.png"
+    cv2.imwrite(str(path), frames()[3].rgb[..., ::-1])
+    return path
+
+
+def test_pictures_are_segmented_each_by_itself_as_the_local_segmenter_does(
+    server: FakeServer, bundle: Path, picture: Path
+) -> None:
+    pixels = frames()[0].rgb
+    with opened() as remote, Segmenter.open(bundle, ["red", "grass"], backend="fake", temporal=TEMPORAL) as local:
+        remote.segment(pixels)
+        several: list[Picture] = [pixels, picture, pixels[:20], frames()[5]]
+        cases: list[Picture | list[Picture]] = [picture, str(picture), pixels, frames()[2], several, []]
+        for pictures in cases:
+            found, expected = remote(pictures), local(pictures)
+            assert [result.keyframe for result in found] == [True] * len(expected)
+            assert [result.index for result in found] == [result.index for result in expected]
+            for result, other in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(result.labels, other.labels)
+                np.testing.assert_array_equal(result.rgb, other.rgb)
+        assert remote.segment(pixels).keyframe
+
+
+def test_a_picture_that_fails_leaves_no_state(server: FakeServer, tmp_path: Path) -> None:
+    pixels = frames()[0].rgb
+    with opened() as remote:
+        with pytest.raises(SourceError, match="cannot be read: No such file"):
+            remote([pixels, tmp_path / "missing.jpg"])
+        assert remote.segment(pixels).keyframe
+    with pytest.raises(UsageError, match="was closed"):
+        remote(pixels)
+
+
+def test_a_closed_segmenter_leaves_no_sequence_though_it_was_reset(server: FakeServer) -> None:
+    for _ in range(4):  # the server has room for 2
+        with opened() as remote:
+            remote(frames()[0].rgb)
+
+
+def test_ready_is_what_the_server_says_until_it_is_closed(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = FakeConnection(server)
+    monkeypatch.setattr(client, "connect", lambda *_: connection)
+    with opened() as remote:
+        assert remote.ready
+        connection._ready = False
+        assert not remote.ready
+        connection._ready = True
+        assert remote.ready
+    assert not remote.ready
 
 
 def test_one_sequence_too_many_is_refused_and_an_ended_one_makes_room(server: FakeServer) -> None:

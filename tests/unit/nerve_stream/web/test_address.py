@@ -49,6 +49,8 @@ def test_only_this_machines_own_addresses_are_local(host: str, is_local: bool) -
         (["--web", "0.0.0.0:80", "a.mp4"], ["--web=0.0.0.0:80", "a.mp4"]),
         (["--web=here", "a"], ["--web=here", "a"]),
         (["--web", "0"], ["--web=", "0"]),
+        (["--web", "255"], ["--web=", "255"]),
+        (["--web", "8080", "a.mp4"], ["--web=8080", "a.mp4"]),
         (["--web", "rtsp://door:554/live"], ["--web=", "rtsp://door:554/live"]),
     ],
 )
