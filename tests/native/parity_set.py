@@ -24,7 +24,7 @@ from nerve_runtime.frames import UInt8Array
 from nerve_runtime.motion import FloatArray
 from nerve_runtime.vocabulary import text_sha256
 from nerve_stream.vocabulary_file import save_vocabulary
-from tests.native.binding import BETWEEN
+from tests.native.binding import BETWEEN, NativeResult, NativeSegmenter
 
 WAYS = {
     "cold": Temporal.plain(1),
@@ -116,6 +116,18 @@ def case_steps(
             recorder.latest = None
             result = segmenter.segment(Frame(rgb, number, number * FRAME_S))
             yield Step(rgb, number * FRAME_S, name, recorder.latest, result)
+
+
+def native_steps(
+    native: NativeSegmenter, steps: Iterator[Step], vocabularies: dict[str, Path]
+) -> Iterator[tuple[Step, NativeResult]]:
+    """Each step with what the C library makes of it; the vocabulary is set where it changes, as setting it is a change."""
+    used = None
+    for step in steps:
+        if step.vocabulary != used:
+            used = step.vocabulary
+            native.set_vocabulary(vocabularies[used])
+        yield step, native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
 
 
 def write_parity_set(bundle: Path, folder: Path) -> Path:

@@ -19,6 +19,7 @@ from tests.native.parity_set import (
     CLASSES,
     WAYS,
     case_steps,
+    native_steps,
     parity_frames,
     write_parity_set,
 )
@@ -40,12 +41,9 @@ def test_labels_and_confidence_equal_pythons_on_every_pixel(
     params = params_for(library, onnxruntime_library, WAYS[way], threads=1)
     keyframes = []
     with NativeSegmenter.open(library, tiny_bundle, params) as native:
-        used = None
-        for step in case_steps(tiny_bundle, WAYS[way], vocabularies, frames):
-            if step.vocabulary != used:
-                used = step.vocabulary
-                native.set_vocabulary(vocabularies[used])
-            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+        for step, result in native_steps(
+            native, case_steps(tiny_bundle, WAYS[way], vocabularies, frames), vocabularies
+        ):
             np.testing.assert_array_equal(result.labels, step.result.labels)
             np.testing.assert_array_equal(result.confidence, step.result.confidence)
             assert (result.keyframe, result.affinity_age) == (step.result.keyframe, step.result.affinity_age)
@@ -63,9 +61,9 @@ def test_a_bundle_for_several_frames_gives_pythons_labels_too(
     """Frame by frame; Python's labels are those of the bundle for one frame."""
     params = params_for(library, onnxruntime_library, WAYS[way], threads=1)
     with NativeSegmenter.open(library, batch_bundle_folder(), params) as native:
-        for step in case_steps(tiny_bundle, WAYS[way], vocabularies, frames):
-            native.set_vocabulary(vocabularies[step.vocabulary])
-            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+        for step, result in native_steps(
+            native, case_steps(tiny_bundle, WAYS[way], vocabularies, frames), vocabularies
+        ):
             np.testing.assert_array_equal(result.labels, step.result.labels)
 
 

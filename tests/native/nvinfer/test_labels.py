@@ -15,7 +15,7 @@ from nerve_runtime.bundle.ledger import Ledger
 from nerve_runtime.frames import UInt8Array
 from tests.data.tiny_bundle import batch_bundle_folder
 from tests.native.binding import READOUTS, NativeSegmenter, params_for
-from tests.native.parity_set import CLASSES, WAYS, case_steps, parity_frames
+from tests.native.parity_set import CLASSES, WAYS, case_steps, native_steps, parity_frames
 from tests.native.standin import (
     TENSORRT_NATIVE,
     Standin,
@@ -36,12 +36,9 @@ def test_labels_equal_those_of_onnxruntime_on_every_pixel(
     frames: list[UInt8Array],
 ) -> None:
     with opened(WAYS[way]) as native:
-        used = "few"
-        for step in case_steps(tiny_bundle, WAYS[way], vocabularies, frames):
-            if step.vocabulary != used:
-                used = step.vocabulary
-                native.set_vocabulary(vocabularies[used])
-            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+        for step, result in native_steps(
+            native, case_steps(tiny_bundle, WAYS[way], vocabularies, frames), vocabularies
+        ):
             np.testing.assert_array_equal(result.labels, step.result.labels)
             # Sums over 32 class slots round otherwise than sums over the classes that can win.
             np.testing.assert_allclose(result.confidence.astype(int), step.result.confidence, rtol=0, atol=1)
@@ -56,9 +53,8 @@ def test_engines_for_several_frames_give_the_labels_of_one(
     add_engines(bundle, ledger)
     params = params_for(library, onnxruntime_library, WAYS["follow"], provider=TENSORRT_NATIVE)
     with NativeSegmenter.open(library, bundle, params) as native:
-        for step in case_steps(tiny_bundle, WAYS["follow"], vocabularies, frames):
-            native.set_vocabulary(vocabularies[step.vocabulary])
-            result = native.segment(step.rgb, flow=step.flow, time_s=float(step.time_s))
+        steps = case_steps(tiny_bundle, WAYS["follow"], vocabularies, frames)
+        for step, result in native_steps(native, steps, vocabularies):
             np.testing.assert_array_equal(result.labels, step.result.labels)
 
 

@@ -286,7 +286,7 @@ bool IExecutionContext::setTensorAddress(char const* name, void* data) noexcept 
 // Axes of outputs that are free have the size of an input's free axis at the same place, or are those of the read-out.
 int32_t IExecutionContext::inferShapes(int32_t nbMaxNames, char const** tensorNames) noexcept {
     if (is_due("infer")) return -1;
-    const Dims* scores = nullptr;
+    Dims free_sizes{Dims::MAX_DIMS, {}};
     const int64_t* size_hw = nullptr;
     int32_t missing = 0;
     for (const TensorOfEngine& tensor : impl->engine->tensors) {
@@ -294,14 +294,15 @@ int32_t IExecutionContext::inferShapes(int32_t nbMaxNames, char const** tensorNa
         const bool known = tensor.on_host ? impl->addresses.count(tensor.name) > 0 : impl->shapes.count(tensor.name) > 0;
         if (!known && missing++ < nbMaxNames) tensorNames[missing - 1] = tensor.name.c_str();
         if (known && tensor.on_host) size_hw = static_cast<const int64_t*>(impl->addresses.at(tensor.name));
-        if (known && tensor.is_free && tensor.name != "text_embeddings") scores = &impl->shapes.at(tensor.name);
+        for (int32_t place = 0; known && tensor.name != "text_embeddings" && place < tensor.sizes.nbDims; ++place)
+            if (tensor.sizes.d[place] < 0) free_sizes.d[place] = impl->shapes.at(tensor.name).d[place];
     }
     if (missing > 0) return missing;
     for (const TensorOfEngine& tensor : impl->engine->tensors) {
         if (tensor.is_input) continue;
         Dims dims = tensor.sizes;
         for (int32_t place = 0; place < dims.nbDims; ++place)
-            if (dims.d[place] < 0) dims.d[place] = size_hw ? size_hw[place] : scores->d[place];
+            if (dims.d[place] < 0) dims.d[place] = size_hw ? size_hw[place] : free_sizes.d[place];
         impl->shapes[tensor.name] = dims;
     }
     impl->inferred = true;
