@@ -1,6 +1,6 @@
 """Masks as run lengths, boxes, and polygons that fill back to the same pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ Polygon = NDArray[np.int32]
 """Points (n, 2), x then y, in whole pixels: the centres of the pixels at the border of a region, which are part of it."""
 
 END = -1
-RANK_STEP = 1 << 256  # room for about a hundred detours of detours before all are ranked anew; integers have no limit
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, list[int]]:
@@ -76,58 +75,36 @@ def _joined(outer: Polygon, holes: Sequence[Polygon], left_ends: NDArray[np.intp
 class _Chain:
     """A polygon that grows by detours, as a chain, so that a detour costs its own points and not all of them.
 
-    State: the points in the order in which they came; for each, the next one of the chain and a rank, which grows along
-    the chain; and for each place the first point of the chain that is there.
+    State: the points in the order in which they came; the next one of each in the chain; and a point at each place, from
+    where a detour begins: of several at one place any will do, as a detour comes back to where it began.
     """
 
     def __init__(self, ring: Polygon) -> None:
         self._points = [(x, y) for x, y in ring.tolist()]
         self._next = [*range(1, len(self._points)), END]
-        self._ranks = [RANK_STEP * index for index in range(len(self._points))]
-        self._first: dict[tuple[int, int], int] = {}
-        self._note_first(0)
+        self._at = {point: index for index, point in enumerate(self._points)}
 
     def insert(self, place: tuple[int, int], around: Polygon) -> None:
-        """Go around and back to the place, from where the polygon is there first.
+        """Go around and back to the place.
 
         Args:
             place: a point of the polygon.
             around: points (n, 2), the first and the last the same.
         """
-        at, begin = self._first[place], len(self._points)
+        at, begin = self._at[place], len(self._points)
         self._points += [(x, y) for x, y in around.tolist()] + [place]
-        count = len(self._points) - begin
-        if self._room_after(at) <= count:
-            self._rank_anew()
-        step = self._room_after(at) // (count + 1)
-        self._ranks += [self._ranks[at] + step * (index + 1) for index in range(count)]
-        self._next += [*range(begin + 1, begin + count), self._next[at]]
+        end = len(self._points)
+        self._next += [*range(begin + 1, end), self._next[at]]
         self._next[at] = begin
-        self._note_first(begin)
+        self._at.update(zip(self._points[begin:end], range(begin, end), strict=True))
 
     def polygon(self) -> Polygon:
         """The points in order."""
-        return np.array([self._points[index] for index in self._indices()], dtype=np.int32)
-
-    def _indices(self) -> Iterator[int]:
-        index = 0
+        points, index = [], 0
         while index != END:
-            yield index
+            points.append(self._points[index])
             index = self._next[index]
-
-    def _room_after(self, index: int) -> int:
-        following = self._next[index]
-        return RANK_STEP if following == END else self._ranks[following] - self._ranks[index]
-
-    def _rank_anew(self) -> None:
-        for place, index in enumerate(self._indices()):
-            self._ranks[index] = RANK_STEP * place
-
-    def _note_first(self, begin: int) -> None:
-        for index in range(begin, len(self._points)):
-            known = self._first.setdefault(self._points[index], index)
-            if self._ranks[index] < self._ranks[known]:
-                self._first[self._points[index]] = index
+        return np.array(points, dtype=np.int32)
 
 
 def _without_points_on_lines(polygon: Polygon) -> Polygon:
