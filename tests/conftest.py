@@ -9,7 +9,8 @@ from hypothesis import settings
 
 from tests.data.processes import command_of, end, own_children
 
-collect_ignore = ["data/read_exports.py"]  # runs in an environment of its own, with the libraries that it imports
+# These run in an environment of their own, with the libraries that they import.
+collect_ignore = ["data/read_exports.py", "data/read_detections.py"]
 
 # Derandomised: a red test stays red until somebody mends it. No deadline: the first call of a model is slow.
 settings.register_profile("nerve", deadline=None, derandomize=True, max_examples=25, print_blob=True)
