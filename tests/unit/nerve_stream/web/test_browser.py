@@ -290,7 +290,7 @@ def test_everything_is_named_for_a_screen_reader_and_reached_by_the_keyboard(
     page.wait_for("document.querySelector('#legend .class').ariaPressed === 'true'")
 
 
-SHOWN = "[...document.querySelectorAll('#legend li:not([hidden])')].map((row) => row.dataset.name).sort().join()"
+LISTED = "[...document.querySelectorAll('#legend li:not([hidden])')].map((row) => row.dataset.name).sort().join()"
 FOCUSED = "document.activeElement.closest('#legend li')?.dataset.name"
 LOOKED_FOR = "car; cab; cactus; cow; water; sand; sky; grass; road; snow; tree; house"
 
@@ -298,10 +298,10 @@ LOOKED_FOR = "car; cab; cactus; cow; water; sand; sky; grass; road; snow; tree; 
 def test_a_class_of_many_is_found_by_its_letters_and_by_arrow_keys(tab: Callable[..., Tab], still_page: str) -> None:
     page = tab(still_page, width=390, height=844)
     page.type_into("words", LOOKED_FOR)
-    page.wait_for(f"{SHOWN}.split(',').length === 12 && !document.getElementById('find-row').hidden")
+    page.wait_for(f"{LISTED}.split(',').length === 12 && !document.getElementById('find-row').hidden")
     assert page.run("document.getElementById('legend').scrollHeight > document.getElementById('legend').clientHeight")
     page.type_into("find", "CA")
-    page.wait_for(f"{SHOWN} === 'cab,cactus,car'")
+    page.wait_for(f"{LISTED} === 'cab,cactus,car'")
     assert page.run("document.getElementById('found').textContent") == "3 of 12"
     stops = []
     for _ in range(3):
@@ -316,7 +316,7 @@ def test_a_class_of_many_is_found_by_its_letters_and_by_arrow_keys(tab: Callable
         page.press("ArrowDown", 40)
     assert reached == {"cab", "cactus", "car"}
     page.type_into("words", "water; sand")
-    page.wait_for(f"{SHOWN} === 'sand,water' && document.getElementById('find-row').hidden")
+    page.wait_for(f"{LISTED} === 'sand,water' && document.getElementById('find-row').hidden")
 
 
 @pytest.mark.parametrize("width", [320, 390, 800, 1280])
