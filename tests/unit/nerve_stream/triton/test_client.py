@@ -220,6 +220,7 @@ def test_a_closed_segmenter_leaves_no_sequence_though_it_was_reset(server: FakeS
     for _ in range(4):  # the server has room for 2
         with opened() as remote:
             remote(frames()[0].rgb)
+        assert not server.model._sequences
 
 
 def test_ready_is_what_the_server_says_until_it_is_closed(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
