@@ -224,6 +224,7 @@ def test_prompts_of_known_words_have_ids_and_others_the_same_hint(
         "teh",
         "pizzza's",
         "a photo of a pink quokka.",
+        f"a photo of a {'pink ' * 30}quokka.",
         "a photo of a quokka.",
         "a photo of a .",
     ]

@@ -113,11 +113,11 @@ std::string typed_in(const std::string& prompt, const std::vector<std::string>& 
 
 [[noreturn]] void refuse_unknown_word(const TokenizerModel& model, TextView word, const std::string& typed) {
     std::vector<Text> known;
-    for (const auto& [token, id] : model.vocabulary) known.push_back(decode_utf8(token).value_or(U""));
+    for (const auto& [token, id] : model.vocabulary) known.push_back(decode_leniently(token));
     const std::optional<Text> close = close_match(lower(word), known);
     const std::string hint = close ? "did you mean " + repr(TextView(*close)) + "? " : "";
     fail(NERVE_USAGE,
-         {"word ", repr(word), " of ", repr(typed), " is not known to this bundle's tokenizer; ", hint,
+         {"word ", repr(word), " of ", shortened(decode_leniently(typed)), " is not known to this bundle's tokenizer; ", hint,
           "other words need a bundle of real weights (nerve-build --preset edge); known words: ", known_words(model)});
 }
 
@@ -159,7 +159,7 @@ PromptTokenizer::~PromptTokenizer() = default;
 
 std::vector<int64_t> PromptTokenizer::encode_one(const std::string& prompt, bool strict, const Warn& warn,
                                                  const std::vector<std::string>& templates) const {
-    const Text text = decode_utf8(prompt).value_or(U"");
+    const Text text = decode_leniently(prompt);
     std::vector<Token> typed = tokens_of(*model_, text);
     const size_t room = context_length_ - model_->before.size() - model_->after.size();
     const bool is_cut = typed.size() > room;

@@ -93,7 +93,7 @@ class PromptTokenizer:
         typed = _typed(prompt, templates)
         place = typed if word in typed else prompt
         raise UsageError(
-            f"word {word!r} of {place!r} is not known to this bundle's tokenizer; {hint}other words need a "
+            f"word {word!r} of {_short(place)} is not known to this bundle's tokenizer; {hint}other words need a "
             f"bundle of real weights (nerve-build --preset edge); known words: {self._known_words()}"
         )
 

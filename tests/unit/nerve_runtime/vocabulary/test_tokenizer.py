@@ -63,6 +63,8 @@ def test_an_unknown_word_is_named_with_the_class_that_was_typed(tokenizer: Promp
         tokenizer.encode(["a blue unicorn ball"], templates=templates)
     with pytest.raises(UsageError, match=r"word 'foto' of 'a foto of red' is not known"):
         tokenizer.encode(["a foto of red"], templates=["a foto of {}"])
+    with pytest.raises(UsageError, match=r"word 'unicorn' of 'unicorn (red ){12}r\.\.\.' is not known"):
+        tokenizer.encode(["unicorn " + "red " * 30], templates=templates)
 
 
 def test_a_long_prompt_is_cut_with_a_warning(tokenizer: PromptTokenizer, caplog: pytest.LogCaptureFixture) -> None:
